@@ -1,0 +1,1 @@
+//! Load generator, scenario runner and micro-benches

@@ -1,0 +1,1 @@
+//! Device memory: pools, zero fill, verify, scrub; CPU and CUDA

@@ -1,0 +1,81 @@
+//! What the core wants done. The driver turns every effect into one call.
+
+use crate::{CancelReason, DeviceId, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId};
+
+/// Everything that the core can ask for or say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The request has a place: its Ticket.
+    Accepted { request: RequestId },
+    /// The request has none.
+    Refused { request: RequestId, refusal: Refusal },
+    /// Start a worker process for this tenant and no other.
+    StartWorker { worker: WorkerId, tenant: TenantId, model: ModelId, device: DeviceId },
+    /// End an idle worker (evicted) in good order.
+    StopWorker { worker: WorkerId },
+    /// Kill a worker that broke its word; `WorkerDied` will follow.
+    KillWorker { worker: WorkerId, why: KillReason },
+    /// Give work to a worker: a batch of one tenant's requests. They run when it holds a lease.
+    Assign { worker: WorkerId, requests: Vec<RequestId> },
+    /// The worker may run steps from now on.
+    Grant { worker: WorkerId, lease: LeaseId },
+    /// Ask for the lane back at the next step boundary.
+    Yield { worker: WorkerId, lease: LeaseId },
+    /// Tell a worker to drop a request at the next step boundary.
+    CancelRunning { worker: WorkerId, request: RequestId },
+    /// The request is over. Said exactly once for each accepted request.
+    Ended { request: RequestId, end: End },
+    /// A lease was settled: what its tenant was charged, from the driver's clock.
+    Settled { tenant: TenantId, model: ModelId, worker: WorkerId, lease: LeaseId, lane_ns: Nanos },
+    /// Come back with `Event::Tick` at this time at the latest. Replaces earlier ones.
+    WakeAt { at: Nanos },
+}
+
+/// How an accepted request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Its worker ended it.
+    Worker(Outcome),
+    Cancelled(CancelReason),
+    /// Its deadline passed, queued or running.
+    Deadline,
+    /// Its worker died under it. The caller may try again.
+    WorkerLost,
+    /// No worker could be started for it. `permanent`: trying again will not help.
+    NoWorker { permanent: bool },
+}
+
+/// Why a worker is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KillReason {
+    /// It kept its lane past a yield and the grace that it had.
+    HeldLane,
+    /// It spoke of requests or leases that are not its own.
+    Protocol,
+}
+
+/// Which bound refused a request, whose bound it is, and when it makes sense to ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub bound: Bound,
+    pub retry_after_ns: Option<Nanos>,
+}
+
+/// The bounds of admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The tenant has its greatest number of requests waiting.
+    TenantQueue,
+    /// The tenant has its greatest number of requests open.
+    TenantOpen,
+    /// The queue memory that all tenants share is full, and the tenant's reserved part too.
+    GlobalQueue,
+    /// The deadline has passed already.
+    DeadlinePast,
+    /// The scheduler is stopping.
+    Draining,
+    /// The request alone is larger than a bound can ever hold.
+    TooLarge,
+    /// A tenant, model or device that the core was not told of.
+    Unknown,
+}

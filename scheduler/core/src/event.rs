@@ -1,0 +1,86 @@
+//! What the core is told. The driver turns every message of the world into one of these.
+
+use crate::{AgentId, DeviceId, ModelId, Nanos, RequestId, TenantId, WorkerId, LeaseId};
+
+/// Everything that can happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A device takes part from now on.
+    DeviceUp { device: DeviceId, lanes: u32, workers_max: u32 },
+    /// A tenant exists, or its settings have changed.
+    TenantSet { tenant: TenantId, settings: TenantSettings },
+    /// An authorised request. Answered at once with `Effect::Accepted` or `Effect::Refused`.
+    Submit(Submission),
+    /// The client went away, or an operator said so. Unknown and ended requests are ignored.
+    Cancel { request: RequestId, why: CancelReason },
+    /// All of an agent's requests, queued and running.
+    CancelAgent { agent: AgentId, why: CancelReason },
+    /// A worker is loaded, sealed and assigned to its tenant.
+    WorkerReady { worker: WorkerId },
+    /// A worker could not be started. `permanent`: trying again will not help.
+    WorkerFailed { worker: WorkerId, permanent: bool },
+    /// A worker process has ended, by whatever cause.
+    WorkerDied { worker: WorkerId },
+    /// A worker did a step.
+    Stepped { worker: WorkerId, lease: LeaseId, tokens: u32, kv_bytes: u64 },
+    /// A worker finished one request. Spoken by a worker, so ignored unless that worker holds it.
+    Finished { worker: WorkerId, request: RequestId, tokens_in: u32, tokens_out: u32, outcome: Outcome },
+    /// A worker gave its lane back. `dry`: it says that it has nothing left to run.
+    Released { worker: WorkerId, lease: LeaseId, dry: bool },
+    /// No new requests from now on; queued and running ones go on.
+    Drain,
+    /// The time of an earlier `Effect::WakeAt` has come, or simply: look again.
+    Tick,
+}
+
+/// A tenant's place among the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantSettings {
+    /// Share of lane time relative to other tenants; at least 1.
+    pub weight: u32,
+    /// Most requests of this tenant that may wait, whatever room the global queue has.
+    pub queue_requests_max: u32,
+    /// Most requests of this tenant that may be accepted and not yet ended.
+    pub open_requests_max: u32,
+}
+
+/// A request, as the core sees it: sizes and limits, never content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submission {
+    pub request: RequestId,
+    pub tenant: TenantId,
+    pub agent: AgentId,
+    pub model: ModelId,
+    /// Input tokens, estimated from its bytes.
+    pub tokens_in: u32,
+    /// Most output tokens; 0 for embeddings.
+    pub tokens_out_max: u32,
+    /// Bytes of queue memory that it takes while it waits.
+    pub bytes: u64,
+    /// When its caller gives up, on the same clock as `now`.
+    pub deadline: Option<Nanos>,
+}
+
+/// Why a request was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelReason {
+    /// The client hung up or asked for it.
+    Client,
+    /// Its agent may no longer act.
+    Revoked,
+    /// The scheduler is stopping and its patience ended.
+    Shutdown,
+    /// The audit log cannot take its record.
+    Audit,
+}
+
+/// How a worker ended a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Ok,
+    Cancelled,
+    /// The caller's fault.
+    Invalid,
+    OverQuota,
+    Internal,
+}

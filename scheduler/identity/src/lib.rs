@@ -1,0 +1,1 @@
+//! Agents, keys, tokens, issuers, revocation

@@ -1,0 +1,1 @@
+//! Bulkhead: server, launcher and command line

@@ -1,0 +1,1 @@
+//! End-to-end, security, fault and tidy tests

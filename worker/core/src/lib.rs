@@ -1,0 +1,1 @@
+//! Pure planning of engine steps: sequences, KV block tables

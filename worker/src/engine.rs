@@ -1,0 +1,58 @@
+//! What the worker's loop asks of a model: take jobs, run steps, drop jobs.
+//!
+//! An engine never blocks, never does I/O, never sees a tenant's name, and works only inside
+//! `step`, which the loop calls only while the worker holds a lease.
+
+use bulkhead_proto::internal::{Finished, Piece, WorkItem};
+
+/// What a loaded model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInfo {
+    /// "embed" or "generate".
+    pub task: &'static str,
+    /// Embedding width, or 0.
+    pub dimensions: u32,
+    /// Longest input, tokens.
+    pub context_tokens: u32,
+    /// KV bytes that one token of one sequence takes; 0 for embeddings.
+    pub kv_bytes_per_token: u64,
+}
+
+/// What one step did.
+#[derive(Debug, Default)]
+pub struct StepOutcome {
+    pub sequences: u32,
+    pub tokens: u32,
+    pub pieces: Vec<Piece>,
+    /// Without the scrub report: the loop adds it after it has scrubbed.
+    pub finished: Vec<Finished>,
+}
+
+/// A model with the sequences that it is working on.
+pub trait Engine: Send {
+    fn info(&self) -> ModelInfo;
+    /// Once, before the first job: the tenant's bytes for KV and the longest step, nanoseconds.
+    fn assign(&mut self, quota_bytes: u64, step_limit_ns: u64);
+    /// Takes a job. One that cannot be run at all (too long, bad template) is answered by
+    /// `finished` in the next step, so that there is one way out.
+    fn add(&mut self, item: WorkItem);
+    /// Drops a job; it is answered by `finished` with CANCELLED in the next step.
+    fn cancel(&mut self, request: u64);
+    /// True while a step would do something.
+    fn has_work(&self) -> bool;
+    /// Runs one bounded step. `now_ns` reads the loop's clock, for planning the step's size.
+    fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome;
+    /// Bytes of KV that live sequences hold.
+    fn kv_bytes(&self) -> u64;
+    /// Zeroes all that no live sequence needs (free KV blocks, kept scratch), reads it back, and
+    /// says how many bytes were zeroed, how many read, and how many of those were not zero.
+    fn scrub(&mut self) -> Scrubbed;
+}
+
+/// What a scrub did, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scrubbed {
+    pub zeroed: u64,
+    pub verified: u64,
+    pub residue: u64,
+}

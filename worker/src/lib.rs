@@ -1,0 +1,1 @@
+//! The sealed worker: one tenant, one model, one device
