@@ -36,7 +36,11 @@ pub enum FrameError {
 pub fn encode<M: Message>(message: &M) -> Vec<u8> {
     let length = message.encoded_len();
     let mut out = Vec::with_capacity(HEADER_BYTES + length);
-    out.extend_from_slice(&u32::try_from(length).expect("a frame is under 4 GiB").to_le_bytes());
+    out.extend_from_slice(
+        &u32::try_from(length)
+            .expect("a frame is under 4 GiB")
+            .to_le_bytes(),
+    );
     message.encode(&mut out).expect("the vector has room");
     out
 }
@@ -45,7 +49,10 @@ pub fn encode<M: Message>(message: &M) -> Vec<u8> {
 pub fn length(header: [u8; HEADER_BYTES]) -> Result<usize, FrameError> {
     let bytes = u32::from_le_bytes(header) as usize;
     if bytes > FRAME_BYTES_MAX {
-        return Err(FrameError::TooLong { bytes, max: FRAME_BYTES_MAX });
+        return Err(FrameError::TooLong {
+            bytes,
+            max: FRAME_BYTES_MAX,
+        });
     }
     Ok(bytes)
 }
@@ -80,7 +87,12 @@ mod tests {
 
     #[test]
     fn a_frame_survives_the_way() {
-        let sent = DurableBatch { durable: vec![Durable { number: 7, position: 9 }] };
+        let sent = DurableBatch {
+            durable: vec![Durable {
+                number: 7,
+                position: 9,
+            }],
+        };
         let bytes = encode(&sent);
         let mut input = bytes.as_slice();
         assert_eq!(read::<DurableBatch>(&mut input).unwrap(), Some(sent));
@@ -98,7 +110,12 @@ mod tests {
 
     #[test]
     fn a_cut_frame_is_an_error_and_not_an_end() {
-        let bytes = encode(&DurableBatch { durable: vec![Durable { number: 7, position: 9 }] });
+        let bytes = encode(&DurableBatch {
+            durable: vec![Durable {
+                number: 7,
+                position: 9,
+            }],
+        });
         for cut in 1..bytes.len() {
             assert!(read::<DurableBatch>(&mut &bytes[..cut]).is_err());
         }

@@ -1,6 +1,8 @@
 //! What the core wants done. The driver turns every effect into one call.
 
-use crate::{CancelReason, DeviceId, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId};
+use crate::{
+    CancelReason, DeviceId, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId,
+};
 
 /// Everything that the core can ask for or say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -8,25 +10,45 @@ pub enum Effect {
     /// The request has a place: its Ticket.
     Accepted { request: RequestId },
     /// The request has none.
-    Refused { request: RequestId, refusal: Refusal },
+    Refused {
+        request: RequestId,
+        refusal: Refusal,
+    },
     /// Start a worker process for this tenant and no other.
-    StartWorker { worker: WorkerId, tenant: TenantId, model: ModelId, device: DeviceId },
+    StartWorker {
+        worker: WorkerId,
+        tenant: TenantId,
+        model: ModelId,
+        device: DeviceId,
+    },
     /// End an idle worker (evicted) in good order.
     StopWorker { worker: WorkerId },
     /// Kill a worker that broke its word; `WorkerDied` will follow.
     KillWorker { worker: WorkerId, why: KillReason },
     /// Give work to a worker: a batch of one tenant's requests. They run when it holds a lease.
-    Assign { worker: WorkerId, requests: Vec<RequestId> },
+    Assign {
+        worker: WorkerId,
+        requests: Vec<RequestId>,
+    },
     /// The worker may run steps from now on.
     Grant { worker: WorkerId, lease: LeaseId },
     /// Ask for the lane back at the next step boundary.
     Yield { worker: WorkerId, lease: LeaseId },
     /// Tell a worker to drop a request at the next step boundary.
-    CancelRunning { worker: WorkerId, request: RequestId },
+    CancelRunning {
+        worker: WorkerId,
+        request: RequestId,
+    },
     /// The request is over. Said exactly once for each accepted request.
     Ended { request: RequestId, end: End },
     /// A lease was settled: what its tenant was charged, from the driver's clock.
-    Settled { tenant: TenantId, model: ModelId, worker: WorkerId, lease: LeaseId, lane_ns: Nanos },
+    Settled {
+        tenant: TenantId,
+        model: ModelId,
+        worker: WorkerId,
+        lease: LeaseId,
+        lane_ns: Nanos,
+    },
     /// Come back with `Event::Tick` at this time at the latest. Replaces earlier ones.
     WakeAt { at: Nanos },
 }
@@ -42,7 +64,9 @@ pub enum End {
     /// Its worker died under it. The caller may try again.
     WorkerLost,
     /// No worker could be started for it. `permanent`: trying again will not help.
-    NoWorker { permanent: bool },
+    NoWorker {
+        permanent: bool,
+    },
 }
 
 /// Why a worker is killed.

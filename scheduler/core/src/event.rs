@@ -1,18 +1,28 @@
 //! What the core is told. The driver turns every message of the world into one of these.
 
-use crate::{AgentId, DeviceId, ModelId, Nanos, RequestId, TenantId, WorkerId, LeaseId};
+use crate::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
 
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A device takes part from now on.
-    DeviceUp { device: DeviceId, lanes: u32, workers_max: u32 },
+    DeviceUp {
+        device: DeviceId,
+        lanes: u32,
+        workers_max: u32,
+    },
     /// A tenant exists, or its settings have changed.
-    TenantSet { tenant: TenantId, settings: TenantSettings },
+    TenantSet {
+        tenant: TenantId,
+        settings: TenantSettings,
+    },
     /// An authorised request. Answered at once with `Effect::Accepted` or `Effect::Refused`.
     Submit(Submission),
     /// The client went away, or an operator said so. Unknown and ended requests are ignored.
-    Cancel { request: RequestId, why: CancelReason },
+    Cancel {
+        request: RequestId,
+        why: CancelReason,
+    },
     /// All of an agent's requests, queued and running.
     CancelAgent { agent: AgentId, why: CancelReason },
     /// A worker is loaded, sealed and assigned to its tenant.
@@ -22,11 +32,26 @@ pub enum Event {
     /// A worker process has ended, by whatever cause.
     WorkerDied { worker: WorkerId },
     /// A worker did a step.
-    Stepped { worker: WorkerId, lease: LeaseId, tokens: u32, kv_bytes: u64 },
+    Stepped {
+        worker: WorkerId,
+        lease: LeaseId,
+        tokens: u32,
+        kv_bytes: u64,
+    },
     /// A worker finished one request. Spoken by a worker, so ignored unless that worker holds it.
-    Finished { worker: WorkerId, request: RequestId, tokens_in: u32, tokens_out: u32, outcome: Outcome },
+    Finished {
+        worker: WorkerId,
+        request: RequestId,
+        tokens_in: u32,
+        tokens_out: u32,
+        outcome: Outcome,
+    },
     /// A worker gave its lane back. `dry`: it says that it has nothing left to run.
-    Released { worker: WorkerId, lease: LeaseId, dry: bool },
+    Released {
+        worker: WorkerId,
+        lease: LeaseId,
+        dry: bool,
+    },
     /// No new requests from now on; queued and running ones go on.
     Drain,
     /// The time of an earlier `Effect::WakeAt` has come, or simply: look again.

@@ -1,0 +1,466 @@
+//! The configuration: one `bulkhead.toml`, typed, bounded, with unknown keys refused.
+//!
+//! Everything has a default that works on a laptop. Parsing happens here and nowhere else, and what
+//! this module hands out has been checked: no other file validates a setting again.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// Why a configuration cannot be used. Always the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}; run `bulkhead init` to write one")]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// The file is no valid configuration.
+    #[error("{path}: {message}")]
+    Parse { path: PathBuf, message: String },
+    /// A value is out of its bounds.
+    #[error("{key} = {value}: {bound}")]
+    Bound {
+        key: &'static str,
+        value: String,
+        bound: &'static str,
+    },
+}
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where state, keys and the log live. Set by `--data` or `BULKHEAD_DATA`, not by the file.
+    #[serde(skip)]
+    pub data: PathBuf,
+    pub server: Server,
+    pub limits: Limits,
+    pub scheduling: Scheduling,
+    pub cpu: Cpu,
+    pub worker: Worker,
+    pub models: Models,
+    pub audit: Audit,
+    #[serde(rename = "unsafe")]
+    pub unsafe_: Unsafe,
+}
+
+/// Addresses and the server's own name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Agents: gRPC and HTTP over TLS 1.3. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Operators: metrics and health, plain HTTP. Loopback addresses only.
+    pub operators: SocketAddr,
+    /// Names that the server's certificate carries, besides 127.0.0.1, ::1 and localhost.
+    pub names: Vec<String>,
+    /// The issuer of tokens. Empty: `https://` and the address that agents connect to.
+    pub issuer: String,
+    /// The region that this server and its devices are in.
+    pub region: String,
+    /// How long SIGTERM waits for running requests, milliseconds.
+    pub drain_ms: u64,
+}
+
+/// Bounds of the front door.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    pub message_bytes_max: usize,
+    pub header_bytes_max: u32,
+    pub streams_per_connection_max: u32,
+    pub connections_max: usize,
+    /// A connection without a request for this long is closed, milliseconds.
+    pub idle_ms: u64,
+    pub texts_per_request_max: usize,
+    pub output_tokens_max: u32,
+}
+
+/// Bounds and periods of the core.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scheduling {
+    pub queue_bytes_max: u64,
+    /// Of the queue's bytes, what each tenant always has to itself.
+    pub tenant_reserved_bytes: u64,
+    pub tenant_queue_requests_max: u32,
+    pub tenant_open_requests_max: u32,
+    /// Tokens handed to a worker and not yet finished.
+    pub batch_tokens_max: u32,
+    /// Lane time before a lease is asked to yield while another tenant waits, milliseconds.
+    pub quantum_ms: u64,
+    /// The longest step that workers plan, milliseconds.
+    pub step_limit_ms: u64,
+    /// How long after a yield a worker may keep its lane before it is killed, milliseconds.
+    pub release_grace_ms: u64,
+    pub start_attempts_max: u32,
+}
+
+/// The CPU as a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cpu {
+    pub lanes: u32,
+    /// Most worker processes at a time.
+    pub workers_max: u32,
+    /// Compute threads of a worker. 0: one per core, at most 8.
+    pub threads: u32,
+}
+
+/// What every worker gets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Worker {
+    /// Bytes of KV and scratch, where the tenant has no quota of its own.
+    pub quota_bytes: u64,
+    /// Layers of the seal without which no worker serves.
+    pub required_layers: Vec<String>,
+}
+
+/// Where models are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Models {
+    /// Empty: `BULKHEAD_MODELS`, or `bulkhead/models` in the user's cache folder.
+    pub dir: PathBuf,
+    /// Offers `null`, a model that computes nothing, for measurements.
+    pub null: bool,
+    /// Nanoseconds of work that the null model does per token.
+    pub null_ns_per_token: u64,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// The log stops taking records at this size, bytes; 0 means the disk's own limit.
+    pub bytes_max: u64,
+    /// Records sent and not yet durable; beyond it requests are refused.
+    pub pending_max: usize,
+}
+
+/// Protections that can be switched off to measure their price. Each is announced at start, in
+/// `/readyz` and in the audit log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Unsafe {
+    /// "zeroing" is known.
+    pub disable: Vec<String>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            operators: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            names: Vec::new(),
+            issuer: String::new(),
+            region: "local".into(),
+            drain_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_bytes_max: 4 << 20,
+            header_bytes_max: 16 << 10,
+            streams_per_connection_max: 256,
+            connections_max: 1024,
+            idle_ms: 300_000,
+            texts_per_request_max: 2048,
+            output_tokens_max: 4096,
+        }
+    }
+}
+
+impl Default for Scheduling {
+    fn default() -> Self {
+        Scheduling {
+            queue_bytes_max: 256 << 20,
+            tenant_reserved_bytes: 1 << 20,
+            tenant_queue_requests_max: 4096,
+            tenant_open_requests_max: 8192,
+            batch_tokens_max: 4096,
+            quantum_ms: 50,
+            step_limit_ms: 25,
+            release_grace_ms: 2_000,
+            start_attempts_max: 3,
+        }
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Cpu {
+            lanes: 1,
+            workers_max: 16,
+            threads: 0,
+        }
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Worker {
+            quota_bytes: 256 << 20,
+            required_layers: [
+                "no_new_privs",
+                "non_dumpable",
+                "rlimits",
+                "landlock",
+                "seccomp",
+            ]
+            .map(String::from)
+            .to_vec(),
+        }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Audit {
+            bytes_max: 0,
+            pending_max: 65_536,
+        }
+    }
+}
+
+impl Config {
+    /// Reads `file`, or takes the defaults where `file` is `None`.
+    pub fn load(file: Option<&Path>, data: PathBuf) -> Result<Config, ConfigError> {
+        let mut config = match file {
+            None => Config::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+                    path: path.into(),
+                    source,
+                })?;
+                toml::from_str(&text).map_err(|e| ConfigError::Parse {
+                    path: path.into(),
+                    message: e.to_string(),
+                })?
+            }
+        };
+        config.data = data;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// True where the operator left zeroing on.
+    pub fn zeroing(&self) -> bool {
+        !self.unsafe_.disable.iter().any(|p| p == "zeroing")
+    }
+
+    /// Threads of one worker.
+    pub fn worker_threads(&self) -> u32 {
+        match self.cpu.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get().min(8)) as u32,
+            n => n,
+        }
+    }
+
+    /// Where things live in the data folder.
+    pub fn paths(&self) -> Paths {
+        Paths {
+            data: self.data.clone(),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let s = &self.scheduling;
+        bound(
+            "limits.message_bytes_max",
+            self.limits.message_bytes_max,
+            |n| (1024..=8 << 20).contains(&n),
+            "between 1 KiB and 8 MiB",
+        )?;
+        bound(
+            "limits.connections_max",
+            self.limits.connections_max,
+            |n| n > 0,
+            "at least 1",
+        )?;
+        bound(
+            "limits.streams_per_connection_max",
+            self.limits.streams_per_connection_max,
+            |n| n > 0,
+            "at least 1",
+        )?;
+        bound(
+            "scheduling.quantum_ms",
+            s.quantum_ms,
+            |n| (1..=60_000).contains(&n),
+            "between 1 and 60,000",
+        )?;
+        bound(
+            "scheduling.step_limit_ms",
+            s.step_limit_ms,
+            |n| (1..=10_000).contains(&n),
+            "between 1 and 10,000",
+        )?;
+        bound(
+            "scheduling.release_grace_ms",
+            s.release_grace_ms,
+            |n| n >= s.step_limit_ms,
+            "at least step_limit_ms",
+        )?;
+        bound(
+            "scheduling.batch_tokens_max",
+            s.batch_tokens_max,
+            |n| n > 0,
+            "at least 1",
+        )?;
+        bound(
+            "scheduling.start_attempts_max",
+            s.start_attempts_max,
+            |n| n > 0,
+            "at least 1",
+        )?;
+        bound(
+            "scheduling.queue_bytes_max",
+            s.queue_bytes_max,
+            |n| n >= s.tenant_reserved_bytes,
+            "at least tenant_reserved_bytes",
+        )?;
+        bound(
+            "cpu.lanes",
+            self.cpu.lanes,
+            |n| (1..=8).contains(&n),
+            "between 1 and 8",
+        )?;
+        bound(
+            "cpu.workers_max",
+            self.cpu.workers_max,
+            |n| n > 0,
+            "at least 1",
+        )?;
+        bound(
+            "worker.quota_bytes",
+            self.worker.quota_bytes,
+            |n| n >= 1 << 20,
+            "at least 1 MiB",
+        )?;
+        bound(
+            "audit.pending_max",
+            self.audit.pending_max,
+            |n| n > 0,
+            "at least 1",
+        )?;
+        bound(
+            "server.operators",
+            self.server.operators,
+            |a| a.ip().is_loopback(),
+            "a loopback address: metrics name tenants and are not authenticated",
+        )?;
+        for name in &self.unsafe_.disable {
+            bound(
+                "unsafe.disable",
+                name.clone(),
+                |n| n == "zeroing",
+                "only \"zeroing\" can be switched off",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn bound<T: std::fmt::Display + Clone>(
+    key: &'static str,
+    value: T,
+    holds: impl Fn(T) -> bool,
+    bound: &'static str,
+) -> Result<(), ConfigError> {
+    if holds(value.clone()) {
+        return Ok(());
+    }
+    Err(ConfigError::Bound {
+        key,
+        value: value.to_string(),
+        bound,
+    })
+}
+
+/// The data folder's layout.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    data: PathBuf,
+}
+
+impl Paths {
+    pub fn ca_cert(&self) -> PathBuf {
+        self.data.join("tls/ca.pem")
+    }
+    pub fn ca_key(&self) -> PathBuf {
+        self.data.join("tls/ca.key")
+    }
+    pub fn server_cert(&self) -> PathBuf {
+        self.data.join("tls/server.pem")
+    }
+    pub fn server_key(&self) -> PathBuf {
+        self.data.join("tls/server.key")
+    }
+    pub fn identity_db(&self) -> PathBuf {
+        self.data.join("state/identity.db")
+    }
+    pub fn policy_dir(&self) -> PathBuf {
+        self.data.join("policy")
+    }
+    pub fn audit_log(&self) -> PathBuf {
+        self.data.join("audit")
+    }
+    /// Outside the log's folder, so that a backup of the log holds no key.
+    pub fn audit_keys(&self) -> PathBuf {
+        self.data.join("keys/audit")
+    }
+    pub fn admin_socket(&self) -> PathBuf {
+        self.data.join("admin.sock")
+    }
+    /// Where the addresses in use are written once the server listens.
+    pub fn endpoints(&self) -> PathBuf {
+        self.data.join("endpoints.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bulkhead.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path), dir.path().into())
+    }
+
+    #[test]
+    fn the_defaults_are_within_their_own_bounds() {
+        assert!(Config::load(None, "/nowhere".into()).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_it() {
+        let error = parse("[server]\nlisten_on = \"127.0.0.1:1\"\n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("listen_on"), "{error}");
+    }
+
+    #[test]
+    fn metrics_cannot_leave_the_machine() {
+        let error = parse("[server]\noperators = \"0.0.0.0:9464\"\n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("loopback"), "{error}");
+    }
+
+    #[test]
+    fn a_protection_that_does_not_exist_cannot_be_disabled() {
+        assert!(parse("[unsafe]\ndisable = [\"audit\"]\n").is_err());
+    }
+}

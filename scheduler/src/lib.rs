@@ -1,1 +1,0 @@
-//! Bulkhead: server, launcher and command line

@@ -1,0 +1,4 @@
+//! `bulkhead`: the server and the command line in one binary.
+mod config;
+mod server;
+fn main() {}
