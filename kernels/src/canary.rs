@@ -49,7 +49,11 @@ mod tests {
         memory[500..507].fill(0);
         assert_eq!(scan(&memory, &canary, 16), Some(507));
         memory[500..520].fill(0);
-        assert_eq!(scan(&memory, &canary, 16), None, "12 bytes are no piece of 16");
+        assert_eq!(
+            scan(&memory, &canary, 16),
+            None,
+            "12 bytes are no piece of 16"
+        );
     }
 
     #[test]

@@ -66,14 +66,19 @@ mod tests {
     #[test]
     fn what_a_call_left_behind_is_gone_after_a_scrub() {
         let address = litter(0xC7);
-        assert!(count_dead(address, 0xC7) > 4000, "the test must bite: the litter is there");
+        assert!(
+            count_dead(address, 0xC7) > 4000,
+            "the test must bite: the litter is there"
+        );
         assert_eq!(scrub(64 << 10), 64 << 10);
         assert_eq!(count_dead(address, 0xC7), 0);
     }
 
     #[test]
     fn the_greatest_scrub_fits_a_default_thread() {
-        let bytes = std::thread::spawn(|| scrub(usize::MAX)).join().expect("the stack holds");
+        let bytes = std::thread::spawn(|| scrub(usize::MAX))
+            .join()
+            .expect("the stack holds");
         assert_eq!(bytes, SCRUB_BYTES_MAX as u64);
     }
 }

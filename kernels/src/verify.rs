@@ -93,7 +93,10 @@ mod tests {
         let mut bytes = vec![0u8; 4099];
         for at in [0, 1, 63, 64, 2049, 4095, 4098] {
             bytes[at] = 1;
-            let expected = Residue { count: 1, first_offset: Some(at as u64) };
+            let expected = Residue {
+                count: 1,
+                first_offset: Some(at as u64),
+            };
             assert_eq!(verify_zero(&bytes), expected);
             bytes[at] = 0;
         }
@@ -102,9 +105,21 @@ mod tests {
     #[test]
     fn a_forgotten_fill_is_found() {
         let mut bytes = vec![0x5Au8; 1000];
-        assert_eq!(verify_zero(&bytes), Residue { count: 1000, first_offset: Some(0) });
+        assert_eq!(
+            verify_zero(&bytes),
+            Residue {
+                count: 1000,
+                first_offset: Some(0)
+            }
+        );
         fill_zero(&mut bytes[..999]);
-        assert_eq!(verify_zero(&bytes), Residue { count: 1, first_offset: Some(999) });
+        assert_eq!(
+            verify_zero(&bytes),
+            Residue {
+                count: 1,
+                first_offset: Some(999)
+            }
+        );
     }
 
     proptest! {

@@ -82,7 +82,9 @@ pub(super) fn freed(bytes: usize) {
 pub(super) fn zeroed(bytes: usize, verified: usize, residue: u64) {
     PENDING.with(|pending| {
         pending.zeroed.set(pending.zeroed.get() + bytes as u64);
-        pending.verified.set(pending.verified.get() + verified as u64);
+        pending
+            .verified
+            .set(pending.verified.get() + verified as u64);
         if residue > 0 {
             RESIDUE.fetch_add(residue, Relaxed);
         }

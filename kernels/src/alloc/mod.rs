@@ -123,7 +123,11 @@ unsafe fn wipe(
     let memory = unsafe { std::slice::from_raw_parts_mut(block.as_ptr().cast(), bytes) };
     let filled = fill(memory);
     let verify = VERIFYING.load(Relaxed);
-    let residue = if verify { verify_zero(filled) } else { Residue::default() };
+    let residue = if verify {
+        verify_zero(filled)
+    } else {
+        Residue::default()
+    };
     counters::zeroed(bytes, if verify { bytes } else { 0 }, residue.count);
     residue
 }
@@ -142,6 +146,9 @@ mod tests {
         // SAFETY: as above.
         let residue = unsafe { wipe(start, 300, fill_zero_uninit) };
         assert!(residue.is_clean());
-        assert!(snapshot().residue_bytes >= 300, "residue reaches the totals at once");
+        assert!(
+            snapshot().residue_bytes >= 300,
+            "residue reaches the totals at once"
+        );
     }
 }

@@ -19,11 +19,17 @@ pub(super) fn info() -> DeviceInfo {
 
 /// x86 says "model name", many ARM kernels "Model" or nothing.
 fn name(cpuinfo: &str) -> Option<&str> {
-    ["model name", "Model", "Processor"].iter().find_map(|key| field(cpuinfo, key))
+    ["model name", "Model", "Processor"]
+        .iter()
+        .find_map(|key| field(cpuinfo, key))
 }
 
 fn kib(meminfo: &str, key: &str) -> Option<u64> {
-    field(meminfo, key)?.trim_end_matches("kB").trim_end().parse().ok()
+    field(meminfo, key)?
+        .trim_end_matches("kB")
+        .trim_end()
+        .parse()
+        .ok()
 }
 
 fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {

@@ -53,7 +53,10 @@ pub fn list() -> Vec<DeviceInfo> {
 
 /// The devices of this machine, and why there are not more.
 pub fn discover() -> Discovery {
-    let mut found = Discovery { devices: vec![cpu::info()], reasons: Vec::new() };
+    let mut found = Discovery {
+        devices: vec![cpu::info()],
+        reasons: Vec::new(),
+    };
     add_gpus(&mut found);
     found
 }
@@ -67,7 +70,9 @@ fn add_gpus(found: &mut Discovery) {
 
 #[cfg(not(feature = "nvml"))]
 fn add_gpus(found: &mut Discovery) {
-    found.reasons.push("GPUs were not looked for: this build has no NVML".to_owned());
+    found
+        .reasons
+        .push("GPUs were not looked for: this build has no NVML".to_owned());
 }
 
 #[cfg(test)]
@@ -86,6 +91,9 @@ mod tests {
     #[test]
     fn no_gpu_comes_with_a_reason() {
         let found = discover();
-        assert!(found.devices.len() > 1 || found.reasons.len() == 1, "{found:?}");
+        assert!(
+            found.devices.len() > 1 || found.reasons.len() == 1,
+            "{found:?}"
+        );
     }
 }

@@ -12,16 +12,29 @@ use nvml_wrapper::{Device, Nvml};
 pub(super) fn list() -> (Vec<DeviceInfo>, Vec<String>) {
     let nvml = match Nvml::init() {
         Ok(nvml) => nvml,
-        Err(error) => return (Vec::new(), vec![format!("no GPUs: NVML cannot be used: {error}")]),
+        Err(error) => {
+            return (
+                Vec::new(),
+                vec![format!("no GPUs: NVML cannot be used: {error}")],
+            );
+        }
     };
     let count = match nvml.device_count() {
         Ok(count) => count,
-        Err(error) => return (Vec::new(), vec![format!("no GPUs: NVML cannot count them: {error}")]),
+        Err(error) => {
+            return (
+                Vec::new(),
+                vec![format!("no GPUs: NVML cannot count them: {error}")],
+            );
+        }
     };
     let mut gpus = Vec::new();
     let mut reasons = Vec::new();
     for index in 0..count {
-        match nvml.device_by_index(index).and_then(|gpu| describe(index, &gpu)) {
+        match nvml
+            .device_by_index(index)
+            .and_then(|gpu| describe(index, &gpu))
+        {
             Ok(gpu) => gpus.push(gpu),
             Err(error) => reasons.push(format!("GPU {index} is left out: {error}")),
         }

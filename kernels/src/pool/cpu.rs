@@ -45,12 +45,23 @@ impl CpuPool {
         };
         if start == libc::MAP_FAILED {
             let detail = io::Error::last_os_error().to_string();
-            return Err(PoolError::NoMemory { bytes: quota_bytes, detail });
+            return Err(PoolError::NoMemory {
+                bytes: quota_bytes,
+                detail,
+            });
         }
         let Some(start) = NonNull::new(start.cast()) else {
-            return Err(PoolError::NoMemory { bytes: quota_bytes, detail: "mapped at 0".into() });
+            return Err(PoolError::NoMemory {
+                bytes: quota_bytes,
+                detail: "mapped at 0".into(),
+            });
         };
-        let mut pool = CpuPool { start, quota_bytes, touched_bytes: 0, locked: false };
+        let mut pool = CpuPool {
+            start,
+            quota_bytes,
+            touched_bytes: 0,
+            locked: false,
+        };
         pool.shield();
         Ok(pool)
     }
@@ -59,10 +70,20 @@ impl CpuPool {
     /// fails on kernels without it, the second where RLIMIT_MEMLOCK is smaller than the quota.
     fn shield(&mut self) {
         // SAFETY: the range is this pool's own mapping; the advice changes no content.
-        unsafe { libc::madvise(self.start.as_ptr().cast(), self.quota_bytes, libc::MADV_DONTDUMP) };
+        unsafe {
+            libc::madvise(
+                self.start.as_ptr().cast(),
+                self.quota_bytes,
+                libc::MADV_DONTDUMP,
+            )
+        };
         // SAFETY: as above. Locking on fault only: locking at once would touch the whole quota.
         let rc = unsafe {
-            libc::mlock2(self.start.as_ptr().cast(), self.quota_bytes, libc::MLOCK_ONFAULT as u32)
+            libc::mlock2(
+                self.start.as_ptr().cast(),
+                self.quota_bytes,
+                libc::MLOCK_ONFAULT as u32,
+            )
         };
         self.locked = rc == 0;
     }
@@ -77,7 +98,11 @@ impl CpuPool {
         check(&range, self.quota_bytes)?;
         // SAFETY: the range lies in the mapping, whose pages are initialised (the kernel zeroes
         // them), and `&self` keeps writers away while the slice lives.
-        Ok(unsafe { std::slice::from_raw_parts(self.start.add(range.start).as_ptr(), range.len()) })
+        Ok(
+            unsafe {
+                std::slice::from_raw_parts(self.start.add(range.start).as_ptr(), range.len())
+            },
+        )
     }
 
     /// A range, to write. It counts as touched from now on.
@@ -161,7 +186,12 @@ mod tests {
         let before = resident();
         let mut pool = CpuPool::new(64 << 30).expect("address space is plenty");
         pool.write(0, &[1; 4096]).expect("in range");
-        assert_eq!(pool.scrub_all(&|| 0).expect("no device to fail").bytes_zeroed, 4096);
+        assert_eq!(
+            pool.scrub_all(&|| 0)
+                .expect("no device to fail")
+                .bytes_zeroed,
+            4096
+        );
         assert!(resident() < before + (256 << 20));
     }
 
@@ -170,7 +200,11 @@ mod tests {
         let mut pool = CpuPool::new(100).expect("small");
         assert!(pool.slice(0..100).is_ok());
         assert!(pool.slice_mut(0..101).is_err());
-        assert_eq!(pool.touched_bytes(), 0, "a refused range counts for nothing");
+        assert_eq!(
+            pool.touched_bytes(),
+            0,
+            "a refused range counts for nothing"
+        );
         assert_eq!(pool.as_mut_slice().len(), 100);
         assert_eq!(pool.touched_bytes(), 100);
     }

@@ -22,7 +22,9 @@ use std::ops::Range;
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// A quota of no bytes, or one that the address space cannot hold: the operator's fault.
-    #[error("a quota of {bytes} bytes cannot be made into a pool: set one between 1 byte and 256 TiB")]
+    #[error(
+        "a quota of {bytes} bytes cannot be made into a pool: set one between 1 byte and 256 TiB"
+    )]
     Quota {
         /// What was asked for.
         bytes: usize,
@@ -89,7 +91,11 @@ fn check(range: &Range<usize>, quota: usize) -> Result<(), PoolError> {
     if range.start <= range.end && range.end <= quota {
         return Ok(());
     }
-    Err(PoolError::OutOfRange { start: range.start, end: range.end, quota })
+    Err(PoolError::OutOfRange {
+        start: range.start,
+        end: range.end,
+        quota,
+    })
 }
 
 /// The range of `length` bytes from `offset` on, checked against a quota.

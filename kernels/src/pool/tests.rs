@@ -25,7 +25,10 @@ fn a_scrub_leaves_only_zero_and_says_how_much(pool: &mut dyn Pool) {
     let clock = Cell::new(100);
     let now_ns = || clock.replace(clock.get() + 7);
     let report = pool.scrub_all(&now_ns).unwrap();
-    assert_eq!(report, ScrubReport::of(QUOTA_BYTES as u64, Residue::default(), 7));
+    assert_eq!(
+        report,
+        ScrubReport::of(QUOTA_BYTES as u64, Residue::default(), 7)
+    );
     let mut got = vec![1; QUOTA_BYTES];
     pool.read(0, &mut got).unwrap();
     assert!(got.iter().all(|byte| *byte == 0));
@@ -36,10 +39,20 @@ fn planted_residue_is_found_at_the_first_last_and_an_unaligned_byte(pool: &mut d
         pool.zero(0..QUOTA_BYTES).unwrap();
         pool.write(at, &[0x80]).unwrap();
         let residue = pool.verify(0..QUOTA_BYTES).unwrap();
-        assert_eq!(residue, Residue { count: 1, first_offset: Some(at as u64) });
+        assert_eq!(
+            residue,
+            Residue {
+                count: 1,
+                first_offset: Some(at as u64)
+            }
+        );
         if at > 0 {
             let residue = pool.verify(at - 1..QUOTA_BYTES).unwrap();
-            assert_eq!(residue.first_offset, Some(1), "offsets count from the range's start");
+            assert_eq!(
+                residue.first_offset,
+                Some(1),
+                "offsets count from the range's start"
+            );
         }
     }
 }
@@ -48,7 +61,13 @@ fn a_forgotten_fill_is_found(pool: &mut dyn Pool) {
     pool.write(10, &[9; 1000]).unwrap();
     pool.zero(0..500).unwrap();
     let residue = pool.verify(0..QUOTA_BYTES).unwrap();
-    assert_eq!(residue, Residue { count: 510, first_offset: Some(500) });
+    assert_eq!(
+        residue,
+        Residue {
+            count: 510,
+            first_offset: Some(500)
+        }
+    );
 }
 
 fn ranges_outside_the_quota_are_refused_and_change_nothing(pool: &mut dyn Pool) {
