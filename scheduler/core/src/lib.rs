@@ -1,12 +1,50 @@
-//! The pure scheduling core.
+//! The pure scheduling core: every decision of the scheduler, in one deterministic state machine.
+//!
+//! `Core::handle` takes one [`Event`] and the time it happened, and appends [`Effect`]s. It has no
+//! clock, no I/O, no threads, no randomness, no log and no floats; the same events at the same times
+//! give the same effects, so that a simulator and the server drive the same code.
+//!
+//! The rules, and where they live:
+//! - admission and its bounds: `admission`, `memory`
+//! - fair order among tenants and, inside each, among its agents: `fair`, `agents`, `queue`, `vtime`
+//! - lanes, leases, batches, yields: `dispatch`, `lane`
+//! - workers, their starts, evictions and deaths: `placement`, `worker`, `reports`
+//! - predicted cost: `cost`; how requests end: `ending`; derived indexes: `index`
+//!
+//! What the driver owes the core:
+//! - Effects are carried out in order; a worker's frames reach it, and its words reach the core, in
+//!   the order in which they were said.
+//! - `WorkerDied` follows every `StopWorker` and `KillWorker`, and every other end of a worker that
+//!   was ready. A worker that is starting ends with `WorkerFailed` or `WorkerDied`, either is enough.
+//! - Unknown ids, repeated reports and reports out of turn are ignored, never a panic.
 
+mod admission;
+mod agents;
+mod check;
+mod core;
+mod cost;
+mod dispatch;
 mod effect;
+mod ending;
 mod event;
+mod fair;
 mod ids;
+mod index;
+mod lane;
+mod memory;
+mod placement;
+mod queue;
+mod reports;
+mod tenant;
+mod view;
+mod vtime;
+mod worker;
 
+pub use self::core::Core;
 pub use effect::{Bound, Effect, End, KillReason, Refusal};
 pub use event::{CancelReason, Event, Outcome, Submission, TenantSettings};
 pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
+pub use view::{TenantView, WorkerState, WorkerView};
 
 /// The limits that the operator set. All bounds are inclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,19 +61,4 @@ pub struct Limits {
     pub release_grace_ns: Nanos,
     /// How many times in a row a worker may fail to start before its requests end.
     pub start_attempts_max: u32,
-}
-
-/// The scheduling state machine.
-pub struct Core {
-    _limits: Limits,
-}
-
-impl Core {
-    /// An empty core.
-    pub fn new(limits: Limits) -> Self {
-        Core { _limits: limits }
-    }
-
-    /// Takes one event at time `now` and appends what has to be done to `effects`.
-    pub fn handle(&mut self, _now: Nanos, _event: Event, _effects: &mut Vec<Effect>) {}
 }

@@ -1,0 +1,150 @@
+//! Admission: whether a request gets a place, and if not, which bound stood in its way.
+//!
+//! Checked in this order: drain, tenant and device known, deadline, size, the tenant's own bounds,
+//! the shared queue memory. Another tenant can only ever fill what is not reserved for this one.
+
+use crate::core::{Core, Request};
+use crate::memory::NoRoom;
+use crate::{Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
+
+/// Bounds of the hint when to ask again.
+const RETRY_AFTER_NS_MIN: Nanos = 10_000_000;
+const RETRY_AFTER_NS_MAX: Nanos = 10_000_000_000;
+
+impl Core {
+    /// Accepts or refuses. A second submission of a request that is still open is ignored: the
+    /// first one has been answered, and a refusal would be taken for it.
+    pub(crate) fn submit(&mut self, submission: Submission, effects: &mut Vec<Effect>) {
+        if self.requests.contains_key(&submission.request) {
+            return;
+        }
+        let request = submission.request;
+        match self.admit(&submission) {
+            Ok(()) => {
+                effects.push(Effect::Accepted { request });
+                self.enqueue(submission);
+            }
+            Err(bound) => {
+                let retry_after_ns = self.retry_after(submission.tenant, bound);
+                effects.push(Effect::Refused {
+                    request,
+                    refusal: Refusal {
+                        bound,
+                        retry_after_ns,
+                    },
+                });
+            }
+        }
+    }
+
+    /// Reserves queue memory where all bounds allow it.
+    fn admit(&mut self, submission: &Submission) -> Result<(), Bound> {
+        if self.draining {
+            return Err(Bound::Draining);
+        }
+        let tenant = self.tenants.get(&submission.tenant).ok_or(Bound::Unknown)?;
+        if self.devices.is_empty() {
+            return Err(Bound::Unknown);
+        }
+        if submission
+            .deadline
+            .is_some_and(|deadline| deadline <= self.now)
+        {
+            return Err(Bound::DeadlinePast);
+        }
+        if submission.bytes > self.limits.queue_bytes_max {
+            return Err(Bound::TooLarge);
+        }
+        if tenant.open >= tenant.settings.open_requests_max {
+            return Err(Bound::TenantOpen);
+        }
+        if tenant.queued >= tenant.settings.queue_requests_max {
+            return Err(Bound::TenantQueue);
+        }
+        self.memory
+            .take(submission.tenant, submission.bytes)
+            .map_err(|no_room| match no_room {
+                NoRoom::Full => Bound::GlobalQueue,
+                NoRoom::TooLarge => Bound::TooLarge,
+            })
+    }
+
+    fn enqueue(&mut self, submission: Submission) {
+        let tokens = u64::from(submission.tokens_in) + u64::from(submission.tokens_out_max);
+        let cost_ns = self.predict(submission.tenant, submission.model, tokens);
+        let arrival = self.next_arrival;
+        self.next_arrival += 1;
+        let Some(tenant) = self.tenants.get_mut(&submission.tenant) else {
+            return;
+        };
+        if tenant.open == 0 && !tenant.competing {
+            // It was idle: it comes back at the floor even for its place among those that want a
+            // worker started. `reindex` lifts it again once it can run.
+            tenant.time = tenant.time.max(self.fair.floor());
+        }
+        tenant.open += 1;
+        tenant.queued += 1;
+        tenant.queued_cost_ns += u128::from(cost_ns);
+        let time = tenant.agents.enqueue(submission.agent);
+        let flow = tenant.flows.entry(submission.model).or_default();
+        let slot = (
+            submission.deadline.unwrap_or(Nanos::MAX),
+            arrival,
+            submission.request,
+        );
+        flow.queue.push(submission.agent, time, slot);
+
+        self.agents
+            .entry((submission.agent, submission.tenant))
+            .or_default()
+            .insert(submission.request);
+        if let Some(deadline) = submission.deadline {
+            self.deadlines.insert((deadline, submission.request));
+        }
+        let request = Request {
+            tenant: submission.tenant,
+            agent: submission.agent,
+            model: submission.model,
+            tokens,
+            cost_ns,
+            bytes: submission.bytes,
+            deadline: submission.deadline,
+            arrival,
+            worker: None,
+        };
+        self.requests.insert(submission.request, request);
+        self.reindex(submission.tenant);
+    }
+
+    /// Predicted cost on the device of the worker that serves this model for this tenant, or on the
+    /// first device where there is none yet.
+    pub(crate) fn predict(&self, tenant: TenantId, model: ModelId, tokens: u64) -> Nanos {
+        let worker = self
+            .flow(tenant, model)
+            .and_then(|flow| self.workers.get(&flow.worker?));
+        let first = || self.devices.keys().next().copied();
+        let device: Option<DeviceId> = worker.map(|worker| worker.device).or_else(first);
+        device.map_or(0, |device| self.costs.predict(model, device, tokens))
+    }
+
+    /// When the tenant's own queue should have drained at its share of the lanes, as predicted.
+    fn retry_after(&self, id: TenantId, bound: Bound) -> Option<Nanos> {
+        if !matches!(
+            bound,
+            Bound::TenantQueue | Bound::TenantOpen | Bound::GlobalQueue
+        ) {
+            return None;
+        }
+        let tenant = self.tenants.get(&id)?;
+        let lanes: u128 = self
+            .devices
+            .values()
+            .map(|device| device.lanes as u128)
+            .sum();
+        let weight = u128::from(tenant.weight());
+        let rivals = self.share.weights().max(weight);
+        let drain = tenant.queued_cost_ns.saturating_mul(rivals) / weight / lanes.max(1);
+        let hint = Nanos::try_from(drain).unwrap_or(Nanos::MAX);
+        Some(hint.clamp(RETRY_AFTER_NS_MIN, RETRY_AFTER_NS_MAX))
+    }
+}

@@ -1,0 +1,163 @@
+//! The invariants, spelt out. For tests: it walks everything and takes as long as that takes.
+
+use crate::core::Core;
+use crate::worker::Class;
+
+impl Core {
+    /// Checks every invariant of the state and says which one is broken, if any.
+    ///
+    /// # Errors
+    /// A sentence on the first broken invariant. That is a bug of the core, never of its input.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        self.memory.check()?;
+        self.check_workers()?;
+        self.check_devices()?;
+        self.check_requests()?;
+        self.check_tenants()
+    }
+
+    fn check_workers(&self) -> Result<(), String> {
+        for (id, worker) in &self.workers {
+            let sum: u64 = worker
+                .assigned
+                .values()
+                .chain(worker.dropped.values())
+                .sum();
+            need(sum == worker.tokens, || {
+                format!("{id:?}: tokens {} but holds {sum}", worker.tokens)
+            })?;
+            for request in worker.assigned.keys() {
+                let held = self.requests.get(request);
+                let own = held.is_some_and(|r| {
+                    r.worker == Some(*id) && r.tenant == worker.tenant && r.model == worker.model
+                });
+                need(own, || {
+                    format!("{id:?} holds {request:?}, which is not its own")
+                })?;
+            }
+            let listed = self
+                .flow(worker.tenant, worker.model)
+                .is_some_and(|flow| flow.worker == Some(*id));
+            need(listed, || format!("{id:?} serves no queue"))?;
+            need(worker.lease.is_some() == self.leased.contains(id), || {
+                format!("{id:?}: lease not booked")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_devices(&self) -> Result<(), String> {
+        for (id, device) in &self.devices {
+            need(device.running.len() <= device.lanes, || {
+                format!("{id:?}: more leases than lanes")
+            })?;
+            need(device.workers.len() <= device.workers_max, || {
+                format!("{id:?}: too many workers")
+            })?;
+            let free = device.running.len() < device.lanes;
+            need(!free || device.waiting.is_empty(), || {
+                format!("{id:?}: a lane is free while a worker waits")
+            })?;
+            for worker in device
+                .workers
+                .iter()
+                .filter_map(|worker| self.workers.get(worker))
+            {
+                let queued = self
+                    .flow(worker.tenant, worker.model)
+                    .is_some_and(|flow| !flow.queue.is_empty());
+                let class = worker.class(queued);
+                let effective = self.effective_time(worker.tenant);
+                let in_order = worker
+                    .wait
+                    .is_none_or(|key| key.0 == effective && device.waiting.contains(&key));
+                need(
+                    worker.wait.is_some() == (class == Class::Waiting) && in_order,
+                    || format!("{:?}: wait index", worker.id),
+                )?;
+                let idle = worker.idle.is_none_or(|key| device.idle.contains(&key));
+                need(
+                    worker.idle.is_some() == (class == Class::Idle) && idle,
+                    || format!("{:?}: idle index", worker.id),
+                )?;
+            }
+            let leaving = device
+                .workers
+                .iter()
+                .filter(|w| self.workers.get(w).is_some_and(|w| w.is_leaving()))
+                .count();
+            need(leaving == device.leaving, || {
+                format!("{id:?}: {leaving} leaving, booked {}", device.leaving)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_requests(&self) -> Result<(), String> {
+        let mut with_deadline = 0;
+        for (id, request) in &self.requests {
+            with_deadline += usize::from(request.deadline.is_some());
+            let open = self
+                .agents
+                .get(&(request.agent, request.tenant))
+                .is_some_and(|open| open.contains(id));
+            need(open, || format!("{id:?} is not in its agent's list"))?;
+            let held = request.worker.is_none_or(|w| {
+                self.workers
+                    .get(&w)
+                    .is_some_and(|w| w.assigned.contains_key(id))
+            });
+            need(held, || {
+                format!("{id:?} is held by a worker that does not hold it")
+            })?;
+        }
+        need(self.deadlines.len() == with_deadline, || {
+            "a deadline outlived its request".into()
+        })?;
+        let listed: usize = self.agents.values().map(|open| open.len()).sum();
+        need(listed == self.requests.len(), || {
+            "an agent lists an ended request".into()
+        })
+    }
+
+    fn check_tenants(&self) -> Result<(), String> {
+        for (id, tenant) in &self.tenants {
+            let mine = || {
+                self.requests
+                    .values()
+                    .filter(|request| request.tenant == *id)
+            };
+            let waiting = || mine().filter(|request| request.worker.is_none());
+            let queued: usize = tenant.flows.values().map(|flow| flow.queue.len()).sum();
+            need(
+                queued == waiting().count() && queued == tenant.queued as usize,
+                || format!("{id:?}: queue length"),
+            )?;
+            need(mine().count() == tenant.open as usize, || {
+                format!("{id:?}: open requests")
+            })?;
+            let bytes: u64 = waiting().map(|request| request.bytes).sum();
+            need(bytes == self.memory.used(*id), || {
+                format!("{id:?}: queue bytes")
+            })?;
+            let cost: u128 = waiting().map(|request| u128::from(request.cost_ns)).sum();
+            need(cost == tenant.queued_cost_ns, || {
+                format!("{id:?}: queued cost")
+            })?;
+            let in_order = self.fair.time(*id) == tenant.competing.then_some(tenant.time);
+            need(in_order, || {
+                format!("{id:?}: not in the fair order as it should be")
+            })?;
+            for (model, flow) in &tenant.flows {
+                let wants = !flow.queue.is_empty() && flow.worker.is_none();
+                let indexed = flow.want.is_some_and(|key| self.wanted.contains(&key));
+                need(wants == indexed, || format!("{id:?} {model:?}: want index"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn need(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}

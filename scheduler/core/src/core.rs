@@ -1,0 +1,201 @@
+//! The state machine: what it holds, and the order in which one event is worked off.
+//!
+//! Every event goes the same way: time passes (running leases are charged), the event itself, what
+//! its time makes due (deadlines, overdue yields), placement, lanes, the next wake-up. The event
+//! comes before what is due, so that a result that arrived counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cost::CostBook;
+use crate::fair::FairSet;
+use crate::lane::Device;
+use crate::memory::QueueMemory;
+use crate::tenant::{Flow, ShareClock, Tenant, WantKey};
+use crate::worker::Worker;
+use crate::{
+    AgentId, DeviceId, Effect, Event, Limits, ModelId, Nanos, RequestId, TenantId, TenantSettings,
+    WorkerId,
+};
+
+/// The scheduling state machine. See the crate's documentation for its rules.
+#[derive(Debug)]
+pub struct Core {
+    pub(crate) limits: Limits,
+    pub(crate) now: Nanos,
+    pub(crate) draining: bool,
+    pub(crate) next_worker: u64,
+    pub(crate) next_lease: u64,
+    pub(crate) next_arrival: u64,
+    pub(crate) tenants: BTreeMap<TenantId, Tenant>,
+    pub(crate) devices: BTreeMap<DeviceId, Device>,
+    pub(crate) workers: BTreeMap<WorkerId, Worker>,
+    pub(crate) requests: BTreeMap<RequestId, Request>,
+    /// Open requests of each agent.
+    pub(crate) agents: BTreeMap<(AgentId, TenantId), BTreeSet<RequestId>>,
+    pub(crate) deadlines: BTreeSet<(Nanos, RequestId)>,
+    pub(crate) memory: QueueMemory,
+    pub(crate) costs: CostBook,
+    pub(crate) fair: FairSet<TenantId>,
+    pub(crate) share: ShareClock,
+    /// Workers that occupy a lane, on any device.
+    pub(crate) leased: BTreeSet<WorkerId>,
+    /// Queues that have work and no worker.
+    pub(crate) wanted: BTreeSet<WantKey>,
+    /// Workers that get nothing new, so that another can have their place.
+    pub(crate) retiring: BTreeSet<WorkerId>,
+    /// Before this, nobody needs to look for a worker to retire.
+    pub(crate) retire_at: Nanos,
+    /// The wake-up that the driver was last asked for.
+    pub(crate) wake: Option<Nanos>,
+}
+
+/// An accepted request that has not ended.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub tenant: TenantId,
+    pub agent: AgentId,
+    pub model: ModelId,
+    /// In and out together, the most it can be.
+    pub tokens: u64,
+    /// Predicted when it was accepted.
+    pub cost_ns: Nanos,
+    pub bytes: u64,
+    pub deadline: Option<Nanos>,
+    pub arrival: u64,
+    /// The worker that holds it; `None` while it waits.
+    pub worker: Option<WorkerId>,
+}
+
+impl Core {
+    /// An empty core. Limits that would stop everything (a quantum of 0 ns, no attempt to start a
+    /// worker) count as 1.
+    pub fn new(mut limits: Limits) -> Self {
+        limits.quantum_ns = limits.quantum_ns.max(1);
+        limits.start_attempts_max = limits.start_attempts_max.max(1);
+        let memory = QueueMemory::new(limits.queue_bytes_max, limits.tenant_reserved_bytes);
+        Core {
+            limits,
+            now: 0,
+            draining: false,
+            next_worker: 1,
+            next_lease: 1,
+            next_arrival: 0,
+            tenants: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            memory,
+            costs: CostBook::default(),
+            fair: FairSet::new(),
+            share: ShareClock::default(),
+            leased: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            retiring: BTreeSet::new(),
+            retire_at: 0,
+            wake: None,
+        }
+    }
+
+    /// Takes one event at time `now` and appends what has to be done to `effects`, in the order in
+    /// which it has to be done. A `now` before an earlier one counts as that earlier one.
+    pub fn handle(&mut self, now: Nanos, event: Event, effects: &mut Vec<Effect>) {
+        self.advance(now);
+        match event {
+            Event::DeviceUp {
+                device,
+                lanes,
+                workers_max,
+            } => self.device_up(device, lanes, workers_max),
+            Event::TenantSet { tenant, settings } => self.tenant_set(tenant, settings),
+            Event::Submit(submission) => self.submit(submission, effects),
+            Event::Cancel { request, why } => self.cancel(request, why, effects),
+            Event::CancelAgent { agent, why } => self.cancel_agent(agent, why, effects),
+            Event::WorkerReady { worker } => self.worker_ready(worker),
+            Event::WorkerFailed { worker, permanent } => {
+                self.worker_failed(worker, permanent, effects)
+            }
+            Event::WorkerDied { worker } => self.worker_died(worker, effects),
+            Event::Stepped {
+                worker,
+                lease,
+                tokens,
+                kv_bytes,
+            } => {
+                self.stepped(worker, lease, tokens, kv_bytes, effects);
+            }
+            Event::Finished {
+                worker,
+                request,
+                tokens_in,
+                tokens_out,
+                outcome,
+            } => {
+                let tokens = u64::from(tokens_in) + u64::from(tokens_out);
+                self.finished(worker, request, tokens, outcome, effects);
+            }
+            Event::Released { worker, lease, dry } => self.released(worker, lease, dry, effects),
+            Event::Drain => self.draining = true,
+            Event::Tick => {}
+        }
+        self.expire(effects);
+        self.kill_overdue(effects);
+        self.place(effects);
+        self.dispatch(effects);
+        self.ask_to_be_woken(effects);
+    }
+
+    /// Lets time pass: whoever occupies a lane is charged for it, whatever it does there.
+    fn advance(&mut self, now: Nanos) {
+        let passed = now.saturating_sub(self.now);
+        self.now = self.now.max(now);
+        if passed == 0 || self.leased.is_empty() {
+            return;
+        }
+        self.share
+            .advance(u128::from(passed) * self.leased.len() as u128);
+        let holders: Vec<TenantId> = self
+            .leased
+            .iter()
+            .filter_map(|id| Some(self.workers.get(id)?.tenant))
+            .collect();
+        for &tenant in &holders {
+            if let Some(tenant) = self.tenants.get_mut(&tenant) {
+                tenant.charge(passed);
+            }
+        }
+        for tenant in holders {
+            self.reindex(tenant);
+        }
+    }
+
+    fn device_up(&mut self, id: DeviceId, lanes: u32, workers_max: u32) {
+        let device = self.devices.entry(id).or_insert_with(Device::new);
+        device.lanes = lanes.max(1) as usize;
+        device.workers_max = workers_max.max(1) as usize;
+    }
+
+    fn tenant_set(&mut self, id: TenantId, mut settings: TenantSettings) {
+        settings.weight = settings.weight.max(1);
+        self.memory.add_tenant(id);
+        let tenant = self
+            .tenants
+            .entry(id)
+            .or_insert_with(|| Tenant::new(settings.clone()));
+        if tenant.competing {
+            self.share.leave(&mut tenant.owed, tenant.settings.weight);
+            self.share.join(&mut tenant.owed, settings.weight);
+        }
+        tenant.settings = settings;
+        self.reindex(id);
+    }
+
+    pub(crate) fn flow(&self, tenant: TenantId, model: ModelId) -> Option<&Flow> {
+        self.tenants.get(&tenant)?.flows.get(&model)
+    }
+
+    pub(crate) fn flow_mut(&mut self, tenant: TenantId, model: ModelId) -> Option<&mut Flow> {
+        self.tenants.get_mut(&tenant)?.flows.get_mut(&model)
+    }
+}

@@ -1,0 +1,102 @@
+//! The fair order: who among the backlogged is furthest behind, and the floor.
+//!
+//! Virtual token counters (VTC, OSDI 2024) over virtual time: who becomes backlogged is lifted to
+//! the floor, the least virtual time among the backlogged, or that of the last one to leave where
+//! there are none. So being idle earns nothing. Lifting never lowers, so being idle erases nothing
+//! either. The floor never goes back. Used twice: for tenants, and inside each for its agents.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::vtime::VTime;
+
+/// The backlogged members, in order of virtual time, then of id.
+#[derive(Debug)]
+pub(crate) struct FairSet<K> {
+    order: BTreeSet<(VTime, K)>,
+    times: BTreeMap<K, VTime>,
+    floor: VTime,
+}
+
+impl<K: Copy + Ord> FairSet<K> {
+    pub(crate) fn new() -> Self {
+        FairSet {
+            order: BTreeSet::new(),
+            times: BTreeMap::new(),
+            floor: 0,
+        }
+    }
+
+    /// What a newcomer is lifted to.
+    pub(crate) fn floor(&self) -> VTime {
+        self.floor
+    }
+
+    /// Takes in a member and returns its time, lifted to the floor.
+    pub(crate) fn join(&mut self, key: K, time: VTime) -> VTime {
+        let lifted = time.max(self.floor);
+        self.set(key, lifted);
+        lifted
+    }
+
+    /// Moves a member to `time`.
+    pub(crate) fn set(&mut self, key: K, time: VTime) {
+        if let Some(old) = self.times.insert(key, time) {
+            self.order.remove(&(old, key));
+        }
+        self.order.insert((time, key));
+        self.raise_floor();
+    }
+
+    /// Lets a member go. The last to leave leaves its time behind as the floor.
+    pub(crate) fn leave(&mut self, key: K) {
+        let Some(time) = self.times.remove(&key) else {
+            return;
+        };
+        self.order.remove(&(time, key));
+        if self.order.is_empty() {
+            self.floor = self.floor.max(time);
+        }
+        self.raise_floor();
+    }
+
+    /// The time of a member, or `None` where it is not one.
+    pub(crate) fn time(&self, key: K) -> Option<VTime> {
+        self.times.get(&key).copied()
+    }
+
+    fn raise_floor(&mut self) {
+        if let Some(&(least, _)) = self.order.first() {
+            self.floor = self.floor.max(least);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_hoards_nothing_and_erases_nothing() {
+        let mut set = FairSet::new();
+        set.join(1, 0);
+        set.join(2, 0);
+        set.set(1, 50);
+        set.set(2, 30);
+        assert_eq!(set.join(3, 0), 30, "a newcomer is lifted to the least");
+        set.leave(1);
+        assert_eq!(set.join(1, 50), 50, "a debt stays");
+        for key in [2, 3, 1] {
+            set.leave(key);
+        }
+        assert_eq!(set.join(4, 0), 50, "the last to leave leaves its time");
+    }
+
+    #[test]
+    fn the_floor_never_goes_back() {
+        let mut set = FairSet::new();
+        set.join(1, 100);
+        set.set(1, 10);
+        assert_eq!((set.floor(), set.time(1)), (100, Some(10)));
+        assert_eq!(set.join(2, 0), 100);
+    }
+}

@@ -1,0 +1,70 @@
+//! Devices, their lanes, and the leases that workers hold on them.
+
+use std::collections::BTreeSet;
+
+use crate::vtime::VTime;
+use crate::{LeaseId, Nanos, TenantId, WorkerId};
+
+/// Order of waiting workers: least effective virtual time, then tenant, then (among the workers of
+/// one tenant) the one whose last turn is longest ago.
+pub(crate) type WaitKey = (VTime, TenantId, u64, WorkerId);
+
+/// Order of eviction: least recently used.
+pub(crate) type IdleKey = (Nanos, WorkerId);
+
+/// A device. Its workers, by what they mean to it.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub lanes: usize,
+    pub workers_max: usize,
+    pub workers: BTreeSet<WorkerId>,
+    /// Workers that have been told to end and have not ended yet.
+    pub leaving: usize,
+    /// Those that hold a lane.
+    pub running: BTreeSet<WorkerId>,
+    pub waiting: BTreeSet<WaitKey>,
+    pub idle: BTreeSet<IdleKey>,
+}
+
+impl Device {
+    pub(crate) fn new() -> Self {
+        Device {
+            lanes: 1,
+            workers_max: 1,
+            workers: BTreeSet::new(),
+            leaving: 0,
+            running: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            idle: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn has_start_slot(&self) -> bool {
+        self.workers.len() < self.workers_max
+    }
+}
+
+/// A lane, lent to a worker.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub id: LeaseId,
+    pub granted_at: Nanos,
+    /// When it was asked back.
+    pub yield_at: Option<Nanos>,
+    /// Predicted cost of the batch, at most one quantum: a contended lease runs no longer.
+    pub reserved_ns: Nanos,
+    /// Tokens that its steps claimed, for the prediction of cost.
+    pub tokens: u64,
+    /// A step or a finished request was reported.
+    pub progress: bool,
+    /// The worker held work already when the lane was granted.
+    pub had_work: bool,
+}
+
+impl Lease {
+    /// What of the reservation has not been used yet.
+    pub(crate) fn reserved_left(&self, now: Nanos) -> Nanos {
+        self.reserved_ns
+            .saturating_sub(now.saturating_sub(self.granted_at))
+    }
+}

@@ -1,0 +1,216 @@
+//! Placement: which queue gets a worker, on which device, and who makes room for it.
+//!
+//! A queue with work and no worker asks for one. Start slots go first to the tenant with the fewest
+//! workers starting, then to the least virtual time, so that nobody's many models keep another
+//! tenant out. The device with the most free places gets it.
+//!
+//! Where all places are taken, the least recently used idle worker is evicted. Where none is idle,
+//! the worker of the tenant that is furthest ahead retires: it gets nothing new, ends what it holds
+//! and is then evicted. It has been ready for at least as long as it took to start, and for
+//! `RESIDENCE_QUANTA`, so that starting costs at most about half of what there is to win.
+//! A start in progress earns no credit: the tenant is lifted to the floor when its worker is ready.
+
+use crate::core::Core;
+use crate::tenant::WantKey;
+use crate::vtime::VTime;
+use crate::worker::{Life, Worker};
+use crate::{DeviceId, Effect, ModelId, Nanos, TenantId, WorkerId};
+
+/// A worker keeps its place for at least this many quanta, once it is ready.
+const RESIDENCE_QUANTA: u64 = 8;
+
+impl Core {
+    pub(crate) fn place(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(&want) = self.wanted.first() {
+            let Some(device) = self.roomiest_device() else {
+                break;
+            };
+            self.start_worker(want, device, effects);
+        }
+        self.stop_retired(effects);
+        self.make_room(effects);
+    }
+
+    fn roomiest_device(&self) -> Option<DeviceId> {
+        let free = self
+            .devices
+            .iter()
+            .filter(|(_, device)| device.has_start_slot());
+        free.max_by_key(|(id, device)| {
+            (
+                device.workers_max - device.workers.len(),
+                std::cmp::Reverse(**id),
+            )
+        })
+        .map(|(id, _)| *id)
+    }
+
+    fn start_worker(&mut self, want: WantKey, on: DeviceId, effects: &mut Vec<Effect>) {
+        let (_, _, tenant, model) = want;
+        let id = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        self.workers
+            .insert(id, Worker::new(id, tenant, model, on, self.now));
+        if let Some(device) = self.devices.get_mut(&on) {
+            device.workers.insert(id);
+        }
+        if let Some(flow) = self.flow_mut(tenant, model) {
+            flow.worker = Some(id);
+        }
+        if let Some(tenant) = self.tenants.get_mut(&tenant) {
+            tenant.starting += 1;
+        }
+        self.reindex(tenant);
+        effects.push(Effect::StartWorker {
+            worker: id,
+            tenant,
+            model,
+            device: on,
+        });
+    }
+
+    /// Ends workers that were retiring and have nothing left.
+    fn stop_retired(&mut self, effects: &mut Vec<Effect>) {
+        let done: Vec<WorkerId> = self
+            .retiring
+            .iter()
+            .filter(|id| {
+                self.workers
+                    .get(id)
+                    .is_some_and(|w| w.lease.is_none() && !w.holds_work())
+            })
+            .copied()
+            .collect();
+        for worker in done {
+            self.stop_worker(worker, effects);
+        }
+    }
+
+    /// Evicts or retires one worker for each queue that wants a worker and finds no place.
+    fn make_room(&mut self, effects: &mut Vec<Effect>) {
+        let leaving: usize = self.devices.values().map(|device| device.leaving).sum();
+        let wanted = self.wanted.len();
+        let mut coming = leaving + self.retiring.len();
+        while coming < wanted {
+            let idle = self
+                .devices
+                .values()
+                .filter_map(|device| device.idle.first())
+                .min();
+            let Some(&(_, worker)) = idle else { break };
+            self.stop_worker(worker, effects);
+            coming += 1;
+        }
+        if coming < wanted && self.now >= self.retire_at {
+            self.retire_one();
+        }
+    }
+
+    fn retire_one(&mut self) {
+        self.retire_at = self.now.saturating_add(self.limits.quantum_ns);
+        let Some(&(_, wanting, ..)) = self.wanted.first() else {
+            return;
+        };
+        let ahead = self
+            .workers
+            .values()
+            .filter_map(|worker| self.seniority(worker, wanting))
+            .max();
+        let Some((_, id)) = ahead else { return };
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.retiring = true;
+        let tenant = worker.tenant;
+        self.retiring.insert(id);
+        self.reindex(tenant);
+    }
+
+    /// Whether a worker may be retired for somebody at `wanting`, and how far ahead its tenant is.
+    fn seniority(&self, worker: &Worker, wanting: VTime) -> Option<(VTime, WorkerId)> {
+        let tenant = self.tenants.get(&worker.tenant)?;
+        let residence = RESIDENCE_QUANTA.saturating_mul(self.limits.quantum_ns);
+        let stay = residence.max(worker.ready_at.saturating_sub(worker.started_at));
+        let settled_in = self.now.saturating_sub(worker.ready_at) >= stay;
+        let may =
+            worker.life == Life::Ready && !worker.retiring && settled_in && tenant.time >= wanting;
+        may.then_some((tenant.time, worker.id))
+    }
+
+    /// Ends an idle worker in good order.
+    fn stop_worker(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        debug_assert!(
+            worker.lease.is_none() && !worker.holds_work(),
+            "only idle workers are stopped"
+        );
+        worker.life = Life::Stopping;
+        self.mark_leaving(id);
+        effects.push(Effect::StopWorker { worker: id });
+    }
+
+    /// Books a worker as ending. It keeps its place until it has died.
+    pub(crate) fn mark_leaving(&mut self, id: WorkerId) {
+        self.retiring.remove(&id);
+        let Some(worker) = self.workers.get(&id) else {
+            return;
+        };
+        let tenant = worker.tenant;
+        if let Some(device) = self.devices.get_mut(&worker.device) {
+            device.leaving += 1;
+        }
+        self.reindex(tenant);
+    }
+
+    /// Takes a worker that is no more off the books.
+    pub(crate) fn forget_worker(&mut self, id: WorkerId) -> Option<Worker> {
+        let mut worker = self.workers.remove(&id)?;
+        self.retiring.remove(&id);
+        self.leased.remove(&id);
+        if let Some(device) = self.devices.get_mut(&worker.device) {
+            device.workers.remove(&id);
+            device.running.remove(&id);
+            device.leaving -= usize::from(worker.is_leaving());
+            if let Some(key) = worker.wait.take() {
+                device.waiting.remove(&key);
+            }
+            if let Some(key) = worker.idle.take() {
+                device.idle.remove(&key);
+            }
+        }
+        if let Some(tenant) = self.tenants.get_mut(&worker.tenant) {
+            tenant.starting -= u32::from(worker.life == Life::Starting);
+            if let Some(flow) = tenant.flows.get_mut(&worker.model) {
+                flow.worker = None;
+            }
+        }
+        Some(worker)
+    }
+
+    /// When somebody has to look again whether a worker may retire.
+    pub(crate) fn retire_wake(&self) -> Option<Nanos> {
+        let leaving: usize = self.devices.values().map(|device| device.leaving).sum();
+        (self.wanted.len() > leaving + self.retiring.len()).then_some(self.retire_at)
+    }
+
+    /// Ends every waiting request of a queue that no worker could be had for.
+    pub(crate) fn give_up(
+        &mut self,
+        tenant: TenantId,
+        model: ModelId,
+        permanent: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(flow) = self.flow_mut(tenant, model) else {
+            return;
+        };
+        flow.failures = 0;
+        flow.deaths = 0;
+        let requests: Vec<_> = flow.queue.requests().collect();
+        for request in requests {
+            self.end(request, crate::End::NoWorker { permanent }, effects);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The waiting requests of one tenant for one model.
+//!
+//! Order: the agent with the least virtual time first; of its requests the earliest deadline, then
+//! the earliest arrival. A queue belongs to one tenant, so whatever is taken from it is tenant-pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::vtime::VTime;
+use crate::{AgentId, Nanos, RequestId};
+
+/// A waiting request's place among those of its agent: deadline (the end of time where it has
+/// none), order of arrival, id.
+pub(crate) type Slot = (Nanos, u64, RequestId);
+
+#[derive(Debug)]
+struct AgentQueue {
+    time: VTime,
+    slots: BTreeSet<Slot>,
+}
+
+/// One queue.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    agents: BTreeMap<AgentId, AgentQueue>,
+    order: BTreeSet<(VTime, AgentId)>,
+    len: usize,
+}
+
+impl Queue {
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds a request of an agent whose virtual time is `time`.
+    pub(crate) fn push(&mut self, agent: AgentId, time: VTime, slot: Slot) {
+        self.order.insert((time, agent));
+        let queue = self.agents.entry(agent).or_insert_with(|| AgentQueue {
+            time,
+            slots: BTreeSet::new(),
+        });
+        debug_assert_eq!(queue.time, time, "an agent has one virtual time");
+        self.len += usize::from(queue.slots.insert(slot));
+    }
+
+    /// The next request to run.
+    pub(crate) fn peek(&self) -> Option<RequestId> {
+        let (_, agent) = self.order.first()?;
+        self.agents.get(agent)?.slots.first().map(|slot| slot.2)
+    }
+
+    /// Takes a request out.
+    pub(crate) fn remove(&mut self, agent: AgentId, slot: Slot) {
+        let Some(queue) = self.agents.get_mut(&agent) else {
+            return;
+        };
+        self.len -= usize::from(queue.slots.remove(&slot));
+        if queue.slots.is_empty() {
+            self.order.remove(&(queue.time, agent));
+            self.agents.remove(&agent);
+        }
+    }
+
+    /// Tells the queue an agent's new virtual time.
+    pub(crate) fn retime(&mut self, agent: AgentId, time: VTime) {
+        if let Some(queue) = self.agents.get_mut(&agent) {
+            self.order.remove(&(queue.time, agent));
+            queue.time = time;
+            self.order.insert((time, agent));
+        }
+    }
+
+    /// Every waiting request, in no meaningful order but always the same.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
+        self.agents
+            .values()
+            .flat_map(|queue| queue.slots.iter().map(|slot| slot.2))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agent_then_deadline_then_arrival() {
+        let mut queue = Queue::default();
+        let slot = |deadline, seq| (deadline, seq, RequestId(seq));
+        queue.push(AgentId(1), 5, slot(u64::MAX, 1));
+        queue.push(AgentId(1), 5, slot(u64::MAX, 2));
+        queue.push(AgentId(1), 5, slot(900, 3));
+        queue.push(AgentId(2), 9, slot(100, 4));
+        assert_eq!(queue.peek(), Some(RequestId(3)));
+        queue.remove(AgentId(1), slot(900, 3));
+        assert_eq!(queue.peek(), Some(RequestId(1)));
+        queue.retime(AgentId(1), 10);
+        assert_eq!(queue.peek(), Some(RequestId(4)));
+        queue.remove(AgentId(2), slot(100, 4));
+        assert_eq!((queue.len(), queue.requests().count()), (2, 2));
+    }
+}

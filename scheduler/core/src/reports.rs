@@ -1,0 +1,266 @@
+//! What workers and the launcher report. A worker's words are data, never trusted: it can only ever
+//! speak about its own lease and about requests that it was given.
+//!
+//! Late is not wrong: a report about a request that was cancelled a moment ago, or about a lease that
+//! has just ended, is harmless and ignored. Naming what it never had gets a worker killed.
+
+use crate::core::Core;
+use crate::worker::{Life, Spoken};
+use crate::{Effect, End, KillReason, LeaseId, Outcome, RequestId, WorkerId};
+
+/// Leases in a row that a worker may give back unasked, with work in hand and nothing done. More is
+/// a worker that will never run what it holds, and would be granted the lane again for ever.
+const FRUITLESS_LEASES_MAX: u32 = 4;
+
+impl Core {
+    pub(crate) fn worker_ready(&mut self, id: WorkerId) {
+        let Some(worker) = self
+            .workers
+            .get_mut(&id)
+            .filter(|worker| worker.life == Life::Starting)
+        else {
+            return;
+        };
+        worker.life = Life::Ready;
+        worker.ready_at = self.now;
+        worker.last_used = self.now;
+        let (tenant, model) = (worker.tenant, worker.model);
+        if let Some(tenant) = self.tenants.get_mut(&tenant) {
+            tenant.starting -= 1;
+        }
+        if let Some(flow) = self.flow_mut(tenant, model) {
+            flow.failures = 0;
+        }
+        self.reindex(tenant);
+    }
+
+    /// Only a worker that is starting can fail to start. A permanent failure ends its queue's
+    /// requests at once, another one when it has happened too often in a row.
+    pub(crate) fn worker_failed(
+        &mut self,
+        id: WorkerId,
+        permanent: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self
+            .workers
+            .get(&id)
+            .is_none_or(|worker| worker.life != Life::Starting)
+        {
+            return;
+        }
+        let Some(worker) = self.forget_worker(id) else {
+            return;
+        };
+        let attempts_max = self.limits.start_attempts_max;
+        if let Some(flow) = self.flow_mut(worker.tenant, worker.model) {
+            flow.failures += 1;
+            if permanent || flow.failures >= attempts_max {
+                self.give_up(worker.tenant, worker.model, permanent, effects);
+            }
+        }
+        self.reindex(worker.tenant);
+    }
+
+    /// The worker is gone and with it everything that it held. Its queue stays, unless its workers
+    /// keep dying without finishing anything: then some request in it may be what kills them.
+    pub(crate) fn worker_died(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+        let Some(life) = self.workers.get(&id).map(|worker| worker.life) else {
+            return;
+        };
+        if life == Life::Starting {
+            return self.worker_failed(id, false, effects);
+        }
+        self.settle(id, effects);
+        let Some(worker) = self.forget_worker(id) else {
+            return;
+        };
+        for request in worker.assigned.keys() {
+            self.end(*request, End::WorkerLost, effects);
+        }
+        let attempts_max = self.limits.start_attempts_max;
+        if let Some(flow) = self
+            .flow_mut(worker.tenant, worker.model)
+            .filter(|_| life != Life::Stopping)
+        {
+            flow.deaths = if worker.finished_any {
+                0
+            } else {
+                flow.deaths + 1
+            };
+            if flow.deaths >= attempts_max {
+                self.give_up(worker.tenant, worker.model, false, effects);
+            }
+        }
+        self.reindex(worker.tenant);
+    }
+
+    pub(crate) fn stepped(
+        &mut self,
+        id: WorkerId,
+        lease: LeaseId,
+        tokens: u32,
+        kv_bytes: u64,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !self.speaks_of_its_lease(id, lease, effects) {
+            return;
+        }
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        worker.kv_bytes = kv_bytes;
+        worker.last_used = now;
+        if let Some(lease) = worker.lease.as_mut() {
+            lease.tokens = lease.tokens.saturating_add(u64::from(tokens));
+            lease.progress |= tokens > 0;
+        }
+    }
+
+    pub(crate) fn finished(
+        &mut self,
+        id: WorkerId,
+        request: RequestId,
+        tokens: u64,
+        outcome: Outcome,
+        effects: &mut Vec<Effect>,
+    ) {
+        let now = self.now;
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.is_leaving() {
+            return;
+        }
+        let spoken = worker.let_go(request);
+        if spoken == Spoken::NeverGiven {
+            return self.kill(id, KillReason::Protocol, effects);
+        }
+        worker.last_used = now;
+        if let Some(lease) = worker.lease.as_mut().filter(|_| spoken != Spoken::Again) {
+            lease.progress = true;
+        }
+        let tenant = worker.tenant;
+        if spoken == Spoken::Live {
+            worker.finished_any = true;
+            self.correct_agent(request, tokens);
+            self.end(request, End::Worker(outcome), effects);
+        }
+        self.reindex(tenant);
+    }
+
+    /// Settles the difference between what an agent was charged and what its request turned out to
+    /// be, in predicted cost. A worker can claim less than was reserved, never more.
+    fn correct_agent(&mut self, id: RequestId, tokens: u64) {
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
+        let (agent, cost_ns) = (request.agent, request.cost_ns);
+        let actual = self
+            .predict(request.tenant, request.model, tokens.min(request.tokens))
+            .min(cost_ns);
+        if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
+            let time = tenant.agents.refund(agent, cost_ns - actual);
+            tenant
+                .flows
+                .values_mut()
+                .for_each(|flow| flow.queue.retime(agent, time));
+        }
+    }
+
+    pub(crate) fn released(
+        &mut self,
+        id: WorkerId,
+        lease: LeaseId,
+        dry: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if !self.speaks_of_its_lease(id, lease, effects) {
+            return;
+        }
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let idled = worker
+            .lease
+            .as_ref()
+            .is_some_and(|l| l.had_work && !l.progress && l.yield_at.is_none());
+        worker.fruitless = if idled { worker.fruitless + 1 } else { 0 };
+        let (fruitless, tenant) = (worker.fruitless, worker.tenant);
+        if dry && !worker.holds_work() {
+            worker.kv_bytes = 0;
+        }
+        self.settle(id, effects);
+        if fruitless >= FRUITLESS_LEASES_MAX {
+            return self.kill(id, KillReason::Protocol, effects);
+        }
+        self.reindex(tenant);
+    }
+
+    /// Ends a lease and says what it came to. The tenant was charged as the time passed; what was
+    /// reserved beyond that is free again.
+    fn settle(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let Some(lease) = worker.end_lease() else {
+            return;
+        };
+        let lane_ns = self.now.saturating_sub(lease.granted_at);
+        worker.last_used = self.now;
+        self.leased.remove(&id);
+        if let Some(device) = self.devices.get_mut(&worker.device) {
+            device.running.remove(&id);
+        }
+        self.costs
+            .observe(worker.model, worker.device, lease.tokens, lane_ns);
+        let (tenant, model) = (worker.tenant, worker.model);
+        effects.push(Effect::Settled {
+            tenant,
+            model,
+            worker: id,
+            lease: lease.id,
+            lane_ns,
+        });
+    }
+
+    /// Whether a worker speaks of the lease that it holds. One that it held before is ignored, any
+    /// other is not its own.
+    fn speaks_of_its_lease(
+        &mut self,
+        id: WorkerId,
+        lease: LeaseId,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(worker) = self.workers.get(&id).filter(|worker| !worker.is_leaving()) else {
+            return false;
+        };
+        if worker.lease.as_ref().is_some_and(|held| held.id == lease) {
+            return true;
+        }
+        if !worker.knew(lease) {
+            self.kill(id, KillReason::Protocol, effects);
+        }
+        false
+    }
+
+    /// Has a worker killed. It occupies its lane and its place until `WorkerDied`.
+    pub(crate) fn kill(&mut self, id: WorkerId, why: KillReason, effects: &mut Vec<Effect>) {
+        let Some(worker) = self
+            .workers
+            .get_mut(&id)
+            .filter(|worker| !worker.is_leaving())
+        else {
+            return;
+        };
+        if worker.life == Life::Starting {
+            if let Some(tenant) = self.tenants.get_mut(&worker.tenant) {
+                tenant.starting -= 1;
+            }
+        }
+        worker.life = Life::Killed;
+        self.mark_leaving(id);
+        effects.push(Effect::KillWorker { worker: id, why });
+    }
+}

@@ -1,0 +1,143 @@
+//! A tenant: its settings, its virtual time, its queues and its accounts.
+
+use std::collections::BTreeMap;
+
+use crate::agents::AgentBook;
+use crate::queue::Queue;
+use crate::vtime::{self, VTime};
+use crate::{ModelId, Nanos, TenantId, TenantSettings, WorkerId};
+
+/// Everything the core knows of one tenant. Lives as long as the core.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub settings: TenantSettings,
+    /// Exact up to the core's `now`: lane time of running leases counts as it passes.
+    pub time: VTime,
+    /// Competes for lanes: a worker of it runs, or could run if it had a lane.
+    pub competing: bool,
+    pub flows: BTreeMap<ModelId, Flow>,
+    pub agents: AgentBook,
+    /// Accepted, waiting.
+    pub queued: u32,
+    /// Accepted, not yet ended.
+    pub open: u32,
+    /// Predicted cost of what waits.
+    pub queued_cost_ns: u128,
+    /// Workers of it that are starting.
+    pub starting: u32,
+    /// Lane time received since the core began.
+    pub lane_ns: Nanos,
+    pub owed: Owed,
+}
+
+/// What of one tenant concerns one model: its queue, and the worker that serves it.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    pub queue: Queue,
+    pub worker: Option<WorkerId>,
+    /// Starts in a row that failed.
+    pub failures: u32,
+    /// Workers in a row that died without finishing any request.
+    pub deaths: u32,
+    /// Its place among those that want a worker started, while it has one.
+    pub want: Option<WantKey>,
+}
+
+/// Order of start slots: fewest workers of the tenant starting already, then least virtual time.
+pub(crate) type WantKey = (u32, VTime, TenantId, ModelId);
+
+impl Tenant {
+    pub(crate) fn new(settings: TenantSettings) -> Self {
+        Tenant {
+            settings,
+            time: 0,
+            competing: false,
+            flows: BTreeMap::new(),
+            agents: AgentBook::new(),
+            queued: 0,
+            open: 0,
+            queued_cost_ns: 0,
+            starting: 0,
+            lane_ns: 0,
+            owed: Owed::default(),
+        }
+    }
+
+    pub(crate) fn weight(&self) -> u32 {
+        self.settings.weight
+    }
+
+    /// Charges lane time.
+    pub(crate) fn charge(&mut self, lane_ns: Nanos) {
+        self.time = self
+            .time
+            .saturating_add(vtime::from_lane(lane_ns, self.weight()));
+        self.lane_ns = self.lane_ns.saturating_add(lane_ns);
+    }
+}
+
+/// A tenant's account of the share that it was owed.
+#[derive(Debug, Default)]
+pub(crate) struct Owed {
+    settled_ns: u128,
+    joined_at: u128,
+}
+
+/// Divides the lane time that passes by weight among those who compete for it, in constant time:
+/// one sum of lane time ÷ total weight runs for all, and each reads the difference off it.
+#[derive(Debug, Default)]
+pub(crate) struct ShareClock {
+    per_weight: u128,
+    weights: u128,
+}
+
+impl ShareClock {
+    /// `lane_ns` of lane time have passed, on all lanes together.
+    pub(crate) fn advance(&mut self, lane_ns: u128) {
+        if self.weights > 0 {
+            self.per_weight += (lane_ns << 32) / self.weights;
+        }
+    }
+
+    pub(crate) fn join(&mut self, owed: &mut Owed, weight: u32) {
+        self.weights += u128::from(weight);
+        owed.joined_at = self.per_weight;
+    }
+
+    pub(crate) fn leave(&mut self, owed: &mut Owed, weight: u32) {
+        owed.settled_ns = self.owed_ns(owed, weight, true);
+        self.weights -= u128::from(weight);
+    }
+
+    /// The share owed so far, in nanoseconds of lane time.
+    pub(crate) fn owed_ns(&self, owed: &Owed, weight: u32, competing: bool) -> u128 {
+        if !competing {
+            return owed.settled_ns;
+        }
+        let span = self.per_weight - owed.joined_at;
+        owed.settled_ns + (span.saturating_mul(u128::from(weight)) >> 32)
+    }
+
+    /// Sum of the weights of all who compete.
+    pub(crate) fn weights(&self) -> u128 {
+        self.weights
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_owed_by_weight_and_only_while_competing() {
+        let (mut clock, mut a, mut b) = (ShareClock::default(), Owed::default(), Owed::default());
+        clock.join(&mut a, 1);
+        clock.advance(100);
+        clock.join(&mut b, 3);
+        clock.advance(400);
+        clock.leave(&mut b, 3);
+        clock.advance(50);
+        assert_eq!(clock.owed_ns(&a, 1, true), 250);
+        assert_eq!(clock.owed_ns(&b, 3, false), 300);
+    }
+}

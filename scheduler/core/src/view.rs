@@ -1,0 +1,108 @@
+//! What the core lets others see: numbers for metrics and dashboards, exact up to its last event.
+
+use crate::core::Core;
+use crate::worker::{Class, Life, Worker};
+use crate::{DeviceId, ModelId, Nanos, TenantId, WorkerId};
+
+/// One tenant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantView {
+    pub tenant: TenantId,
+    pub weight: u32,
+    /// Accepted requests that wait.
+    pub queued: u32,
+    /// Accepted requests that a worker holds.
+    pub running: u32,
+    /// Bytes of queue memory in use.
+    pub queue_bytes: u64,
+    /// Lane time received since the core began, running leases included.
+    pub lane_ns: Nanos,
+    /// Share owed: the lane time that all tenants received while this one competed for it, each
+    /// moment divided by weight among those that competed. Over all tenants, the sum owed is the
+    /// sum received (to within rounding).
+    pub owed_ns: Nanos,
+    /// Virtual time in nanoseconds: lane time ÷ weight, with what lifts added.
+    pub vtime_ns: Nanos,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerState {
+    Starting,
+    /// Ready, with nothing to run.
+    Idle,
+    /// Ready, with work and no lane.
+    Waiting,
+    /// Holds a lane.
+    Leased,
+    /// Told to end, and not ended yet. May still occupy a lane.
+    Dying,
+}
+
+/// One worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    pub worker: WorkerId,
+    pub tenant: TenantId,
+    pub model: ModelId,
+    pub device: DeviceId,
+    pub state: WorkerState,
+    /// KV memory in use, as the worker last said.
+    pub kv_bytes: u64,
+    /// Requests that it holds.
+    pub assigned: usize,
+}
+
+impl Core {
+    /// All tenants, by id.
+    pub fn tenants(&self) -> impl Iterator<Item = TenantView> {
+        self.tenants.iter().map(|(id, tenant)| TenantView {
+            tenant: *id,
+            weight: tenant.weight(),
+            queued: tenant.queued,
+            running: tenant.open - tenant.queued,
+            queue_bytes: self.memory.used(*id),
+            lane_ns: tenant.lane_ns,
+            owed_ns: clamp(
+                self.share
+                    .owed_ns(&tenant.owed, tenant.weight(), tenant.competing),
+            ),
+            vtime_ns: clamp(tenant.time >> 32),
+        })
+    }
+
+    /// All workers that exist, by id.
+    pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
+        self.workers.values().map(|worker| WorkerView {
+            worker: worker.id,
+            tenant: worker.tenant,
+            model: worker.model,
+            device: worker.device,
+            state: self.state_of(worker),
+            kv_bytes: worker.kv_bytes,
+            assigned: worker.assigned.len(),
+        })
+    }
+
+    /// Accepted requests that have not ended.
+    pub fn requests_open(&self) -> usize {
+        self.requests.len()
+    }
+
+    fn state_of(&self, worker: &Worker) -> WorkerState {
+        let queued = self
+            .flow(worker.tenant, worker.model)
+            .is_some_and(|flow| !flow.queue.is_empty());
+        match (worker.life, worker.class(queued)) {
+            (Life::Starting, _) => WorkerState::Starting,
+            (Life::Stopping | Life::Killed, _) => WorkerState::Dying,
+            (Life::Ready, Class::Leased) => WorkerState::Leased,
+            (Life::Ready, Class::Waiting) => WorkerState::Waiting,
+            (Life::Ready, Class::Idle | Class::Absent) => WorkerState::Idle,
+        }
+    }
+}
+
+fn clamp(ns: u128) -> Nanos {
+    Nanos::try_from(ns).unwrap_or(Nanos::MAX)
+}

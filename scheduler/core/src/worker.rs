@@ -1,0 +1,203 @@
+//! A worker: one process, for one tenant and one model, on one device, in its whole life.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::lane::{IdleKey, Lease, WaitKey};
+use crate::{DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
+
+/// Requests that a worker finished and that are still remembered, so that saying it twice is
+/// harmless while inventing a request is not.
+const RECENT_REQUESTS_MAX: usize = 64;
+/// Leases that a worker had and that are still remembered.
+const RECENT_LEASES_MAX: usize = 8;
+
+/// Where a worker is in its life. Absent before, absent after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// `StartWorker` was said.
+    Starting,
+    /// Loaded, sealed and assigned. Holds a lease or does not.
+    Ready,
+    /// `StopWorker` was said: it had no work, and its end is in good order.
+    Stopping,
+    /// `KillWorker` was said: its word is not taken any more, but it still occupies its lane.
+    Killed,
+}
+
+/// What a worker means to the scheduler just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Cannot run: starting or ending.
+    Absent,
+    /// Could run, has nothing to run.
+    Idle,
+    /// Has work and no lane.
+    Waiting,
+    /// Occupies a lane.
+    Leased,
+}
+
+/// What the core knows of one worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub id: WorkerId,
+    pub tenant: TenantId,
+    pub model: ModelId,
+    pub device: DeviceId,
+    pub life: Life,
+    pub started_at: Nanos,
+    pub ready_at: Nanos,
+    pub last_used: Nanos,
+    /// Number of its latest lease, for turns among the workers of one tenant; 0 before the first.
+    pub last_lease: u64,
+    /// Leases in a row that came back unasked without any progress.
+    pub fruitless: u32,
+    /// Gets nothing new, so that another can have its place.
+    pub retiring: bool,
+    pub kv_bytes: u64,
+    pub lease: Option<Lease>,
+    /// Held by it and not ended, with their tokens.
+    pub assigned: BTreeMap<RequestId, u64>,
+    /// Ended for everybody else (cancelled, out of time), but it has not said so yet.
+    pub dropped: BTreeMap<RequestId, u64>,
+    /// Sum of tokens over both.
+    pub tokens: u64,
+    pub finished_any: bool,
+    pub wait: Option<WaitKey>,
+    pub idle: Option<IdleKey>,
+    recent_requests: Recent<RequestId>,
+    recent_leases: Recent<LeaseId>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        id: WorkerId,
+        tenant: TenantId,
+        model: ModelId,
+        device: DeviceId,
+        now: Nanos,
+    ) -> Self {
+        Worker {
+            id,
+            tenant,
+            model,
+            device,
+            life: Life::Starting,
+            started_at: now,
+            ready_at: now,
+            last_used: now,
+            last_lease: 0,
+            fruitless: 0,
+            retiring: false,
+            kv_bytes: 0,
+            lease: None,
+            assigned: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            tokens: 0,
+            finished_any: false,
+            wait: None,
+            idle: None,
+            recent_requests: Recent::new(RECENT_REQUESTS_MAX),
+            recent_leases: Recent::new(RECENT_LEASES_MAX),
+        }
+    }
+
+    /// `queued`: whether its queue has something for it.
+    pub(crate) fn class(&self, queued: bool) -> Class {
+        match self.life {
+            _ if self.lease.is_some() => Class::Leased,
+            Life::Ready if self.holds_work() || (queued && !self.retiring) => Class::Waiting,
+            Life::Ready => Class::Idle,
+            Life::Starting | Life::Stopping | Life::Killed => Class::Absent,
+        }
+    }
+
+    /// Whether it holds anything, be it only a request that it has yet to drop.
+    pub(crate) fn holds_work(&self) -> bool {
+        !self.assigned.is_empty() || !self.dropped.is_empty()
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        matches!(self.life, Life::Stopping | Life::Killed)
+    }
+
+    pub(crate) fn take_in(&mut self, request: RequestId, tokens: u64) {
+        self.assigned.insert(request, tokens);
+        self.tokens = self.tokens.saturating_add(tokens);
+    }
+
+    /// The request has ended for everybody but this worker.
+    pub(crate) fn drop_later(&mut self, request: RequestId) {
+        if let Some(tokens) = self.assigned.remove(&request) {
+            self.dropped.insert(request, tokens);
+        }
+    }
+
+    /// Lets go of a request that it spoke of, and says what it was.
+    pub(crate) fn let_go(&mut self, request: RequestId) -> Spoken {
+        let live = self.assigned.remove(&request);
+        let Some(tokens) = live.or_else(|| self.dropped.remove(&request)) else {
+            let known = self.recent_requests.contains(&request);
+            return if known {
+                Spoken::Again
+            } else {
+                Spoken::NeverGiven
+            };
+        };
+        self.tokens = self.tokens.saturating_sub(tokens);
+        self.recent_requests.push(request);
+        if live.is_some() {
+            Spoken::Live
+        } else {
+            Spoken::Dropped
+        }
+    }
+
+    /// Ends the current lease.
+    pub(crate) fn end_lease(&mut self) -> Option<Lease> {
+        let lease = self.lease.take()?;
+        self.recent_leases.push(lease.id);
+        Some(lease)
+    }
+
+    /// Whether it ever held this lease, as far as remembered.
+    pub(crate) fn knew(&self, lease: LeaseId) -> bool {
+        self.recent_leases.contains(&lease)
+    }
+}
+
+/// How a request that a worker named stands to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    Live,
+    Dropped,
+    Again,
+    NeverGiven,
+}
+
+/// The last few of something.
+#[derive(Debug)]
+struct Recent<T> {
+    items: VecDeque<T>,
+    items_max: usize,
+}
+
+impl<T: PartialEq> Recent<T> {
+    fn new(items_max: usize) -> Self {
+        Recent {
+            items: VecDeque::new(),
+            items_max,
+        }
+    }
+
+    fn push(&mut self, item: T) {
+        if self.items.len() == self.items_max {
+            self.items.pop_front();
+        }
+        self.items.push_back(item);
+    }
+
+    fn contains(&self, item: &T) -> bool {
+        self.items.contains(item)
+    }
+}

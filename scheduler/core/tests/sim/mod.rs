@@ -1,0 +1,393 @@
+//! A small deterministic simulator: virtual time, model workers with bounded steps, and checks of
+//! what must hold at every single event. It drives the real core and nothing of it is replaced.
+//!
+//! Frames take `latency_ns` each way and keep their order, so the races of the real thing happen
+//! here too: work that meets a worker going dry, cancels that meet results.
+
+#![allow(dead_code)] // Each test file uses a part of it.
+
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bulkhead_core::*;
+pub use worker::{Conduct, ModelWorker};
+
+pub const MS: Nanos = 1_000_000;
+pub const SECOND: Nanos = 1_000 * MS;
+
+pub const DEVICE: DeviceId = DeviceId(1);
+pub const MODEL: ModelId = ModelId(1);
+
+pub fn limits() -> Limits {
+    Limits {
+        queue_bytes_max: 1 << 30,
+        tenant_reserved_bytes: 1 << 16,
+        batch_tokens_max: 1_000,
+        quantum_ns: 20 * MS,
+        release_grace_ns: 50 * MS,
+        start_attempts_max: 3,
+    }
+}
+
+pub fn settings(weight: u32) -> TenantSettings {
+    TenantSettings {
+        weight,
+        queue_requests_max: 100_000,
+        open_requests_max: 100_000,
+    }
+}
+
+/// What the world does next.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Tells the core something.
+    Say(Event),
+    /// A frame reaches a worker.
+    Frame(WorkerId, worker::Frame),
+    /// A worker ends a step.
+    Step(WorkerId),
+    /// A worker process ends by itself.
+    Crash(WorkerId),
+}
+
+pub struct Sim {
+    pub core: Core,
+    pub now: Nanos,
+    pub latency_ns: Nanos,
+    pub start_ns: Nanos,
+    /// How the workers of a tenant behave; the model worker's own default otherwise.
+    pub conduct: BTreeMap<TenantId, Conduct>,
+    /// Tenants whose workers never start: permanently or not.
+    pub unstartable: BTreeMap<TenantId, bool>,
+    pub workers: BTreeMap<WorkerId, ModelWorker>,
+    pub accepted: BTreeMap<RequestId, (TenantId, Nanos)>,
+    pub refused: BTreeMap<RequestId, Refusal>,
+    pub ended: BTreeMap<RequestId, (End, Nanos)>,
+    /// Everything that the core has asked for, with its time.
+    pub log: Vec<(Nanos, Effect)>,
+    /// Lane time by the simulator's own clock.
+    pub lane_ns: BTreeMap<TenantId, Nanos>,
+    pub tokens: BTreeMap<RequestId, u64>,
+    /// Requests that are submitted again, anew, whenever they end: a closed loop.
+    pub loops: BTreeMap<RequestId, (Submission, Nanos)>,
+    owners: BTreeMap<WorkerId, TenantId>,
+    submitters: BTreeMap<RequestId, TenantId>,
+    leases: BTreeMap<WorkerId, (LeaseId, Nanos)>,
+    agenda: BTreeMap<(Nanos, u64), Act>,
+    wake: Option<(Nanos, u64)>,
+    serial: u64,
+    events: u64,
+    next_request: u64,
+}
+
+impl Sim {
+    /// A core with one device.
+    pub fn new(limits: Limits, lanes: u32, workers_max: u32) -> Self {
+        let mut sim = Sim {
+            core: Core::new(limits),
+            now: 0,
+            latency_ns: 0,
+            start_ns: 0,
+            conduct: BTreeMap::new(),
+            unstartable: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            log: Vec::new(),
+            lane_ns: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            loops: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            submitters: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            wake: None,
+            serial: 0,
+            events: 0,
+            next_request: 1,
+        };
+        sim.say(Event::DeviceUp {
+            device: DEVICE,
+            lanes,
+            workers_max,
+        });
+        sim
+    }
+
+    pub fn tenant(&mut self, id: u32, weight: u32) -> TenantId {
+        self.say(Event::TenantSet {
+            tenant: TenantId(id),
+            settings: settings(weight),
+        });
+        TenantId(id)
+    }
+
+    pub fn submission(&mut self, tenant: TenantId, tokens: u32) -> Submission {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        Submission {
+            request,
+            tenant,
+            agent: AgentId(tenant.0),
+            model: MODEL,
+            tokens_in: tokens,
+            tokens_out_max: 0,
+            bytes: 100,
+            deadline: None,
+        }
+    }
+
+    /// Submits a plain request now.
+    pub fn submit(&mut self, tenant: TenantId, tokens: u32) -> RequestId {
+        let submission = self.submission(tenant, tokens);
+        self.offer(submission)
+    }
+
+    pub fn offer(&mut self, submission: Submission) -> RequestId {
+        let id = submission.request;
+        self.submitters.insert(id, submission.tenant);
+        self.tokens.insert(
+            id,
+            u64::from(submission.tokens_in) + u64::from(submission.tokens_out_max),
+        );
+        self.say(Event::Submit(submission));
+        id
+    }
+
+    /// Keeps one request of this size in the core: the next one is sent `pause_ns` after the last.
+    pub fn closed_loop(&mut self, tenant: TenantId, tokens: u32, pause_ns: Nanos) {
+        let submission = self.submission(tenant, tokens);
+        self.loops
+            .insert(submission.request, (submission.clone(), pause_ns));
+        self.offer(submission);
+    }
+
+    pub fn at(&mut self, at: Nanos, act: Act) {
+        self.serial += 1;
+        self.agenda.insert((at.max(self.now), self.serial), act);
+    }
+
+    /// Runs until `end`, or until nothing is left to happen.
+    pub fn run_until(&mut self, end: Nanos) {
+        self.run_watched(end, |_| {});
+    }
+
+    /// The same, and calls `watch` after every act.
+    pub fn run_watched(&mut self, end: Nanos, mut watch: impl FnMut(&Sim)) {
+        while let Some((&(at, serial), _)) = self.agenda.first_key_value() {
+            if at > end {
+                break;
+            }
+            let Some(act) = self.agenda.remove(&(at, serial)) else {
+                break;
+            };
+            self.pass_to(at);
+            self.act(act);
+            watch(self);
+        }
+        self.pass_to(end);
+    }
+
+    /// Time passes; who holds a lane is served.
+    fn pass_to(&mut self, at: Nanos) {
+        let passed = at - self.now;
+        for worker in self.leases.keys() {
+            *self.lane_ns.entry(self.owners[worker]).or_default() += passed;
+        }
+        self.now = at;
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Say(event) => self.say(event),
+            Act::Frame(id, frame) => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    let next = worker.receive(frame);
+                    self.after_worker(id, next);
+                }
+            }
+            Act::Step(id) => {
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    let next = worker.end_step();
+                    self.after_worker(id, next);
+                }
+            }
+            Act::Crash(id) => {
+                if self.workers.remove(&id).is_some() {
+                    self.say(Event::WorkerDied { worker: id });
+                }
+            }
+        }
+    }
+
+    fn after_worker(&mut self, id: WorkerId, next: worker::Next) {
+        for event in next.words {
+            self.at(self.now + self.latency_ns, Act::Say(event));
+        }
+        if let Some(step_ns) = next.step_ns {
+            self.at(self.now + step_ns, Act::Step(id));
+        }
+        if next.crash {
+            self.at(self.now, Act::Crash(id));
+        }
+    }
+
+    /// Tells the core one event and carries out what it wants.
+    pub fn say(&mut self, event: Event) {
+        if let Event::Released { worker, lease, .. } = event {
+            if self.leases.get(&worker).is_some_and(|held| held.0 == lease) {
+                self.leases.remove(&worker);
+            }
+        }
+        if let Event::WorkerDied { worker } = event {
+            self.leases.remove(&worker);
+        }
+        let mut effects = Vec::new();
+        self.core.handle(self.now, event, &mut effects);
+        self.check();
+        for effect in effects {
+            self.log.push((self.now, effect.clone()));
+            self.carry_out(effect);
+        }
+        for tenant in self.core.tenants() {
+            let measured = self.lane_ns.get(&tenant.tenant).copied().unwrap_or(0);
+            assert_eq!(
+                tenant.lane_ns, measured,
+                "{:?}: the bill is not what was measured",
+                tenant.tenant
+            );
+        }
+    }
+
+    /// All invariants at each event while the core is small, at some of them while it is large.
+    fn check(&mut self) {
+        self.events += 1;
+        if self.core.requests_open() > 200 && !self.events.is_multiple_of(256) {
+            return;
+        }
+        if let Err(broken) = self.core.check_invariants() {
+            panic!("at {} ns: {broken}", self.now);
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        let later = self.now + self.latency_ns;
+        match effect {
+            Effect::Accepted { request } => self.on_accepted(request),
+            Effect::Refused { request, refusal } => {
+                assert!(
+                    self.refused.insert(request, refusal).is_none(),
+                    "{request:?} refused twice"
+                );
+            }
+            Effect::Ended { request, end } => self.on_ended(request, end),
+            Effect::StartWorker { worker, tenant, .. } => {
+                self.owners.insert(worker, tenant);
+                self.on_start(worker, tenant);
+            }
+            Effect::StopWorker { worker } | Effect::KillWorker { worker, .. } => {
+                self.at(later, Act::Crash(worker))
+            }
+            Effect::Assign { worker, requests } => {
+                let tenants: BTreeSet<TenantId> =
+                    requests.iter().map(|r| self.accepted[r].0).collect();
+                assert_eq!(
+                    tenants.into_iter().collect::<Vec<_>>(),
+                    [self.owners[&worker]],
+                    "a batch of two tenants"
+                );
+                let work = requests.iter().map(|r| (*r, self.tokens[r])).collect();
+                self.at(later, Act::Frame(worker, worker::Frame::Work(work)));
+            }
+            Effect::Grant { worker, lease } => {
+                assert!(
+                    self.leases.insert(worker, (lease, self.now)).is_none(),
+                    "{worker:?} got a second lane"
+                );
+                self.at(later, Act::Frame(worker, worker::Frame::Grant(lease)));
+            }
+            Effect::Yield { worker, lease } => {
+                self.at(later, Act::Frame(worker, worker::Frame::Yield(lease)))
+            }
+            Effect::CancelRunning { worker, request } => {
+                self.at(later, Act::Frame(worker, worker::Frame::Cancel(request)));
+            }
+            Effect::Settled { .. } => {}
+            Effect::WakeAt { at } => {
+                if let Some(old) = self.wake.take() {
+                    self.agenda.remove(&old);
+                }
+                self.at(at, Act::Say(Event::Tick));
+                self.wake = Some((at.max(self.now), self.serial));
+            }
+        }
+    }
+
+    fn on_accepted(&mut self, request: RequestId) {
+        let tenant = self.submitters[&request];
+        assert!(
+            self.accepted.insert(request, (tenant, self.now)).is_none(),
+            "{request:?} accepted twice"
+        );
+    }
+
+    fn on_ended(&mut self, request: RequestId, end: End) {
+        assert!(
+            self.accepted.contains_key(&request),
+            "{request:?} ended and was never accepted"
+        );
+        assert!(
+            self.ended.insert(request, (end, self.now)).is_none(),
+            "{request:?} ended twice"
+        );
+        if let Some((mut submission, pause_ns)) = self.loops.remove(&request) {
+            submission.request = RequestId(self.next_request);
+            self.next_request += 1;
+            self.tokens
+                .insert(submission.request, self.tokens[&request]);
+            self.submitters
+                .insert(submission.request, submission.tenant);
+            self.loops
+                .insert(submission.request, (submission.clone(), pause_ns));
+            self.at(self.now + pause_ns, Act::Say(Event::Submit(submission)));
+        }
+    }
+
+    fn on_start(&mut self, id: WorkerId, tenant: TenantId) {
+        if let Some(&permanent) = self.unstartable.get(&tenant) {
+            return self.at(
+                self.now + self.start_ns,
+                Act::Say(Event::WorkerFailed {
+                    worker: id,
+                    permanent,
+                }),
+            );
+        }
+        let conduct = self.conduct.get(&tenant).cloned().unwrap_or_default();
+        self.workers.insert(id, ModelWorker::new(id, conduct));
+        self.at(
+            self.now + self.start_ns,
+            Act::Say(Event::WorkerReady { worker: id }),
+        );
+    }
+
+    /// Lane time so far, by the simulator's own clock.
+    pub fn served(&self, tenant: TenantId) -> Nanos {
+        self.lane_ns.get(&tenant).copied().unwrap_or(0)
+    }
+
+    /// Accepted and not ended.
+    pub fn open(&self) -> usize {
+        self.accepted.len() - self.ended.len()
+    }
+
+    pub fn count(&self, wanted: impl Fn(&Effect) -> bool) -> usize {
+        self.log.iter().filter(|(_, effect)| wanted(effect)).count()
+    }
+
+    pub fn end_of(&self, request: RequestId) -> Option<End> {
+        self.ended.get(&request).map(|(end, _)| *end)
+    }
+}
