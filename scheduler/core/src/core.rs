@@ -170,10 +170,11 @@ impl Core {
         }
     }
 
+    /// A device keeps what it came with: telling of it again changes nothing.
     fn device_up(&mut self, id: DeviceId, lanes: u32, workers_max: u32) {
-        let device = self.devices.entry(id).or_insert_with(Device::new);
-        device.lanes = lanes.max(1) as usize;
-        device.workers_max = workers_max.max(1) as usize;
+        self.devices
+            .entry(id)
+            .or_insert_with(|| Device::new(lanes, workers_max));
     }
 
     fn tenant_set(&mut self, id: TenantId, mut settings: TenantSettings) {

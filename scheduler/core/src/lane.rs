@@ -27,10 +27,11 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    pub(crate) fn new() -> Self {
+    /// Without a lane or a place for a worker it would be no device: 0 counts as 1.
+    pub(crate) fn new(lanes: u32, workers_max: u32) -> Self {
         Device {
-            lanes: 1,
-            workers_max: 1,
+            lanes: lanes.max(1) as usize,
+            workers_max: workers_max.max(1) as usize,
             workers: BTreeSet::new(),
             leaving: 0,
             running: BTreeSet::new(),

@@ -34,20 +34,21 @@ impl Core {
         self.reindex(tenant);
     }
 
-    /// Only a worker that is starting can fail to start. A permanent failure ends its queue's
-    /// requests at once, another one when it has happened too often in a row.
+    /// Only a worker that is starting can fail to start; of any other it says that it is gone. A
+    /// permanent failure ends its queue's requests at once, another one when it has happened too
+    /// often in a row.
     pub(crate) fn worker_failed(
         &mut self,
         id: WorkerId,
         permanent: bool,
         effects: &mut Vec<Effect>,
     ) {
-        if self
-            .workers
-            .get(&id)
-            .is_none_or(|worker| worker.life != Life::Starting)
-        {
-            return;
+        match self.workers.get(&id).map(|worker| worker.life) {
+            Some(Life::Starting) => {}
+            Some(Life::Ready | Life::Killed | Life::Stopping) => {
+                return self.worker_died(id, effects);
+            }
+            None => return,
         }
         let Some(worker) = self.forget_worker(id) else {
             return;

@@ -236,14 +236,6 @@ impl Sim {
 
     /// Tells the core one event and carries out what it wants.
     pub fn say(&mut self, event: Event) {
-        if let Event::Released { worker, lease, .. } = event {
-            if self.leases.get(&worker).is_some_and(|held| held.0 == lease) {
-                self.leases.remove(&worker);
-            }
-        }
-        if let Event::WorkerDied { worker } = event {
-            self.leases.remove(&worker);
-        }
         let mut effects = Vec::new();
         self.core.handle(self.now, event, &mut effects);
         self.check();
@@ -314,7 +306,22 @@ impl Sim {
             Effect::CancelRunning { worker, request } => {
                 self.at(later, Act::Frame(worker, worker::Frame::Cancel(request)));
             }
-            Effect::Settled { .. } => {}
+            Effect::Settled {
+                worker,
+                lease,
+                lane_ns,
+                ..
+            } => {
+                let (held, since) = self
+                    .leases
+                    .remove(&worker)
+                    .unwrap_or_else(|| panic!("{worker:?} held no lease"));
+                assert_eq!(
+                    (held, self.now - since),
+                    (lease, lane_ns),
+                    "{worker:?}: settled wrongly"
+                );
+            }
             Effect::WakeAt { at } => {
                 if let Some(old) = self.wake.take() {
                     self.agenda.remove(&old);
