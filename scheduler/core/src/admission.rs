@@ -70,7 +70,9 @@ impl Core {
     }
 
     fn enqueue(&mut self, submission: Submission) {
+        // At least 1, or empty requests would fill a batch without end.
         let tokens = u64::from(submission.tokens_in) + u64::from(submission.tokens_out_max);
+        let tokens = tokens.max(1);
         let cost_ns = self.predict(submission.tenant, submission.model, tokens);
         let arrival = self.next_arrival;
         self.next_arrival += 1;

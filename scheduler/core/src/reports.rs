@@ -255,10 +255,10 @@ impl Core {
         else {
             return;
         };
-        if worker.life == Life::Starting {
-            if let Some(tenant) = self.tenants.get_mut(&worker.tenant) {
-                tenant.starting -= 1;
-            }
+        if worker.life == Life::Starting
+            && let Some(tenant) = self.tenants.get_mut(&worker.tenant)
+        {
+            tenant.starting -= 1;
         }
         worker.life = Life::Killed;
         self.mark_leaving(id);

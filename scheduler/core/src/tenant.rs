@@ -94,9 +94,8 @@ pub(crate) struct ShareClock {
 impl ShareClock {
     /// `lane_ns` of lane time have passed, on all lanes together.
     pub(crate) fn advance(&mut self, lane_ns: u128) {
-        if self.weights > 0 {
-            self.per_weight += (lane_ns << 32) / self.weights;
-        }
+        let per_weight = (lane_ns << 32).checked_div(self.weights);
+        self.per_weight += per_weight.unwrap_or(0);
     }
 
     pub(crate) fn join(&mut self, owed: &mut Owed, weight: u32) {

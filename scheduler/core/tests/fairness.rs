@@ -92,6 +92,27 @@ fn being_idle_hoards_nothing() {
     assert!(sim.served(back) - back_before > SECOND * 9 / 10);
 }
 
+/// Loading a worker is nobody else's debt: fails without the lift of a tenant that becomes able to
+/// run, which then takes the lane for as long as its worker took to start.
+#[test]
+fn a_slow_start_earns_no_credit() {
+    let mut sim = Sim::new(limits(), 1, 8);
+    let (busy, slow) = (sim.tenant(1, 1), sim.tenant(2, 1));
+    for _ in 0..40 {
+        sim.closed_loop(busy, 100, 0);
+    }
+    sim.run_until(100 * MS);
+    sim.start_ns = 5 * SECOND;
+    for _ in 0..40 {
+        sim.closed_loop(slow, 100, 0);
+    }
+    sim.run_until(5 * SECOND + 100 * MS);
+    let before = sim.served(busy);
+    sim.run_until(7 * SECOND + 100 * MS);
+    assert!(sim.served(busy) - before > SECOND * 9 / 10);
+    assert!(sim.served(slow) > SECOND * 9 / 10);
+}
+
 /// Fails where joining sets a tenant to the floor instead of lifting it there.
 #[test]
 fn a_short_absence_erases_no_debt() {
