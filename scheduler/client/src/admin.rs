@@ -1,0 +1,137 @@
+//! A client of `bulkhead.v1.Admin` over the server's Unix socket.
+//!
+//! Who may open the socket is the file system's say: it belongs to the user who runs the server.
+//! Nothing here reaches the network.
+
+use crate::error::{ClientError, chain};
+use bulkhead_proto::v1::{
+    Agent, CreateAgentRequest, CreateAgentResponse, CreateTenantRequest, ListAgentsRequest,
+    ListTenantsRequest, ReloadPolicyRequest, SetAgentStatusRequest, StatusRequest, StatusResponse,
+    Tenant, admin_client::AdminClient,
+};
+use hyper_util::rt::TokioIo;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::net::UnixStream;
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Endpoint},
+};
+
+/// Every administrative act is recorded durably before it is answered, and no more than that.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An operator's connection to a server on this machine.
+#[derive(Clone)]
+pub struct Admin {
+    client: AdminClient<Channel>,
+}
+
+impl Admin {
+    /// Connects to the socket of the server whose data folder this is.
+    pub async fn connect(data: &Path) -> Result<Admin, ClientError> {
+        let socket = data.join("admin.sock");
+        // Dialled once by hand: tonic would hide which error it was.
+        drop(dial(&socket).await?);
+        let path = socket.clone();
+        let channel = Endpoint::from_static("http://admin.local")
+            .connect_timeout(Duration::from_secs(5))
+            .connect_with_connector(tower::service_fn(move |_: http::Uri| {
+                let path = path.clone();
+                async move { UnixStream::connect(path).await.map(TokioIo::new) }
+            }))
+            .await
+            .map_err(|e| ClientError::Unreachable {
+                address: socket.display().to_string(),
+                message: chain(&e),
+            })?;
+        Ok(Admin {
+            client: AdminClient::new(channel),
+        })
+    }
+
+    /// Creates a tenant.
+    pub async fn create_tenant(&self, tenant: CreateTenantRequest) -> Result<Tenant, ClientError> {
+        answer(self.client.clone().create_tenant(bounded(tenant)).await)
+    }
+
+    /// All tenants.
+    pub async fn list_tenants(&self) -> Result<Vec<Tenant>, ClientError> {
+        let request = bounded(ListTenantsRequest {});
+        answer(self.client.clone().list_tenants(request).await).map(|list| list.tenants)
+    }
+
+    /// Creates an agent. The answer holds its private key, which exists nowhere else.
+    pub async fn create_agent(
+        &self,
+        agent: CreateAgentRequest,
+    ) -> Result<CreateAgentResponse, ClientError> {
+        answer(self.client.clone().create_agent(bounded(agent)).await)
+    }
+
+    /// A tenant's agents; all agents where `tenant` is empty.
+    pub async fn list_agents(&self, tenant: String) -> Result<Vec<Agent>, ClientError> {
+        let request = bounded(ListAgentsRequest { tenant });
+        answer(self.client.clone().list_agents(request).await).map(|list| list.agents)
+    }
+
+    /// Suspends, resumes, revokes or deletes an agent.
+    pub async fn set_agent_status(&self, id: &str, status: &str) -> Result<Agent, ClientError> {
+        let request = bounded(SetAgentStatusRequest {
+            id: id.into(),
+            status: status.into(),
+        });
+        answer(self.client.clone().set_agent_status(request).await)
+    }
+
+    /// Has the server read its policies anew. Returns how many it now holds.
+    pub async fn reload_policy(&self) -> Result<u32, ClientError> {
+        let request = bounded(ReloadPolicyRequest {});
+        answer(self.client.clone().reload_policy(request).await).map(|reloaded| reloaded.policies)
+    }
+
+    /// Tenants, workers, and whether the audit log takes records.
+    pub async fn status(&self) -> Result<StatusResponse, ClientError> {
+        answer(self.client.clone().status(bounded(StatusRequest {})).await)
+    }
+}
+
+fn bounded<T>(body: T) -> Request<T> {
+    let mut request = Request::new(body);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+fn answer<T>(result: Result<Response<T>, Status>) -> Result<T, ClientError> {
+    Ok(result?.into_inner())
+}
+
+async fn dial(socket: &PathBuf) -> Result<UnixStream, ClientError> {
+    UnixStream::connect(socket)
+        .await
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning {
+                socket: socket.clone(),
+            },
+            _ => ClientError::Socket {
+                socket: socket.clone(),
+                source,
+            },
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn without_a_server_the_error_says_how_to_start_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Admin::connect(dir.path()).await.err().unwrap().to_string();
+        assert!(error.contains("bulkhead serve"), "{error}");
+        assert!(error.contains("admin.sock"), "{error}");
+    }
+}

@@ -1,0 +1,108 @@
+//! A client of the operators' port: plain HTTP on the loopback interface, reading only.
+
+use crate::error::{ClientError, chain};
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use std::{error::Error, time::Duration};
+use tokio::net::TcpStream;
+
+/// How long one question may take.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Metrics of thousands of tenants stay below this, bytes.
+const ANSWER_BYTES_MAX: usize = 16 << 20;
+
+/// Asks one server's operators' port.
+pub struct Operators {
+    /// `HOST:PORT`.
+    address: String,
+}
+
+impl Operators {
+    /// From a URL such as `http://127.0.0.1:9464`.
+    pub fn new(url: &str) -> Operators {
+        let address = url.strip_prefix("http://").unwrap_or(url);
+        Operators {
+            address: address.trim_end_matches('/').to_owned(),
+        }
+    }
+
+    /// True while the server says that it would serve requests.
+    pub async fn ready(&self) -> bool {
+        matches!(self.get("/readyz").await, Ok((StatusCode::OK, _)))
+    }
+
+    /// The greatest value of a metric over all its labels; `None` where it has none yet.
+    pub async fn metric_max(&self, name: &str) -> Result<Option<f64>, ClientError> {
+        let (_, text) = self.get("/metrics").await?;
+        Ok(metric_max(&text, name))
+    }
+
+    async fn get(&self, path: &str) -> Result<(StatusCode, String), ClientError> {
+        match tokio::time::timeout(TIMEOUT, self.exchange(path)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.unreachable(chain(error.as_ref()))),
+            Err(_) => Err(self.unreachable("no answer".into())),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        path: &str,
+    ) -> Result<(StatusCode, String), Box<dyn Error + Send + Sync>> {
+        let stream = TcpStream::connect(&self.address).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let request = http::Request::get(path)
+            .header("host", &self.address)
+            .body(Empty::<Bytes>::new())?;
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await?;
+        Ok((
+            status,
+            String::from_utf8_lossy(&body.to_bytes()).into_owned(),
+        ))
+    }
+
+    fn unreachable(&self, message: String) -> ClientError {
+        ClientError::Unreachable {
+            address: self.address.clone(),
+            message,
+        }
+    }
+}
+
+/// From Prometheus' text format: `name{labels} value` or `name value`, comments begin with `#`.
+fn metric_max(text: &str, name: &str) -> Option<f64> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .filter(|rest| rest.starts_with(['{', ' ']))
+        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
+        .reduce(f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_read_over_all_its_labels() {
+        let text =
+            "# TYPE step_max gauge\nstep_max{model=\"a\"} 0.5\nstep_max 0.75\nstep_maximum 9\n";
+        assert_eq!(metric_max(text, "step_max"), Some(0.75));
+        assert_eq!(metric_max(text, "other"), None);
+    }
+
+    #[tokio::test]
+    async fn a_port_without_a_server_is_not_ready() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        assert!(!Operators::new(&format!("http://{address}")).ready().await);
+    }
+}
