@@ -1,1 +1,275 @@
-//! The scheduler process.
+//! The scheduler process: composition only. Opens the stores, starts the driver and the listeners, and
+//! ends them in order when the launcher says so.
+//!
+//! No decision about a request is made here, and no file is read after the start but policies that an
+//! operator reloads.
+
+mod admin;
+mod audit_log;
+mod auth;
+mod catalog;
+mod clock;
+mod door;
+mod driver;
+mod errors;
+mod frames;
+mod idle;
+mod inference;
+mod launcher_link;
+mod listen;
+mod metrics;
+mod oauth;
+mod operators;
+mod records;
+mod state;
+mod submit;
+
+use crate::{
+    config::{Config, ConfigError},
+    models::{self, ModelsError},
+};
+use audit_log::AuditLog;
+use bulkhead_core::{CancelReason, Limits};
+use bulkhead_identity::{Identity, IdentityError};
+use bulkhead_policy::{PolicyEngine, PolicyError};
+use bulkhead_proto::internal::{Drained, RecordKind, ToLauncher, from_launcher, to_launcher};
+use catalog::Catalog;
+use state::App;
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use submit::Submitter;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// The resource that access tokens are for.
+pub const AUDIENCE: &str = "bulkhead";
+/// How long requests that were cancelled at the end may take to be recorded.
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
+/// How often refusals that were only counted are written down.
+const AGGREGATE_EVERY: Duration = Duration::from_secs(10);
+
+/// Why the scheduler cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error("{path}: {message}")]
+    Tls { path: PathBuf, message: String },
+    #[error("cannot listen on {address}: {source}; is another server running?")]
+    Listen { address: String, source: io::Error },
+    #[error("metrics: {0}")]
+    Metrics(String),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Runs the scheduler until the launcher asks it to drain, or goes away.
+pub fn run(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("io")
+        .build()?;
+    runtime.block_on(serve(config, launcher))
+}
+
+async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
+    let metrics = metrics::install().map_err(ServerError::Metrics)?;
+    let paths = config.paths();
+    let manifests = models::load_all(&config)?;
+    let agents = listen::tcp(config.server.listen).await?;
+    let operators = listen::tcp(config.server.operators).await?;
+    let issuer = match config.server.issuer.as_str() {
+        "" => format!("https://{}", agents.local_addr()?),
+        given => given.to_string(),
+    };
+    let identity = Identity::open(&paths.identity_db(), &issuer, AUDIENCE, clock::unix_s()).await?;
+    let policy_dir = paths.policy_dir();
+    let policy = PolicyEngine::new(policy_dir.exists().then_some(policy_dir.as_path()))?;
+    let tls = listen::tls(&paths)?;
+    let ca_pem = std::fs::read_to_string(paths.ca_cert())?;
+
+    let (link, mut said) = launcher_link::start(launcher)?;
+    let clock = clock::Clock::start();
+    let catalog = Arc::new(Catalog::new(&manifests));
+    let driver = driver::start(driver::Setup {
+        limits: limits(&config),
+        lanes: config.cpu.lanes,
+        workers_max: config.cpu.workers_max,
+        models: catalog.names(),
+        region: config.server.region.clone(),
+        step_limit_ns: config.scheduling.step_limit_ms * 1_000_000,
+        clock,
+        labels: metrics::TenantLabels::default(),
+        launcher: link.clone(),
+        known: catalog.clone(),
+    })?;
+    let audit = AuditLog::new(uuid::Uuid::new_v4().into_bytes(), config.audit.pending_max);
+    let submitter = Submitter {
+        identity: identity.clone(),
+        driver: driver.clone(),
+        audit: audit.clone(),
+        clock,
+        region: Arc::from(config.server.region.as_str()),
+        next_request: Arc::new(1.into()),
+        refusals: Arc::default(),
+    };
+    let app = App::new(state::Inner {
+        config,
+        identity,
+        policy,
+        catalog,
+        submitter,
+        refusal_budget: records::RefusalBudget::default(),
+        metrics,
+        issuer,
+        ca_pem,
+    });
+    for tenant in app.identity.tenants() {
+        app.announce(&tenant).await;
+    }
+
+    let (stop, stopped) = watch::channel(false);
+    let endpoints = listen::endpoints(&app, &agents, &operators)?;
+    let admin = listen::admin(app.clone())?;
+    let door = tokio::spawn(door::serve(app.clone(), agents, tls, stopped));
+    let http = tokio::spawn(listen::operators(app.clone(), operators));
+    tokio::spawn(upkeep(app.clone()));
+    listen::write_endpoints(&app, &endpoints)?;
+    started(&app);
+
+    let drain = obey(&mut said, &driver, &audit).await;
+    if drain {
+        drain_all(&app, &driver, &stop, door).await;
+        let last = ToLauncher {
+            message: Some(to_launcher::Message::Drained(Drained {})),
+        };
+        if link.send(last).is_ok() {
+            // Give the packet its way out before the process ends.
+            link.closed().await;
+        }
+    }
+    admin.abort();
+    http.abort();
+    Ok(())
+}
+
+/// Does what the launcher says; true when it asked to drain, false when it went away.
+async fn obey(
+    said: &mut mpsc::Receiver<launcher_link::Said>,
+    driver: &mpsc::Sender<driver::Message>,
+    audit: &AuditLog,
+) -> bool {
+    while let Some(launcher_link::Said {
+        message,
+        descriptor,
+    }) = said.recv().await
+    {
+        match (&message.message, descriptor) {
+            (Some(from_launcher::Message::Drain(_)), _) => return true,
+            (Some(from_launcher::Message::AuditUp(_)), Some(connection)) => {
+                let audit = audit.clone();
+                tokio::spawn(async move { audit.serve(connection).await });
+            }
+            (Some(from_launcher::Message::AuditUp(_)), None) => {
+                tracing::error!("the audit process came without its connection")
+            }
+            (Some(from_launcher::Message::AuditDown(down)), _) => {
+                tracing::error!(how = %down.how, "the audit process ended; requests are refused until it is back");
+                audit.down();
+            }
+            (_, descriptor) => {
+                if driver
+                    .send(driver::Message::Launcher {
+                        message,
+                        descriptor,
+                    })
+                    .await
+                    .is_err()
+                {
+                    return false;
+                }
+            }
+        }
+    }
+    false
+}
+
+/// No new requests; running ones end or are ended; the log is sealed.
+async fn drain_all(
+    app: &App,
+    driver: &mpsc::Sender<driver::Message>,
+    stop: &watch::Sender<bool>,
+    door: tokio::task::JoinHandle<()>,
+) {
+    tracing::info!("draining");
+    stop.send_replace(true);
+    let patience = Duration::from_millis(app.config.server.drain_ms);
+    let (done, drained) = oneshot::channel();
+    if driver.send(driver::Message::Drain(done)).await.is_ok() {
+        let mut drained = drained;
+        if tokio::time::timeout(patience, &mut drained).await.is_err() {
+            tracing::warn!(why = ?CancelReason::Shutdown, "some requests did not end in time and are ended now");
+            let _ = driver.send(driver::Message::CancelAll).await;
+            let _ = tokio::time::timeout(LAST_PATIENCE, drained).await;
+        }
+    }
+    // Answers and their last records go out before the connections close.
+    let _ = tokio::time::timeout(LAST_PATIENCE, door).await;
+    app.submitter.refusals.flush(&app.submitter.audit);
+    let body = records::act("server.stop", serde_json::json!({}));
+    let _ = app.submitter.audit.append("", RecordKind::System, "", body);
+    if !app.submitter.audit.seal(LAST_PATIENCE).await {
+        tracing::error!("the audit log could not be sealed in time");
+    }
+    app.identity.close().await;
+}
+
+async fn upkeep(app: App) {
+    let mut every = tokio::time::interval(AGGREGATE_EVERY);
+    loop {
+        every.tick().await;
+        app.submitter.refusals.flush(&app.submitter.audit);
+        app.refusal_budget.reset();
+        app.metrics.run_upkeep();
+    }
+}
+
+/// Says what is served and what was switched off, in the log of the process and in the audit log.
+fn started(app: &App) {
+    let disabled = &app.config.unsafe_.disable;
+    if !disabled.is_empty() {
+        tracing::warn!(
+            ?disabled,
+            "PROTECTIONS ARE SWITCHED OFF; serve no real tenant like this"
+        );
+    }
+    let body = records::act(
+        "server.start",
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "region": app.config.server.region,
+            "disabled_protections": disabled,
+        }),
+    );
+    // Kept until the log opens, like every record.
+    let _ = app
+        .submitter
+        .audit
+        .append_end("", RecordKind::System, "", body);
+}
+
+fn limits(config: &Config) -> Limits {
+    let s = &config.scheduling;
+    Limits {
+        queue_bytes_max: s.queue_bytes_max,
+        tenant_reserved_bytes: s.tenant_reserved_bytes,
+        batch_tokens_max: s.batch_tokens_max,
+        quantum_ns: s.quantum_ms * 1_000_000,
+        release_grace_ns: s.release_grace_ms * 1_000_000,
+        start_attempts_max: s.start_attempts_max,
+    }
+}

@@ -1,0 +1,256 @@
+//! `bulkhead.v1.Admin`, on the admin socket only. Each act is on record before it is answered.
+//!
+//! Who may open the socket is an operator: it lies in the data folder, with mode 0600, and the peer's
+//! uid must be this process's own or root.
+
+use super::{driver::Message, records, state::App};
+use bulkhead_core::{AgentId, CancelReason};
+use bulkhead_identity::{AgentStatus, IdentityError, Scopes};
+use bulkhead_proto::{
+    internal::RecordKind,
+    v1::{
+        Agent, CreateAgentRequest, CreateAgentResponse, CreateTenantRequest, ListAgentsRequest,
+        ListAgentsResponse, ListTenantsRequest, ListTenantsResponse, ReloadPolicyRequest,
+        ReloadPolicyResponse, SetAgentStatusRequest, StatusRequest, StatusResponse, Tenant,
+        admin_server::Admin,
+    },
+};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tonic::{Code, Request, Response, Status};
+
+use super::{clock, errors::Refused};
+
+/// The service.
+#[derive(Clone)]
+pub struct AdminService {
+    pub app: App,
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn create_tenant(
+        &self,
+        request: Request<CreateTenantRequest>,
+    ) -> Result<Response<Tenant>, Status> {
+        let asked = request.into_inner();
+        self.ready()?;
+        let new = bulkhead_identity::NewTenant {
+            name: asked.name,
+            weight: asked.weight.max(1),
+            models: asked.models,
+            quota_bytes: asked.quota_bytes,
+        };
+        let tenant = self
+            .app
+            .identity
+            .create_tenant(new, clock::unix_s())
+            .await
+            .map_err(failed)?;
+        self.record(&tenant.name, "tenant.create", json!({ "tenant": tenant.name, "weight": tenant.weight, "models": tenant.models, "quota_bytes": tenant.quota_bytes })).await?;
+        self.app.announce(&tenant).await;
+        Ok(Response::new(wire_tenant(&tenant)))
+    }
+
+    async fn list_tenants(
+        &self,
+        _: Request<ListTenantsRequest>,
+    ) -> Result<Response<ListTenantsResponse>, Status> {
+        let tenants = self
+            .app
+            .identity
+            .tenants()
+            .iter()
+            .map(|t| wire_tenant(t))
+            .collect();
+        Ok(Response::new(ListTenantsResponse { tenants }))
+    }
+
+    async fn create_agent(
+        &self,
+        request: Request<CreateAgentRequest>,
+    ) -> Result<Response<CreateAgentResponse>, Status> {
+        let asked = request.into_inner();
+        self.ready()?;
+        let scopes = if asked.scopes.is_empty() {
+            Ok(Scopes::ALL)
+        } else {
+            Scopes::from_names(&asked.scopes)
+        };
+        let scopes = scopes.map_err(|e| {
+            Refused::new(Code::InvalidArgument, "SCOPE_UNKNOWN", e.to_string()).into_status()
+        })?;
+        let new = self
+            .app
+            .identity
+            .create_agent(&asked.tenant, &asked.name, scopes, clock::unix_s())
+            .await
+            .map_err(failed)?;
+        self.record(&new.agent.tenant, "agent.create", json!({ "agent": new.agent.id, "name": new.agent.name, "scopes": new.agent.scopes.names(), "key": new.key_id })).await?;
+        Ok(Response::new(CreateAgentResponse {
+            agent: Some(wire_agent(&new.agent)),
+            private_key_pem: new.private_key_pem.to_string(),
+            key_id: new.key_id,
+            issuer: self.app.issuer.clone(),
+            ca_pem: self.app.ca_pem.clone(),
+        }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        let tenant = request.into_inner().tenant;
+        let tenant = Some(tenant.as_str()).filter(|t| !t.is_empty());
+        let agents = self
+            .app
+            .identity
+            .agents(tenant)
+            .iter()
+            .map(|a| wire_agent(a))
+            .collect();
+        Ok(Response::new(ListAgentsResponse { agents }))
+    }
+
+    async fn set_agent_status(
+        &self,
+        request: Request<SetAgentStatusRequest>,
+    ) -> Result<Response<Agent>, Status> {
+        let asked = request.into_inner();
+        let status: AgentStatus =
+            asked
+                .status
+                .parse()
+                .map_err(|e: bulkhead_identity::UnknownStatus| {
+                    Refused::new(Code::InvalidArgument, "STATUS_UNKNOWN", e.to_string())
+                        .into_status()
+                })?;
+        // Taking rights away must work while the log is down: it is done first and recorded as soon
+        // as the log can. Only giving rights waits for it.
+        if status == AgentStatus::Active {
+            self.ready()?;
+        }
+        let change = self
+            .app
+            .identity
+            .set_status(&asked.id, status)
+            .await
+            .map_err(failed)?;
+        if change.stops_requests() {
+            let cancel = Message::CancelAgent {
+                agent: AgentId(change.agent.number),
+                why: CancelReason::Revoked,
+            };
+            if self.app.submitter.driver.send(cancel).await.is_err() {
+                return Err(Refused::stopping().into_status());
+            }
+        }
+        let details = json!({ "agent": change.agent.id, "before": change.before.name(), "after": change.agent.status.name() });
+        let body = records::act("agent.status", details);
+        let position =
+            self.app
+                .submitter
+                .audit
+                .append_end(&change.agent.tenant, RecordKind::Admin, "", body);
+        if self.app.submitter.audit.up() && position.await.is_err() {
+            return Err(Refused::audit_down().into_status());
+        }
+        Ok(Response::new(wire_agent(&change.agent)))
+    }
+
+    async fn reload_policy(
+        &self,
+        _: Request<ReloadPolicyRequest>,
+    ) -> Result<Response<ReloadPolicyResponse>, Status> {
+        self.ready()?;
+        let dir = self.app.config.paths().policy_dir();
+        let policies = self.app.policy.reload(&dir).map_err(|e| {
+            Refused::new(
+                Code::InvalidArgument,
+                "POLICY_INVALID",
+                format!("{e}; the policies in force stay as they were"),
+            )
+            .into_status()
+        })?;
+        self.record("", "policy.reload", json!({ "policies": policies }))
+            .await?;
+        Ok(Response::new(ReloadPolicyResponse {
+            policies: policies as u32,
+        }))
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let (reply, snapshot) = oneshot::channel();
+        let asked = self.app.submitter.driver.send(Message::Status(reply)).await;
+        let snapshot = match asked {
+            Ok(()) => snapshot
+                .await
+                .map_err(|_| Refused::stopping().into_status())?,
+            Err(_) => return Err(Refused::stopping().into_status()),
+        };
+        Ok(Response::new(StatusResponse {
+            tenants: snapshot.tenants,
+            workers: snapshot.workers,
+            audit_up: self.app.submitter.audit.up(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }))
+    }
+}
+
+impl AdminService {
+    /// Acts that give rights are refused while they could not be recorded.
+    fn ready(&self) -> Result<(), Status> {
+        if self.app.submitter.audit.up() {
+            Ok(())
+        } else {
+            Err(Refused::audit_down().into_status())
+        }
+    }
+
+    async fn record(&self, tenant: &str, what: &str, details: Value) -> Result<(), Status> {
+        let position = self.app.submitter.audit.append_end(
+            tenant,
+            RecordKind::Admin,
+            "",
+            records::act(what, details),
+        );
+        position
+            .await
+            .map(|_| ())
+            .map_err(|_| Refused::audit_down().into_status())
+    }
+}
+
+fn failed(error: IdentityError) -> Status {
+    let code = match &error {
+        e if e.is_internal() => Code::Internal,
+        e if e.is_retryable() => Code::Unavailable,
+        IdentityError::TenantUnknown(_) | IdentityError::AgentUnknown(_) => Code::NotFound,
+        IdentityError::TenantExists(_) | IdentityError::AgentExists { .. } => Code::AlreadyExists,
+        IdentityError::Final { .. } => Code::FailedPrecondition,
+        IdentityError::TooMany { .. } => Code::ResourceExhausted,
+        _ => Code::InvalidArgument,
+    };
+    Refused::new(code, error.reason(), error.to_string()).into_status()
+}
+
+fn wire_tenant(tenant: &bulkhead_identity::Tenant) -> Tenant {
+    Tenant {
+        name: tenant.name.to_string(),
+        weight: tenant.weight,
+        models: tenant.models.to_vec(),
+        quota_bytes: tenant.quota_bytes,
+        created_unix_s: tenant.created_unix_s as i64,
+    }
+}
+
+fn wire_agent(agent: &bulkhead_identity::Agent) -> Agent {
+    Agent {
+        id: agent.id.to_string(),
+        tenant: agent.tenant.to_string(),
+        name: agent.name.to_string(),
+        scopes: agent.scopes.names(),
+        status: agent.status.name().into(),
+        created_unix_s: agent.created_unix_s as i64,
+    }
+}

@@ -1,0 +1,51 @@
+//! Authentication at the door: before a body is read, a request to the inference API has a principal or
+//! is refused.
+//!
+//! The tenant comes from the verified token. No header, path or body can name one.
+
+use super::{clock, errors::Refused, state::App};
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use bulkhead_identity::AuthError;
+use tonic::Code;
+
+/// Refuses what carries no good token; hands on the rest with its `Principal` among the extensions.
+pub async fn require_principal(
+    State(app): State<App>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let header = request
+        .headers()
+        .get(http::header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok());
+    let checked = bulkhead_identity::bearer_token(header)
+        .and_then(|token| app.identity.authenticate(token, clock::unix_s()));
+    match checked {
+        Ok(principal) => {
+            request.extensions_mut().insert(principal);
+            next.run(request).await
+        }
+        Err(error) => refuse(&app, error).await,
+    }
+}
+
+async fn refuse(app: &App, error: AuthError) -> Response<Body> {
+    app.submitter.refusals.count(error.reason());
+    refused(error).into_status().into_http()
+}
+
+/// What an authentication error is to its caller.
+pub fn refused(error: AuthError) -> Refused {
+    let code = match error {
+        AuthError::AgentSuspended | AuthError::AgentRevoked | AuthError::AgentDeleted => {
+            Code::PermissionDenied
+        }
+        _ => Code::Unauthenticated,
+    };
+    Refused::new(code, error.reason(), error.to_string())
+}

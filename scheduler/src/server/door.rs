@@ -1,0 +1,154 @@
+//! The agents' port: TLS 1.3 and nothing older, gRPC and HTTP on one listener, every size and number
+//! bounded before anything is parsed.
+//!
+//! tonic's own server is not used: it cannot pin the TLS version, answers an expired deadline as
+//! CANCELLED, and lets its errors past the handlers. Its routes are served by hyper behind one layer
+//! of ours, which gives every error a reason.
+
+use super::{auth, errors, inference::InferenceService, metrics, oauth, state::App};
+use axum::{Router, body::Body, middleware, response::Response};
+use bulkhead_proto::v1::inference_server::InferenceServer;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
+    service::TowerToHyperService,
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tonic::Code;
+
+/// How long a client may take for its TLS handshake, and for a request's headers over HTTP/1.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a silent peer is asked whether it is still there, and how long it may take to answer.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Everything that is served on the agents' port.
+pub fn routes(app: &App) -> Router {
+    let limit = app.config.limits.message_bytes_max;
+    let inference = InferenceServer::new(InferenceService { app: app.clone() })
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX);
+    let guarded = tonic::service::Routes::new(inference)
+        .into_axum_router()
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            auth::require_principal,
+        ));
+    let (_, health) = tonic_health::server::health_reporter();
+    let open = Router::new()
+        .route_service("/grpc.health.v1.Health/{method}", health)
+        .merge(oauth::routes(app.clone()));
+    Router::new()
+        .route_service("/bulkhead.v1.Inference/{method}", guarded)
+        .merge(open)
+        .layer(middleware::map_response(explain))
+}
+
+/// Gives errors that no handler of ours made a reason of our own.
+async fn explain(response: Response<Body>) -> Response<Body> {
+    let Some(code) = response
+        .headers()
+        .get("grpc-status")
+        .and_then(|v| v.to_str().ok()?.parse::<i32>().ok())
+    else {
+        return response;
+    };
+    if code == 0 || response.headers().contains_key("grpc-status-details-bin") {
+        return response;
+    }
+    let message = response
+        .headers()
+        .get("grpc-message")
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
+    errors::explain(Code::from_i32(code), message)
+        .into_status()
+        .into_http()
+}
+
+/// Accepts connections until told to stop, then lets the open ones finish.
+pub async fn serve(
+    app: App,
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    mut stop: watch::Receiver<bool>,
+) {
+    let routes = routes(&app);
+    let places = Arc::new(Semaphore::new(app.config.limits.connections_max));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: wait a little instead of spinning.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            metrics::refused("CONNECTIONS_FULL");
+            continue;
+        };
+        metrics::connections(app.config.limits.connections_max - places.available_permits());
+        let (app, tls, routes, graceful) =
+            (app.clone(), tls.clone(), routes.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            if let Some(stream) = handshake(&tls, stream).await {
+                converse(&app, stream, routes, graceful).await;
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+async fn handshake(tls: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+    stream.set_nodelay(true).ok()?;
+    match tokio::time::timeout(PATIENCE, tls.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(_)) | Err(_) => {
+            metrics::refused("TLS_HANDSHAKE");
+            None
+        }
+    }
+}
+
+async fn converse(app: &App, stream: TlsStream<TcpStream>, routes: Router, graceful: Watcher) {
+    let limits = &app.config.limits;
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(limits.header_bytes_max.max(8 << 10) as usize);
+    server
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .max_header_list_size(limits.header_bytes_max)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_PATIENCE);
+    let activity = super::idle::Activity::default();
+    let service = super::idle::Watched::new(TowerToHyperService::new(routes), activity.clone());
+    let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let connection = graceful.watch(connection.into_owned());
+    tokio::select! {
+        // Errors here are the peer's: resets, broken frames. It has closed or will be closed.
+        _ = connection => {}
+        () = activity.idle_for(Duration::from_millis(limits.idle_ms)) => metrics::refused("CONNECTION_IDLE"),
+    }
+}

@@ -1,0 +1,140 @@
+//! Each effect of the core becomes one call here.
+
+use super::{
+    Driver, Update, request,
+    worker::{State, Worker},
+};
+use crate::server::metrics;
+use bulkhead_core::{
+    Effect, End, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId,
+};
+use bulkhead_proto::internal::{
+    Cancel, Grant, KillWorker, SpawnWorker, ToLauncher, Work, Yield, to_launcher, to_worker,
+};
+
+impl Driver {
+    pub(super) fn carry_out(&mut self, now: Nanos, effect: Effect) {
+        match effect {
+            Effect::Accepted { request } => self.tell_request(request, Update::Accepted),
+            Effect::Refused { request, refusal } => {
+                if let Some(entry) = self.requests.remove(&request) {
+                    let _ = entry.updates.send(request::Update::Refused(refusal));
+                }
+            }
+            Effect::StartWorker {
+                worker,
+                tenant,
+                model,
+                ..
+            } => self.start_worker(worker, tenant, model),
+            Effect::StopWorker { worker } => self.stop_worker(worker),
+            Effect::KillWorker { worker, why } => self.kill_worker(worker, why),
+            Effect::Assign { worker, requests } => self.assign(worker, &requests, now),
+            Effect::Grant {
+                worker,
+                lease: LeaseId(lease),
+            } => {
+                self.send(worker, to_worker::Message::Grant(Grant { lease }));
+                self.set_state(worker, State::Running);
+            }
+            Effect::Yield {
+                worker,
+                lease: LeaseId(lease),
+            } => self.send(worker, to_worker::Message::Yield(Yield { lease })),
+            Effect::CancelRunning { worker, request } => self.send(
+                worker,
+                to_worker::Message::Cancel(Cancel { request: request.0 }),
+            ),
+            Effect::Ended { request, end } => self.end_request(request, end, now),
+            Effect::Settled {
+                tenant,
+                model,
+                lane_ns,
+                ..
+            } => self.settled(tenant, model, lane_ns),
+            Effect::WakeAt { at } => self.wake_at = Some(at),
+        }
+    }
+
+    fn start_worker(&mut self, worker: WorkerId, tenant: TenantId, model: ModelId) {
+        let Some(name) = self.model_name(model) else {
+            return self.tell(bulkhead_core::Event::WorkerFailed {
+                worker,
+                permanent: true,
+            });
+        };
+        self.workers.insert(worker, Worker::starting(tenant, model));
+        let spawn = SpawnWorker {
+            worker: worker.0,
+            model: name.to_string(),
+            device: "cpu".into(),
+        };
+        self.to_launcher(to_launcher::Message::Spawn(spawn));
+    }
+
+    /// Closing its socket is the order to end: the worker exits at the end of its input.
+    fn stop_worker(&mut self, worker: WorkerId) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.stop();
+        }
+    }
+
+    pub(super) fn kill_worker(&mut self, worker: WorkerId, why: KillReason) {
+        tracing::warn!(worker = worker.0, ?why, "killing a worker");
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.killed = true;
+        }
+        self.to_launcher(to_launcher::Message::Kill(KillWorker { worker: worker.0 }));
+    }
+
+    fn assign(&mut self, worker: WorkerId, requests: &[RequestId], now: Nanos) {
+        let Some(tenant) = self.workers.get(&worker).map(|w| w.tenant) else {
+            return;
+        };
+        match self.take_jobs(tenant, worker, requests, now) {
+            Some(items) => self.send(worker, to_worker::Message::Work(Work { items })),
+            None => {
+                // Cannot happen; if it ever does, nothing of it reaches a worker.
+                tracing::error!(
+                    worker = worker.0,
+                    "a batch was not this tenant's alone; the worker is killed unserved"
+                );
+                self.kill_worker(worker, KillReason::Protocol);
+            }
+        }
+    }
+
+    fn settled(&mut self, tenant: TenantId, model: ModelId, lane_ns: Nanos) {
+        let label = self.label(tenant);
+        if let Some(model) = self.model_name(model) {
+            metrics::lane(&label, &model, lane_ns);
+        }
+    }
+
+    pub(super) fn to_launcher(&self, message: to_launcher::Message) {
+        if self
+            .setup
+            .launcher
+            .send(ToLauncher {
+                message: Some(message),
+            })
+            .is_err()
+        {
+            tracing::error!("the launcher is gone");
+        }
+    }
+}
+
+/// An end's word in metrics and records.
+pub fn outcome_word(end: End) -> &'static str {
+    match end {
+        End::Worker(Outcome::Ok) => "ok",
+        End::Worker(Outcome::Invalid) => "invalid",
+        End::Worker(Outcome::OverQuota) => "over_quota",
+        End::Worker(Outcome::Internal) => "failed",
+        End::Worker(Outcome::Cancelled) | End::Cancelled(_) => "cancelled",
+        End::Deadline => "deadline",
+        End::WorkerLost => "worker_lost",
+        End::NoWorker { .. } => "no_worker",
+    }
+}

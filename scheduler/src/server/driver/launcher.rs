@@ -1,0 +1,43 @@
+//! What the launcher tells the driver of workers. (What it tells of the audit process goes elsewhere.)
+
+use super::Driver;
+use bulkhead_core::{Event, WorkerId};
+use bulkhead_proto::internal::{FromLauncher, SpawnFailed, Spawned, from_launcher};
+use std::os::fd::OwnedFd;
+
+impl Driver {
+    pub(super) fn launcher_said(&mut self, message: FromLauncher, descriptor: Option<OwnedFd>) {
+        match message.message {
+            Some(from_launcher::Message::Spawned(spawned)) => self.spawned(&spawned, descriptor),
+            Some(from_launcher::Message::SpawnFailed(failed)) => self.spawn_failed(&failed),
+            Some(from_launcher::Message::Exited(exited)) => {
+                tracing::info!(worker = exited.worker, how = %exited.how, "a worker ended");
+                self.worker_gone(WorkerId(exited.worker));
+            }
+            _ => {}
+        }
+    }
+
+    fn spawned(&mut self, spawned: &Spawned, socket: Option<OwnedFd>) {
+        let worker = WorkerId(spawned.worker);
+        let connected = match socket {
+            Some(socket) => self.connect_worker(worker, spawned.pid, socket),
+            None => Err(std::io::Error::other("no socket came with it")),
+        };
+        if let Err(error) = connected {
+            tracing::error!(worker = worker.0, %error, "cannot speak with a worker");
+            self.worker_gone(worker);
+        }
+    }
+
+    fn spawn_failed(&mut self, failed: &SpawnFailed) {
+        tracing::error!(worker = failed.worker, reason = %failed.reason, "a worker could not be started");
+        let worker = WorkerId(failed.worker);
+        if self.workers.remove(&worker).is_some() {
+            self.tell(Event::WorkerFailed {
+                worker,
+                permanent: failed.permanent,
+            });
+        }
+    }
+}

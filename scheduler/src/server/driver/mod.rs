@@ -1,0 +1,232 @@
+//! The driver: turns every message of the world into an `Event` of the core and every `Effect` into
+//! one call. It alone owns the clock.
+//!
+//! It runs as one task on a thread of its own, so that the core needs no lock and no burst of I/O delays
+//! a decision. It never parses what a user sent, and never looks into a prompt: it only carries it from
+//! the front door to the worker's socket.
+
+mod effects;
+mod launcher;
+mod request;
+mod status;
+mod worker;
+
+pub use effects::outcome_word;
+pub use request::{Ended, Job, NewRequest, Update, Usage};
+pub use status::Snapshot;
+
+use super::{clock::Clock, metrics::TenantLabels};
+use bulkhead_core::{
+    AgentId, CancelReason, Core, DeviceId, Effect, Event, Limits, ModelId, RequestId, TenantId,
+    TenantSettings, WorkerId,
+};
+use bulkhead_proto::internal::{FromLauncher, FromWorker};
+use request::Request;
+use std::{
+    collections::{BTreeMap, HashMap},
+    os::fd::OwnedFd,
+    sync::Arc,
+};
+use tokio::sync::{mpsc, oneshot};
+use worker::Worker;
+
+/// Messages that may wait for the driver; senders wait beyond it.
+pub const INBOX_MAX: usize = 16 * 1024;
+
+/// The one device of this version.
+pub const CPU: DeviceId = DeviceId(0);
+
+/// What the driver is told.
+pub enum Message {
+    Tenant(TenantFacts),
+    Submit(Box<NewRequest>),
+    Cancel {
+        request: RequestId,
+        why: CancelReason,
+    },
+    CancelAgent {
+        agent: AgentId,
+        why: CancelReason,
+    },
+    /// What a worker said; `None`: its connection ended.
+    Worker {
+        worker: WorkerId,
+        frame: Option<Box<FromWorker>>,
+    },
+    Launcher {
+        message: FromLauncher,
+        descriptor: Option<OwnedFd>,
+    },
+    Status(oneshot::Sender<Snapshot>),
+    /// Take nothing new; answers when nothing is open any more.
+    Drain(oneshot::Sender<()>),
+    /// End what is still open.
+    CancelAll,
+}
+
+/// What the driver knows of a tenant.
+#[derive(Clone, Debug)]
+pub struct TenantFacts {
+    pub number: TenantId,
+    pub name: Arc<str>,
+    pub quota_bytes: u64,
+    pub settings: TenantSettings,
+}
+
+/// What does not change while the server runs.
+pub struct Setup {
+    pub limits: Limits,
+    pub lanes: u32,
+    pub workers_max: u32,
+    pub models: Vec<Arc<str>>,
+    pub region: String,
+    pub step_limit_ns: u64,
+    pub clock: Clock,
+    pub labels: TenantLabels,
+    /// Where messages to the launcher go.
+    pub launcher: mpsc::UnboundedSender<bulkhead_proto::internal::ToLauncher>,
+    /// What was learnt of each model from its workers.
+    pub known: Arc<super::catalog::Catalog>,
+}
+
+/// The driver's own state. All maps are bounded by what the core admits.
+pub(super) struct Driver {
+    core: Core,
+    setup: Setup,
+    inbox: mpsc::Sender<Message>,
+    tenants: BTreeMap<TenantId, TenantFacts>,
+    requests: HashMap<RequestId, Request>,
+    workers: HashMap<WorkerId, Worker>,
+    effects: Vec<Effect>,
+    wake_at: Option<u64>,
+    drained: Option<oneshot::Sender<()>>,
+    longest_step_ns: u64,
+    completed: BTreeMap<TenantId, u64>,
+}
+
+/// Starts the driver on a thread of its own and returns its inbox.
+pub fn start(setup: Setup) -> std::io::Result<mpsc::Sender<Message>> {
+    let (inbox, messages) = mpsc::channel(INBOX_MAX);
+    let sender = inbox.clone();
+    std::thread::Builder::new()
+        .name("driver".into())
+        .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(Driver::new(setup, sender).run(messages)),
+                Err(error) => tracing::error!(%error, "the driver cannot start"),
+            }
+        })?;
+    Ok(inbox)
+}
+
+impl Driver {
+    fn new(setup: Setup, inbox: mpsc::Sender<Message>) -> Self {
+        let core = Core::new(setup.limits.clone());
+        let mut driver = Driver {
+            core,
+            setup,
+            inbox,
+            tenants: BTreeMap::new(),
+            requests: HashMap::new(),
+            workers: HashMap::new(),
+            effects: Vec::new(),
+            wake_at: None,
+            drained: None,
+            longest_step_ns: 0,
+            completed: BTreeMap::new(),
+        };
+        let (lanes, workers_max) = (driver.setup.lanes, driver.setup.workers_max);
+        driver.tell(Event::DeviceUp {
+            device: CPU,
+            lanes,
+            workers_max,
+        });
+        driver
+    }
+
+    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut shares = tokio::time::interval(std::time::Duration::from_secs(1));
+        loop {
+            let now = self.setup.clock.now_ns();
+            let sleep = self
+                .wake_at
+                .map(|at| std::time::Duration::from_nanos(at.saturating_sub(now)));
+            tokio::select! {
+                message = messages.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+                () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {
+                    self.wake_at = None;
+                    self.tell(Event::Tick);
+                }
+                _ = shares.tick() => self.report_shares(),
+            }
+            if self.requests.is_empty()
+                && let Some(done) = self.drained.take()
+            {
+                // Whoever asked may have stopped waiting.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Tenant(facts) => {
+                let event = Event::TenantSet {
+                    tenant: facts.number,
+                    settings: facts.settings.clone(),
+                };
+                self.tenants.insert(facts.number, facts);
+                self.tell(event);
+            }
+            Message::Submit(new) => self.submit(*new),
+            Message::Cancel { request, why } => self.tell(Event::Cancel { request, why }),
+            Message::CancelAgent { agent, why } => self.tell(Event::CancelAgent { agent, why }),
+            Message::Worker { worker, frame } => self.worker_said(worker, frame),
+            Message::Launcher {
+                message,
+                descriptor,
+            } => self.launcher_said(message, descriptor),
+            Message::Status(reply) => {
+                let _ = reply.send(self.snapshot());
+            }
+            Message::Drain(done) => {
+                self.drained = Some(done);
+                self.tell(Event::Drain);
+            }
+            Message::CancelAll => {
+                let open: Vec<RequestId> = self.requests.keys().copied().collect();
+                for request in open {
+                    self.tell(Event::Cancel {
+                        request,
+                        why: CancelReason::Shutdown,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Tells the core and carries out what it answers. Carrying out may tell it more.
+    fn tell(&mut self, event: Event) {
+        let now = self.setup.clock.now_ns();
+        let mut effects = std::mem::take(&mut self.effects);
+        self.core.handle(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(now, effect);
+        }
+        // Keep the larger buffer, so that a steady state allocates nothing.
+        if self.effects.capacity() < effects.capacity() {
+            effects.append(&mut self.effects);
+            self.effects = effects;
+        }
+    }
+
+    fn model_name(&self, model: ModelId) -> Option<Arc<str>> {
+        self.setup.models.get(model.0 as usize).cloned()
+    }
+}

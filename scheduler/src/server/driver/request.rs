@@ -1,0 +1,178 @@
+//! A request in the driver's hands: what it carries and what its submitter is told.
+
+use super::Driver;
+use bulkhead_core::{
+    End, Event, ModelId, Nanos, Refusal, RequestId, Submission, TenantId, WorkerId,
+};
+use bulkhead_proto::internal::{
+    EmbedJob, Finished, GenerateJob, ScrubReport, Vector, WorkItem, work_item,
+};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// What a worker has to do.
+#[derive(Clone, Debug)]
+pub enum Job {
+    Embed(EmbedJob),
+    Generate(GenerateJob),
+}
+
+/// A request that was authorised. Made in `submit` alone, out of a `Permit`.
+pub struct NewRequest {
+    pub submission: Submission,
+    pub job: Job,
+    /// Unbounded, and bounded all the same: a request sends one piece per output token at most, and
+    /// those are limited.
+    pub updates: mpsc::UnboundedSender<Update>,
+}
+
+/// What a submitter is told, in this order: accepted or refused; pieces; one end.
+#[derive(Debug)]
+pub enum Update {
+    Accepted,
+    Refused(Refusal),
+    Piece { text: String },
+    Ended(Box<Ended>),
+}
+
+/// How a request ended, with all that its record and its answer need.
+#[derive(Debug)]
+pub struct Ended {
+    pub end: End,
+    /// For the user; never a prompt's text.
+    pub detail: String,
+    pub usage: Usage,
+    pub vectors: Vec<Vector>,
+    pub finish_reason: String,
+    pub scrub: Option<ScrubReport>,
+    /// From acceptance to the first grant of a lane.
+    pub queue_ns: Nanos,
+    pub total_ns: Nanos,
+    pub worker: Option<WorkerId>,
+}
+
+/// Tokens of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub input_tokens: u32,
+    pub output_tokens: u32,
+}
+
+pub(super) struct Request {
+    pub tenant: TenantId,
+    pub model: ModelId,
+    /// Gone once it is with the worker.
+    pub job: Option<Job>,
+    pub updates: mpsc::UnboundedSender<Update>,
+    pub submitted_ns: Nanos,
+    pub assigned_ns: Option<Nanos>,
+    pub worker: Option<WorkerId>,
+    pub finished: Option<Finished>,
+    pub output_tokens: u32,
+}
+
+impl Driver {
+    pub(super) fn submit(&mut self, new: NewRequest) {
+        let id = new.submission.request;
+        if self.requests.contains_key(&id) {
+            tracing::error!(
+                request = id.0,
+                "a request number was used twice; the second is dropped"
+            );
+            return;
+        }
+        let request = Request {
+            tenant: new.submission.tenant,
+            model: new.submission.model,
+            job: Some(new.job),
+            updates: new.updates,
+            submitted_ns: self.setup.clock.now_ns(),
+            assigned_ns: None,
+            worker: None,
+            finished: None,
+            output_tokens: 0,
+        };
+        self.requests.insert(id, request);
+        self.tell(Event::Submit(new.submission));
+    }
+
+    /// The items of a batch, taken out of their requests. `None`: a request of another tenant was
+    /// among them, which no batch may ever hold.
+    pub(super) fn take_jobs(
+        &mut self,
+        tenant: TenantId,
+        worker: WorkerId,
+        ids: &[RequestId],
+        now: Nanos,
+    ) -> Option<Vec<WorkItem>> {
+        let mut items = Vec::with_capacity(ids.len());
+        for id in ids {
+            let request = self.requests.get_mut(id)?;
+            if request.tenant != tenant {
+                return None;
+            }
+            request.worker = Some(worker);
+            request.assigned_ns.get_or_insert(now);
+            let job = match request.job.take()? {
+                Job::Embed(job) => work_item::Job::Embed(job),
+                Job::Generate(job) => work_item::Job::Generate(job),
+            };
+            items.push(WorkItem {
+                request: id.0,
+                job: Some(job),
+            });
+        }
+        Some(items)
+    }
+
+    pub(super) fn tell_request(&self, id: RequestId, update: Update) {
+        if let Some(request) = self.requests.get(&id) {
+            // A submitter that is gone has asked for cancellation already.
+            let _ = request.updates.send(update);
+        }
+    }
+
+    pub(super) fn end_request(&mut self, id: RequestId, end: End, now: Nanos) {
+        let Some(request) = self.requests.remove(&id) else {
+            return;
+        };
+        let finished = request.finished.unwrap_or_default();
+        let usage = Usage {
+            input_tokens: finished.input_tokens,
+            output_tokens: finished.output_tokens.max(request.output_tokens),
+        };
+        let queue_ns = request
+            .assigned_ns
+            .unwrap_or(now)
+            .saturating_sub(request.submitted_ns);
+        let (tenant, model) = (
+            self.label(request.tenant),
+            self.model_name(request.model)
+                .unwrap_or_else(|| Arc::from("")),
+        );
+        super::super::metrics::ended(&tenant, &model, super::effects::outcome_word(end));
+        super::super::metrics::tokens(&tenant, &model, usage.input_tokens, usage.output_tokens);
+        super::super::metrics::queued(&tenant, queue_ns);
+        *self.completed.entry(request.tenant).or_default() += 1;
+        let ended = Ended {
+            end,
+            detail: finished.detail,
+            usage,
+            vectors: finished.vectors,
+            finish_reason: finished.finish_reason,
+            scrub: finished.scrub,
+            queue_ns,
+            total_ns: now.saturating_sub(request.submitted_ns),
+            worker: request.worker,
+        };
+        let _ = request.updates.send(Update::Ended(Box::new(ended)));
+    }
+
+    /// The tenant's label in metrics.
+    pub(super) fn label(&self, tenant: TenantId) -> Arc<str> {
+        match self.tenants.get(&tenant) {
+            Some(facts) => self.setup.labels.of(&facts.name),
+            None => Arc::from("unknown"),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! The driver's state for operators: the status call and the gauges of fair share.
+
+use super::Driver;
+use crate::server::metrics;
+use bulkhead_proto::v1::{TenantStatus, WorkerStatus};
+
+/// A moment's state.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    pub tenants: Vec<TenantStatus>,
+    pub workers: Vec<WorkerStatus>,
+}
+
+impl Driver {
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let tenants = self.core.tenants().filter_map(|view| {
+            let facts = self.tenants.get(&view.tenant)?;
+            Some(TenantStatus {
+                name: facts.name.to_string(),
+                weight: view.weight,
+                queued: u64::from(view.queued),
+                running: u64::from(view.running),
+                lane_ns: view.lane_ns,
+                completed: self.completed.get(&view.tenant).copied().unwrap_or(0),
+            })
+        });
+        let workers = self.workers.values().map(|worker| WorkerStatus {
+            tenant: self
+                .tenants
+                .get(&worker.tenant)
+                .map(|t| t.name.to_string())
+                .unwrap_or_default(),
+            model: self
+                .model_name(worker.model)
+                .map(|m| m.to_string())
+                .unwrap_or_default(),
+            device: "cpu".into(),
+            pid: worker.pid,
+            state: worker.state.word().into(),
+            seal: worker.seal.clone(),
+            kv_bytes: worker.kv_bytes,
+        });
+        Snapshot {
+            tenants: tenants.collect(),
+            workers: workers.collect(),
+        }
+    }
+
+    pub(super) fn report_shares(&self) {
+        for view in self.core.tenants().take(metrics::TENANT_LABELS_MAX) {
+            metrics::share(
+                &self.label(view.tenant),
+                view.lane_ns,
+                view.owed_ns,
+                u64::from(view.queued),
+            );
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The driver's side of a worker: its socket, what it may say, and what follows from it.
+//!
+//! What a worker says is data. It can only end requests that it was given, and its own measurements
+//! are for metrics alone.
+
+use super::{Driver, Message, Update};
+use crate::server::{frames, metrics};
+use bulkhead_core::{Event, KillReason, LeaseId, ModelId, Outcome, RequestId, TenantId, WorkerId};
+use bulkhead_proto::{
+    frame,
+    internal::{
+        self, Assign, FromWorker, Ready, Released, ScrubReport, Step, ToWorker, from_worker,
+        to_worker,
+    },
+};
+use std::{io, os::fd::OwnedFd};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::mpsc,
+};
+
+/// What a worker is doing, for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Starting,
+    Idle,
+    Running,
+}
+
+impl State {
+    /// The word that operators see.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Idle => "idle",
+            State::Running => "running",
+        }
+    }
+}
+
+pub(super) struct Worker {
+    pub tenant: TenantId,
+    pub model: ModelId,
+    pub pid: i32,
+    pub state: State,
+    pub seal: Vec<String>,
+    pub kv_bytes: u64,
+    pub killed: bool,
+    pub stopped: bool,
+    /// Bounded by what the core assigns. `None` before it is spawned and once it is to end.
+    socket: Option<mpsc::UnboundedSender<Vec<u8>>>,
+}
+
+impl Worker {
+    pub(super) fn starting(tenant: TenantId, model: ModelId) -> Self {
+        Worker {
+            tenant,
+            model,
+            pid: 0,
+            state: State::Starting,
+            seal: Vec::new(),
+            kv_bytes: 0,
+            killed: false,
+            stopped: false,
+            socket: None,
+        }
+    }
+
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        self.socket = None;
+    }
+}
+
+impl Driver {
+    /// Takes the socket of a worker that was spawned.
+    pub(super) fn connect_worker(
+        &mut self,
+        worker: WorkerId,
+        pid: i32,
+        socket: OwnedFd,
+    ) -> io::Result<()> {
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            return Ok(());
+        };
+        let stream = std::os::unix::net::UnixStream::from(socket);
+        stream.set_nonblocking(true)?;
+        let (read, write) = UnixStream::from_std(stream)?.into_split();
+        let (sender, frames) = mpsc::unbounded_channel();
+        entry.pid = pid;
+        entry.socket = Some(sender);
+        tokio::spawn(write_frames(write, frames));
+        tokio::spawn(read_frames(worker, read, self.inbox.clone()));
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, worker: WorkerId, message: to_worker::Message) {
+        let bytes = frame::encode(&ToWorker {
+            message: Some(message),
+        });
+        if let Some(socket) = self.workers.get(&worker).and_then(|w| w.socket.as_ref()) {
+            // A closed socket shows as the worker's death, which the core is told of.
+            let _ = socket.send(bytes);
+        }
+    }
+
+    pub(super) fn set_state(&mut self, worker: WorkerId, state: State) {
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.state = state;
+        }
+    }
+
+    pub(super) fn worker_said(&mut self, worker: WorkerId, frame: Option<Box<FromWorker>>) {
+        if !self.workers.contains_key(&worker) {
+            return;
+        }
+        match frame.and_then(|f| f.message) {
+            Some(from_worker::Message::Ready(ready)) => self.ready(worker, ready),
+            Some(from_worker::Message::Refused(refused)) => {
+                tracing::error!(worker = worker.0, reason = %refused.reason, "a worker refused to serve");
+                self.worker_gone(worker);
+            }
+            Some(from_worker::Message::Step(step)) => self.stepped(worker, step),
+            Some(from_worker::Message::Released(released)) => self.released(worker, &released),
+            None => {
+                // Its connection ended, or it spoke nonsense: either way it is of no more use.
+                self.to_launcher(internal::to_launcher::Message::Kill(internal::KillWorker {
+                    worker: worker.0,
+                }));
+                self.worker_gone(worker);
+            }
+        }
+    }
+
+    fn ready(&mut self, worker: WorkerId, ready: Ready) {
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        if entry.state != State::Starting {
+            return self.kill_worker(worker, KillReason::Protocol);
+        }
+        entry.state = State::Idle;
+        entry.seal = ready.seal.clone();
+        let (tenant, model) = (entry.tenant, entry.model);
+        let Some(facts) = self.tenants.get(&tenant) else {
+            return;
+        };
+        let assign = Assign {
+            tenant: facts.name.to_string(),
+            quota_bytes: facts.quota_bytes,
+            region: self.setup.region.clone(),
+            step_limit_ns: self.setup.step_limit_ns,
+        };
+        if let Some(name) = self.model_name(model) {
+            self.setup.known.learn(&name, &ready);
+        }
+        metrics::worker_started();
+        tracing::info!(worker = worker.0, tenant = %facts.name, seal = ?ready.seal, load_ms = ready.load_ns / 1_000_000, "a worker is sealed and ready");
+        self.send(worker, to_worker::Message::Assign(assign));
+        self.tell(Event::WorkerReady { worker });
+    }
+
+    fn stepped(&mut self, worker: WorkerId, step: Step) {
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        entry.kv_bytes = step.kv_bytes;
+        let model = entry.model;
+        self.longest_step_ns = self.longest_step_ns.max(step.step_ns);
+        if let Some(model) = self.model_name(model) {
+            metrics::step(&model, step.sequences, step.step_ns, self.longest_step_ns);
+        }
+        for piece in step.pieces {
+            self.piece(
+                worker,
+                RequestId(piece.request),
+                piece.text,
+                piece.output_tokens,
+            );
+        }
+        self.tell(Event::Stepped {
+            worker,
+            lease: LeaseId(step.lease),
+            tokens: step.tokens,
+            kv_bytes: step.kv_bytes,
+        });
+        for finished in step.finished {
+            if !self.clean(worker, finished.scrub.as_ref()) {
+                return;
+            }
+            self.finished(worker, finished);
+        }
+    }
+
+    fn piece(&mut self, worker: WorkerId, id: RequestId, text: String, output_tokens: u32) {
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        if request.worker != Some(worker) {
+            return self.kill_worker(worker, KillReason::Protocol);
+        }
+        request.output_tokens = output_tokens;
+        let _ = request.updates.send(Update::Piece { text });
+    }
+
+    fn finished(&mut self, worker: WorkerId, finished: internal::Finished) {
+        let id = RequestId(finished.request);
+        let event = Event::Finished {
+            worker,
+            request: id,
+            tokens_in: finished.input_tokens,
+            tokens_out: finished.output_tokens,
+            outcome: outcome(finished.outcome()),
+        };
+        if let Some(request) = self.requests.get_mut(&id)
+            && request.worker == Some(worker)
+        {
+            request.finished = Some(finished);
+        }
+        self.tell(event);
+    }
+
+    fn released(&mut self, worker: WorkerId, released: &Released) {
+        if !self.clean(worker, released.scrub.as_ref()) {
+            return;
+        }
+        self.set_state(worker, State::Idle);
+        self.tell(Event::Released {
+            worker,
+            lease: LeaseId(released.lease),
+            dry: released.dry,
+        });
+    }
+
+    /// Counts a scrub's evidence. A worker with residue is killed before anything of it counts.
+    fn clean(&mut self, worker: WorkerId, scrub: Option<&ScrubReport>) -> bool {
+        let Some(scrub) = scrub else { return true };
+        metrics::scrub(
+            scrub.bytes_zeroed,
+            scrub.bytes_verified,
+            scrub.residue_bytes,
+        );
+        if scrub.residue_bytes == 0 {
+            return true;
+        }
+        tracing::error!(
+            worker = worker.0,
+            bytes = scrub.residue_bytes,
+            "a scrub left residue; the worker is killed"
+        );
+        self.kill_worker(worker, KillReason::Protocol);
+        self.worker_gone(worker);
+        false
+    }
+
+    /// A worker is no more, or of no more use.
+    pub(super) fn worker_gone(&mut self, worker: WorkerId) {
+        let Some(entry) = self.workers.remove(&worker) else {
+            return;
+        };
+        let how = match (entry.stopped, entry.killed) {
+            (true, _) => "evicted",
+            (false, true) => "killed",
+            (false, false) => "crashed",
+        };
+        metrics::worker_ended(how);
+        let event = match entry.state {
+            State::Starting => Event::WorkerFailed {
+                worker,
+                permanent: false,
+            },
+            State::Idle | State::Running => Event::WorkerDied { worker },
+        };
+        self.tell(event);
+    }
+}
+
+fn outcome(outcome: internal::Outcome) -> Outcome {
+    match outcome {
+        internal::Outcome::Ok => Outcome::Ok,
+        internal::Outcome::Cancelled => Outcome::Cancelled,
+        internal::Outcome::Invalid => Outcome::Invalid,
+        internal::Outcome::OverQuota => Outcome::OverQuota,
+        internal::Outcome::Internal | internal::Outcome::Unspecified => Outcome::Internal,
+    }
+}
+
+async fn write_frames(mut socket: OwnedWriteHalf, mut frames: mpsc::UnboundedReceiver<Vec<u8>>) {
+    while let Some(bytes) = frames.recv().await {
+        if socket.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_frames(worker: WorkerId, mut socket: OwnedReadHalf, inbox: mpsc::Sender<Message>) {
+    loop {
+        let frame = match frames::read::<FromWorker>(&mut socket).await {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::warn!(worker = worker.0, %error, "lost a worker's connection");
+                None
+            }
+        };
+        let ended = frame.is_none();
+        let frame = frame.map(Box::new);
+        if inbox.send(Message::Worker { worker, frame }).await.is_err() || ended {
+            return;
+        }
+    }
+}

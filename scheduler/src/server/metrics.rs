@@ -1,0 +1,197 @@
+//! Every metric's name and what it means, in one place, and the only functions that touch them.
+//!
+//! Labels are bounded: tenants beyond the first `TENANT_LABELS_MAX` share the label "other", and
+//! nothing that a caller wrote (texts, agent names, unknown model names) ever becomes a label.
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+/// Tenants that get a label of their own.
+pub const TENANT_LABELS_MAX: usize = 200;
+
+const SECONDS: &[f64] = &[
+    0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0,
+];
+const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Installs the recorder. Fails only where a recorder is installed already.
+pub fn install() -> Result<PrometheusHandle, String> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_sequences".into()), SIZES))
+        .map_err(|e| e.to_string())?
+        .install_recorder()
+        .map_err(|e| e.to_string())?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    describe_counter!(
+        "bulkhead_requests_total",
+        "Requests that ended, by tenant, model and outcome"
+    );
+    describe_counter!(
+        "bulkhead_refused_total",
+        "Requests refused before they were accepted, by reason"
+    );
+    describe_histogram!(
+        "bulkhead_queue_seconds",
+        "Time from acceptance to the first lane"
+    );
+    describe_counter!(
+        "bulkhead_lane_microseconds_total",
+        "Lane time received, from grant to release"
+    );
+    describe_counter!(
+        "bulkhead_tokens_total",
+        "Tokens read (in) and generated (out)"
+    );
+    describe_histogram!(
+        "bulkhead_batch_sequences",
+        "Sequences in a step, all of one tenant"
+    );
+    describe_histogram!(
+        "bulkhead_step_seconds",
+        "Duration of a step, as its worker measured it"
+    );
+    describe_gauge!(
+        "bulkhead_step_seconds_max",
+        "The longest step since the start"
+    );
+    describe_gauge!(
+        "bulkhead_share_received_seconds",
+        "Lane time that a tenant received since the start"
+    );
+    describe_gauge!(
+        "bulkhead_share_owed_seconds",
+        "Lane time that a tenant was owed while it had work"
+    );
+    describe_gauge!("bulkhead_queued_requests", "Requests that wait, by tenant");
+    describe_counter!(
+        "bulkhead_scrub_bytes_total",
+        "Bytes that scrubs zeroed and read back"
+    );
+    describe_counter!(
+        "bulkhead_scrub_residue_bytes_total",
+        "Bytes found not zero after a scrub; must stay 0"
+    );
+    describe_counter!("bulkhead_worker_starts_total", "Workers that became ready");
+    describe_counter!("bulkhead_worker_deaths_total", "Workers that ended, by how");
+    describe_gauge!(
+        "bulkhead_audit_pending",
+        "Audit records sent and not yet durable"
+    );
+    describe_histogram!(
+        "bulkhead_audit_seconds",
+        "Time until an audit record is durable"
+    );
+    describe_gauge!("bulkhead_audit_up", "1 while the audit log takes records");
+    describe_gauge!("bulkhead_connections", "Open connections of agents");
+}
+
+/// A tenant's label, with the bound on how many there are.
+#[derive(Clone, Default)]
+pub struct TenantLabels(Arc<Mutex<BTreeSet<Arc<str>>>>);
+
+impl TenantLabels {
+    /// The tenant's name, or "other" once there are too many.
+    pub fn of(&self, tenant: &Arc<str>) -> Arc<str> {
+        let mut known = self.0.lock();
+        if known.contains(tenant) {
+            return tenant.clone();
+        }
+        if known.len() < TENANT_LABELS_MAX {
+            known.insert(tenant.clone());
+            return tenant.clone();
+        }
+        Arc::from("other")
+    }
+}
+
+/// A request ended. `outcome` is one of our own fixed words.
+pub fn ended(tenant: &Arc<str>, model: &Arc<str>, outcome: &'static str) {
+    counter!("bulkhead_requests_total", "tenant" => tenant.to_string(), "model" => model.to_string(), "outcome" => outcome)
+        .increment(1);
+}
+
+/// A request was refused. `reason` is one of our own fixed words.
+pub fn refused(reason: &'static str) {
+    counter!("bulkhead_refused_total", "reason" => reason).increment(1);
+}
+
+/// Tokens of a request that ended.
+pub fn tokens(tenant: &Arc<str>, model: &Arc<str>, input: u32, output: u32) {
+    for (direction, n) in [("in", input), ("out", output)] {
+        counter!("bulkhead_tokens_total", "tenant" => tenant.to_string(), "model" => model.to_string(), "direction" => direction)
+            .increment(u64::from(n));
+    }
+}
+
+/// A request's wait in the queue.
+pub fn queued(tenant: &Arc<str>, wait_ns: u64) {
+    histogram!("bulkhead_queue_seconds", "tenant" => tenant.to_string()).record(seconds(wait_ns));
+}
+
+/// A lease was settled.
+pub fn lane(tenant: &Arc<str>, model: &Arc<str>, lane_ns: u64) {
+    // Microseconds as counts: a Prometheus counter here takes whole numbers only.
+    counter!("bulkhead_lane_microseconds_total", "tenant" => tenant.to_string(), "model" => model.to_string())
+        .increment(lane_ns / 1000);
+}
+
+/// A step that a worker reported.
+pub fn step(model: &Arc<str>, sequences: u32, step_ns: u64, longest_ns: u64) {
+    histogram!("bulkhead_batch_sequences", "model" => model.to_string())
+        .record(f64::from(sequences));
+    histogram!("bulkhead_step_seconds", "model" => model.to_string()).record(seconds(step_ns));
+    gauge!("bulkhead_step_seconds_max").set(seconds(longest_ns));
+}
+
+/// The evidence of a scrub.
+pub fn scrub(zeroed: u64, verified: u64, residue: u64) {
+    counter!("bulkhead_scrub_bytes_total", "kind" => "zeroed").increment(zeroed);
+    counter!("bulkhead_scrub_bytes_total", "kind" => "verified").increment(verified);
+    counter!("bulkhead_scrub_residue_bytes_total").increment(residue);
+}
+
+/// A worker became ready.
+pub fn worker_started() {
+    counter!("bulkhead_worker_starts_total").increment(1);
+}
+
+/// A worker ended: "evicted", "crashed" or "killed".
+pub fn worker_ended(how: &'static str) {
+    counter!("bulkhead_worker_deaths_total", "how" => how).increment(1);
+}
+
+/// A tenant's share, from the core's own books.
+pub fn share(tenant: &Arc<str>, received_ns: u64, owed_ns: u64, queued: u64) {
+    gauge!("bulkhead_share_received_seconds", "tenant" => tenant.to_string())
+        .set(seconds(received_ns));
+    gauge!("bulkhead_share_owed_seconds", "tenant" => tenant.to_string()).set(seconds(owed_ns));
+    gauge!("bulkhead_queued_requests", "tenant" => tenant.to_string()).set(queued as f64);
+}
+
+/// Whether the audit log takes records, and how many wait for it.
+pub fn audit(up: bool, pending: usize) {
+    gauge!("bulkhead_audit_up").set(if up { 1.0 } else { 0.0 });
+    gauge!("bulkhead_audit_pending").set(pending as f64);
+}
+
+/// How long a record took to be durable.
+pub fn audit_durable(took: Duration) {
+    histogram!("bulkhead_audit_seconds").record(took.as_secs_f64());
+}
+
+/// Open connections of agents.
+pub fn connections(open: usize) {
+    gauge!("bulkhead_connections").set(open as f64);
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}

@@ -1,0 +1,158 @@
+//! What is written into audit records: who, what, how much, how it ended. Never a prompt, an answer, or
+//! a token.
+
+use super::{
+    audit_log::AuditLog,
+    driver::{Ended, Job, outcome_word},
+    submit::Work,
+};
+use bulkhead_identity::Principal;
+use bulkhead_policy::Permit;
+use bulkhead_proto::internal::RecordKind;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// Reasons that one aggregate counts by themselves; they come from our own fixed sets.
+const REASONS_MAX: usize = 128;
+
+/// A request was accepted.
+pub fn admitted(permit: &Permit, work: &Work, region: &str) -> Vec<u8> {
+    let who = permit.principal();
+    let (inputs, bytes) = match &work.job {
+        Job::Embed(job) => (
+            job.texts.len(),
+            job.texts.iter().map(String::len).sum::<usize>(),
+        ),
+        Job::Generate(job) => {
+            let turns = job.messages.iter().map(|t| t.content.len()).sum::<usize>();
+            (job.messages.len().max(1), turns + job.prompt.len())
+        }
+    };
+    let mut body = json!({
+        "agent": who.agent_id(),
+        "agent_name": who.agent_name(),
+        "token": who.token_id(),
+        "model": permit.model(),
+        "action": permit.action().name(),
+        "region": region,
+        "inputs": inputs,
+        "input_bytes": bytes,
+        "deadline": work.deadline_ns.is_some(),
+    });
+    if let Some(claims) = &work.context {
+        body["claims"] = json!({
+            "purpose": claims.purpose,
+            "sensitivity": claims.sensitivity,
+            "sources": claims.sources,
+            "reason": claims.reason,
+            "confidence": claims.confidence,
+        });
+    }
+    bytes_of(&body)
+}
+
+/// An accepted request ended.
+pub fn completed(ended: &Ended) -> Vec<u8> {
+    let scrub = ended.scrub.unwrap_or_default();
+    bytes_of(&json!({
+        "outcome": outcome_word(ended.end),
+        "input_tokens": ended.usage.input_tokens,
+        "output_tokens": ended.usage.output_tokens,
+        "finish_reason": ended.finish_reason,
+        "queue_us": ended.queue_ns / 1000,
+        "total_us": ended.total_ns / 1000,
+        "worker": ended.worker.map(|w| w.0),
+        "scrub": {
+            "evidence": ended.scrub.is_some(),
+            "bytes_zeroed": scrub.bytes_zeroed,
+            "bytes_verified": scrub.bytes_verified,
+            "residue_bytes": scrub.residue_bytes,
+        },
+    }))
+}
+
+/// An accepted request ended because the scheduler failed inside.
+pub fn lost() -> Vec<u8> {
+    bytes_of(&json!({ "outcome": "scheduler_failed" }))
+}
+
+/// A known agent was refused.
+pub fn refused(who: &Principal, reason: &str) -> Vec<u8> {
+    refused_agent(who.agent_id(), reason)
+}
+
+/// The same where there is no principal: its token or assertion named it, and was refused.
+pub fn refused_agent(agent: &str, reason: &str) -> Vec<u8> {
+    bytes_of(&json!({ "agent": agent, "reason": reason }))
+}
+
+/// An operator's act, or a token that was issued.
+pub fn act(what: &str, details: Value) -> Vec<u8> {
+    bytes_of(&json!({ "act": what, "details": details }))
+}
+
+fn bytes_of(value: &Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+/// Refusals before authentication and while the log is down: counted, and written as one record a
+/// period, so that nobody can flood the log.
+#[derive(Debug, Default)]
+pub struct Aggregate {
+    counts: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Aggregate {
+    /// Counts one refusal.
+    pub fn count(&self, reason: &'static str) {
+        let mut counts = self.counts.lock();
+        if counts.len() < REASONS_MAX || counts.contains_key(reason) {
+            *counts.entry(reason).or_default() += 1;
+        }
+    }
+
+    /// Writes what was counted since the last time. What the log does not take is kept and added to.
+    pub fn flush(&self, log: &AuditLog) {
+        let counts = std::mem::take(&mut *self.counts.lock());
+        if counts.is_empty() {
+            return;
+        }
+        let body = bytes_of(&json!({ "refused": counts }));
+        if log.append("", RecordKind::Aggregate, "", body).is_err() {
+            let mut kept = self.counts.lock();
+            for (reason, n) in counts {
+                *kept.entry(reason).or_default() += n;
+            }
+        }
+    }
+}
+
+/// Refusals that one agent may have recorded one by one in a period; the rest are counted.
+const REFUSALS_PER_PERIOD: u32 = 60;
+/// Agents that are kept apart in a period; beyond it all are counted.
+const AGENTS_PER_PERIOD: usize = 100_000;
+
+/// Bounds how many records an agent that is refused can cause.
+#[derive(Debug, Default)]
+pub struct RefusalBudget {
+    used: Mutex<BTreeMap<u32, u32>>,
+}
+
+impl RefusalBudget {
+    /// True where the agent's refusal may have a record of its own.
+    pub fn take(&self, agent: u32) -> bool {
+        let mut used = self.used.lock();
+        if used.len() >= AGENTS_PER_PERIOD && !used.contains_key(&agent) {
+            return false;
+        }
+        let used = used.entry(agent).or_default();
+        *used += 1;
+        *used <= REFUSALS_PER_PERIOD
+    }
+
+    /// Starts a new period.
+    pub fn reset(&self) {
+        self.used.lock().clear();
+    }
+}

@@ -1,0 +1,85 @@
+//! What the front door's handlers share.
+
+use super::{catalog::Catalog, driver, metrics, records, submit::Submitter};
+use crate::config::Config;
+use bulkhead_core::{TenantId, TenantSettings};
+use bulkhead_identity::{Agent, Identity, Tenant};
+use bulkhead_policy::PolicyEngine;
+use bulkhead_proto::internal::RecordKind;
+use metrics_exporter_prometheus::PrometheusHandle;
+use std::{ops::Deref, sync::Arc};
+
+/// Shared state; clones are cheap.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+/// What `App` derefs to.
+pub struct Inner {
+    pub config: Config,
+    pub identity: Identity,
+    pub policy: PolicyEngine,
+    pub catalog: Arc<Catalog>,
+    pub submitter: Submitter,
+    pub refusal_budget: records::RefusalBudget,
+    pub metrics: PrometheusHandle,
+    pub issuer: String,
+    pub ca_pem: String,
+}
+
+impl Deref for App {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl App {
+    pub fn new(inner: Inner) -> Self {
+        App(Arc::new(inner))
+    }
+
+    /// Tells the driver of a tenant, new or changed.
+    pub async fn announce(&self, tenant: &Tenant) {
+        let scheduling = &self.config.scheduling;
+        let quota_bytes = match tenant.quota_bytes {
+            0 => self.config.worker.quota_bytes,
+            own => own,
+        };
+        let facts = driver::TenantFacts {
+            number: TenantId(tenant.number),
+            name: tenant.name.clone(),
+            quota_bytes,
+            settings: TenantSettings {
+                weight: tenant.weight.max(1),
+                queue_requests_max: scheduling.tenant_queue_requests_max,
+                open_requests_max: scheduling.tenant_open_requests_max,
+            },
+        };
+        if self
+            .submitter
+            .driver
+            .send(driver::Message::Tenant(facts))
+            .await
+            .is_err()
+        {
+            tracing::error!("the driver is gone");
+        }
+    }
+
+    /// Counts a refusal, and records it where the agent is known and has not used up its records.
+    pub fn refused(&self, agent: Option<&Agent>, reason: &'static str) {
+        metrics::refused(reason);
+        let recorded = agent
+            .filter(|agent| self.refusal_budget.take(agent.number))
+            .is_some_and(|agent| {
+                let body = records::refused_agent(&agent.id, reason);
+                self.submitter
+                    .audit
+                    .append(&agent.tenant, RecordKind::Refused, "", body)
+                    .is_ok()
+            });
+        if !recorded {
+            self.submitter.refusals.count(reason);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The one way in: every API's requests meet in `submit`, whatever protocol they came by.
+//!
+//! `submit` consumes a `Permit`, which only policy makes out of a `Principal`, which only identity makes
+//! out of a verified token: so the tenant of a submission cannot come from anywhere else. Each request
+//! then has a keeper, a task that outlives its client: it writes the *admitted* record, holds the first
+//! byte back until that is durable, writes the *completed* record, and holds the last byte back until
+//! that is. A client that hangs up cancels its request; the records are written all the same.
+
+use super::{
+    audit_log::AuditLog,
+    clock::Clock,
+    driver::{self, Job, Message, NewRequest, Update, Usage},
+    errors::Refused,
+    records,
+};
+use bulkhead_core::{AgentId, CancelReason, ModelId, RequestId, Submission, TenantId};
+use bulkhead_identity::Identity;
+use bulkhead_policy::Permit;
+use bulkhead_proto::{
+    internal::{RecordKind, Vector},
+    v1::{Context, Receipt, Scrub},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long an answer waits for the log to come back before its request is given up.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
+/// Answers that may wait for a slow reader before its request's keeper waits too.
+const ANSWERS_MAX: usize = 64;
+/// Bytes of text that count as one token, before a tokenizer has seen it. Low, so that the estimate
+/// is rather too high than too low.
+const BYTES_PER_TOKEN: usize = 3;
+
+/// What an API hands over.
+pub struct Work {
+    pub job: Job,
+    pub model: ModelId,
+    pub context: Option<Context>,
+    /// When the caller gives up, on the server's clock.
+    pub deadline_ns: Option<u64>,
+}
+
+/// What an API gets back, in this order: pieces, then one `Done` or one `Refused`.
+#[derive(Debug)]
+pub enum Answer {
+    /// The request was admitted and its record is durable.
+    Admitted,
+    Piece {
+        text: String,
+    },
+    Done(Box<Done>),
+    Refused(Box<Refused>),
+}
+
+/// A request that ended well.
+#[derive(Debug)]
+pub struct Done {
+    pub vectors: Vec<Vector>,
+    pub finish_reason: String,
+    pub usage: Usage,
+    pub receipt: Receipt,
+}
+
+/// The door to the core.
+#[derive(Clone)]
+pub struct Submitter {
+    pub identity: Identity,
+    pub driver: mpsc::Sender<Message>,
+    pub audit: AuditLog,
+    pub clock: Clock,
+    pub region: Arc<str>,
+    pub next_request: Arc<AtomicU64>,
+    pub refusals: Arc<records::Aggregate>,
+}
+
+impl Submitter {
+    /// Submits authorised work. The answers end when the request has.
+    pub fn submit(&self, permit: Permit, work: Work) -> mpsc::Receiver<Answer> {
+        let (answers, receiver) = mpsc::channel(ANSWERS_MAX);
+        let keeper = Keeper {
+            to: self.clone(),
+            id: RequestId(self.next_request.fetch_add(1, Ordering::Relaxed)),
+            request_id: format!("req_{}", uuid::Uuid::now_v7().simple()),
+            permit,
+            answers,
+        };
+        tokio::spawn(keeper.keep(work));
+        receiver
+    }
+}
+
+struct Keeper {
+    to: Submitter,
+    id: RequestId,
+    request_id: String,
+    permit: Permit,
+    answers: mpsc::Sender<Answer>,
+}
+
+impl Keeper {
+    async fn keep(self, work: Work) {
+        if !self.to.audit.up() {
+            self.to.refusals.count("AUDIT_UNAVAILABLE");
+            return self.refuse(Refused::audit_down()).await;
+        }
+        let admitted = records::admitted(&self.permit, &work, &self.to.region);
+        let (updates, mut said) = mpsc::unbounded_channel();
+        // The one place where a submission is made, out of the permit that is consumed here.
+        let new = NewRequest {
+            submission: self.submission(&work),
+            job: work.job,
+            updates,
+        };
+        if self
+            .to
+            .driver
+            .send(Message::Submit(Box::new(new)))
+            .await
+            .is_err()
+        {
+            return self.refuse(Refused::stopping()).await;
+        }
+        match said.recv().await {
+            Some(Update::Accepted) => self.admitted(admitted, said).await,
+            Some(Update::Refused(refusal)) => self.refused(Refused::from_core(refusal)).await,
+            _ => self.refuse(Refused::stopping()).await,
+        }
+    }
+
+    fn submission(&self, work: &Work) -> Submission {
+        let (bytes, tokens_out_max) = match &work.job {
+            Job::Embed(job) => (job.texts.iter().map(String::len).sum::<usize>(), 0),
+            Job::Generate(job) => {
+                let turns = job.messages.iter().map(|t| t.content.len()).sum::<usize>();
+                (turns + job.prompt.len(), job.max_tokens)
+            }
+        };
+        let texts = match &work.job {
+            Job::Embed(job) => job.texts.len(),
+            Job::Generate(_) => 1,
+        };
+        Submission {
+            request: self.id,
+            tenant: TenantId(self.permit.principal().tenant_number()),
+            agent: AgentId(self.permit.principal().agent_number()),
+            model: work.model,
+            tokens_in: u32::try_from(bytes / BYTES_PER_TOKEN + 2 * texts).unwrap_or(u32::MAX),
+            tokens_out_max,
+            bytes: bytes as u64 + 256,
+            deadline: work.deadline_ns,
+        }
+    }
+
+    /// The core refused: a refusal of a known agent is recorded before it is answered.
+    async fn refused(&self, refused: Refused) {
+        let body = records::refused(self.permit.principal(), refused.reason);
+        match self
+            .to
+            .audit
+            .append(self.tenant(), RecordKind::Refused, &self.request_id, body)
+        {
+            Ok(position) => {
+                let _ = tokio::time::timeout(AUDIT_PATIENCE, position).await;
+            }
+            Err(_) => self.to.refusals.count(refused.reason),
+        }
+        self.refuse(refused).await;
+    }
+
+    async fn admitted(&self, body: Vec<u8>, mut said: mpsc::UnboundedReceiver<Update>) {
+        // The log may have gone down since it was asked: the record is then kept until it is back,
+        // because the core has accepted and so there is an end to record.
+        let position =
+            self.to
+                .audit
+                .append_end(self.tenant(), RecordKind::Admitted, &self.request_id, body);
+        let mut gate = Gate::Closed(position);
+        // The agent may have been revoked between its authentication and the core's acceptance, too
+        // early for the revocation to find this request: so it is asked again now.
+        if self.to.identity.recheck(self.permit.principal()).is_err() {
+            self.cancel(CancelReason::Revoked).await;
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = self.answers.closed() => {
+                    self.cancel(CancelReason::Client).await;
+                    return self.finish_alone(gate, said).await;
+                }
+                update = said.recv() => match update {
+                    Some(Update::Piece { text }) => {
+                        if !self.open(&mut gate).await {
+                            return self.finish_alone(gate, said).await;
+                        }
+                        // A full channel means a slow reader; a closed one is seen above.
+                        let _ = self.answers.send(Answer::Piece { text }).await;
+                    }
+                    Some(Update::Ended(ended)) => return self.ended(gate, *ended).await,
+                    Some(Update::Accepted | Update::Refused(_)) => {}
+                    None => return self.lost(gate).await,
+                },
+            }
+        }
+    }
+
+    /// Waits until the admitted record is durable: nothing of an answer leaves before.
+    async fn open(&self, gate: &mut Gate) -> bool {
+        if let Gate::Closed(position) = gate {
+            match tokio::time::timeout(AUDIT_PATIENCE, position).await {
+                Ok(Ok(position)) => {
+                    *gate = Gate::Open(position);
+                    let _ = self.answers.send(Answer::Admitted).await;
+                }
+                _ => {
+                    self.cancel(CancelReason::Audit).await;
+                    *gate = Gate::Failed;
+                    self.refuse(Refused::audit_down()).await;
+                }
+            }
+        }
+        matches!(gate, Gate::Open(_))
+    }
+
+    /// Nobody listens any more: the request still gets its end, and its record.
+    async fn finish_alone(&self, _gate: Gate, mut said: mpsc::UnboundedReceiver<Update>) {
+        while let Some(update) = said.recv().await {
+            if let Update::Ended(ended) = update {
+                let _ = self.completed(&ended);
+                return;
+            }
+        }
+        let _ = self.to.audit.append_end(
+            self.tenant(),
+            RecordKind::Completed,
+            &self.request_id,
+            records::lost(),
+        );
+    }
+
+    async fn ended(&self, mut gate: Gate, mut ended: driver::Ended) {
+        let completed = self.completed(&ended);
+        if !self.open(&mut gate).await {
+            return;
+        }
+        let Gate::Open(admitted_position) = gate else {
+            return;
+        };
+        let Ok(Ok(completed_position)) = tokio::time::timeout(AUDIT_PATIENCE, completed).await
+        else {
+            return self.refuse(Refused::audit_down()).await;
+        };
+        if let Some(refused) = Refused::from_end(ended.end, &ended.detail) {
+            return self.refuse(refused).await;
+        }
+        let scrub = ended.scrub.take().unwrap_or_default();
+        let receipt = Receipt {
+            request_id: self.request_id.clone(),
+            admitted_position,
+            completed_position,
+            scrub: Some(Scrub {
+                bytes_zeroed: scrub.bytes_zeroed,
+                bytes_verified: scrub.bytes_verified,
+                residue_bytes: scrub.residue_bytes,
+            }),
+        };
+        let done = Done {
+            vectors: ended.vectors,
+            finish_reason: ended.finish_reason,
+            usage: ended.usage,
+            receipt,
+        };
+        let _ = self.answers.send(Answer::Done(Box::new(done))).await;
+    }
+
+    fn completed(&self, ended: &driver::Ended) -> oneshot::Receiver<u64> {
+        self.to.audit.append_end(
+            self.tenant(),
+            RecordKind::Completed,
+            &self.request_id,
+            records::completed(ended),
+        )
+    }
+
+    /// The driver is gone; that ends the process, but not without this record.
+    async fn lost(&self, _gate: Gate) {
+        let _ = self.to.audit.append_end(
+            self.tenant(),
+            RecordKind::Completed,
+            &self.request_id,
+            records::lost(),
+        );
+        self.refuse(Refused::stopping()).await;
+    }
+
+    async fn cancel(&self, why: CancelReason) {
+        let _ = self
+            .to
+            .driver
+            .send(Message::Cancel {
+                request: self.id,
+                why,
+            })
+            .await;
+    }
+
+    async fn refuse(&self, mut refused: Refused) {
+        refused.request_id = Some(self.request_id.clone());
+        let _ = self.answers.send(Answer::Refused(Box::new(refused))).await;
+    }
+
+    fn tenant(&self) -> &str {
+        self.permit.principal().tenant()
+    }
+}
+
+/// Whether the admitted record is durable.
+enum Gate {
+    Closed(oneshot::Receiver<u64>),
+    Open(u64),
+    Failed,
+}
