@@ -21,7 +21,7 @@ pub enum Effect {
         model: ModelId,
         device: DeviceId,
     },
-    /// End an idle worker (evicted) in good order.
+    /// End an idle worker (evicted) in good order; `WorkerDied` will follow.
     StopWorker { worker: WorkerId },
     /// Kill a worker that broke its word; `WorkerDied` will follow.
     KillWorker { worker: WorkerId, why: KillReason },

@@ -5,7 +5,7 @@ use crate::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, Wor
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A device takes part from now on.
+    /// A device takes part from now on. Telling of it again changes nothing.
     DeviceUp {
         device: DeviceId,
         lanes: u32,

@@ -27,7 +27,9 @@ fn spread_milli(sim: &Sim, tenants: &[(TenantId, u32)]) -> u64 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Fails where lanes go out by tenant id, or where nothing is asked to yield.
+    /// Workers report up to fifty times the tokens that they did, so the predictions are wrong as well.
+    /// Fails where lanes go out by tenant id, where weights are ignored, or where nothing is asked to
+    /// yield.
     #[test]
     fn backlogged_tenants_stay_within_the_bound(
         weights in prop::collection::vec(1u32..8, 2..5),
@@ -76,7 +78,8 @@ fn returning(away: Nanos) -> (Sim, TenantId, TenantId) {
     (sim, busy, back)
 }
 
-/// Fails without the lift: the one who was away takes the lane for as long as it was away.
+/// Fails without the lifts (at arrival, and on becoming able to run): the one who was away takes the
+/// lane for as long as it was away.
 #[test]
 fn being_idle_hoards_nothing() {
     let (mut sim, busy, back) = returning(10 * SECOND);
