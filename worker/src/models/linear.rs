@@ -1,0 +1,537 @@
+//! A weight matrix and its product with the rows of a step.
+//!
+//! Weights are kept in tiles of 32 outputs, so that one vector load gives many outputs their weight for
+//! one input, and a tile is read once for up to eight rows. Quantised weights (4 or 8 bits, affine per
+//! 32 inputs) stay packed and are unpacked in registers; activations are never quantised, so the result
+//! is that of f32 arithmetic on the file's weights, and no copy of an activation is left in scratch.
+
+use super::simd;
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Outputs of one tile.
+const TILE: usize = 32;
+/// Inputs that share a scale.
+pub const GROUP: usize = 32;
+/// Rows from which on the rows, not the outputs, are divided among the threads; per thread.
+const ROWS_PER_THREAD: usize = 8;
+
+/// A matrix in rows (one per output), before it is packed.
+#[derive(Debug)]
+pub enum Rows {
+    /// Plain.
+    F32(Vec<f32>),
+    /// `scale * q + offset`, per group of [`GROUP`] inputs.
+    Affine {
+        /// One per group.
+        scale: Vec<f32>,
+        /// One per group.
+        offset: Vec<f32>,
+        /// One per weight.
+        q: Vec<u8>,
+        /// 4 or 8: what `q` fits in.
+        bits: usize,
+    },
+}
+
+impl Rows {
+    /// Puts the rows of `other` behind these. Both must be of one kind.
+    pub fn append(&mut self, other: Rows) -> bool {
+        match (self, other) {
+            (Rows::F32(all), Rows::F32(more)) => all.extend(more),
+            (
+                Rows::Affine {
+                    scale,
+                    offset,
+                    q,
+                    bits,
+                },
+                Rows::Affine {
+                    scale: scale2,
+                    offset: offset2,
+                    q: q2,
+                    bits: bits2,
+                },
+            ) => {
+                scale.extend(scale2);
+                offset.extend(offset2);
+                q.extend(q2);
+                *bits = (*bits).max(bits2);
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+#[derive(Debug)]
+enum Packed {
+    /// Per tile: [input][output].
+    F32(Vec<f32>),
+    /// Per tile and group: the scales of 32 outputs, their offsets, and words of 8 or 4 weights.
+    Affine {
+        scales: Vec<f32>,
+        words: Vec<u32>,
+        bits: usize,
+    },
+}
+
+/// A packed matrix, ready to multiply.
+#[derive(Debug)]
+pub struct Linear {
+    inputs: usize,
+    outputs: usize,
+    packed: Packed,
+    bias: Vec<f32>,
+}
+
+/// Outputs with the last tile filled up.
+fn padded(outputs: usize) -> usize {
+    outputs.next_multiple_of(TILE)
+}
+
+impl Linear {
+    /// Packs `rows`; none if their number does not fit `inputs` and `outputs`. `bias` may be empty.
+    pub fn new(inputs: usize, outputs: usize, rows: &Rows, bias: &[f32]) -> Option<Self> {
+        let count = inputs.checked_mul(outputs)?;
+        if count == 0 || !(bias.is_empty() || bias.len() == outputs) {
+            return None;
+        }
+        let packed = match rows {
+            Rows::F32(w) if w.len() == count => Packed::F32(pack_f32(inputs, outputs, w)),
+            Rows::Affine {
+                scale,
+                offset,
+                q,
+                bits,
+            } if q.len() == count
+                && inputs % GROUP == 0
+                && scale.len() == count / GROUP
+                && offset.len() == count / GROUP
+                && (*bits == 4 || *bits == 8) =>
+            {
+                pack_affine(inputs, outputs, scale, offset, q, *bits)
+            }
+            _ => return None,
+        };
+        let mut padded_bias = bias.to_vec();
+        padded_bias.resize(padded(outputs), 0.0);
+        Some(Linear {
+            inputs,
+            outputs,
+            packed,
+            bias: padded_bias,
+        })
+    }
+
+    /// Values of one result row.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// `out = x · Wᵀ + bias`, and then `finish` over whole rows of `out`. Uses the threads of the pool
+    /// that it is called in. `x` holds whole rows; `out` as many.
+    pub fn forward(&self, x: &[f32], out: &mut [f32], finish: impl Fn(&mut [f32]) + Sync) {
+        let rows = x.len() / self.inputs;
+        let threads = rayon::current_num_threads();
+        let groups = self.group_sums(x);
+        let (width, per_row) = (self.outputs, groups.len() / rows.max(1));
+        if rows >= ROWS_PER_THREAD * threads {
+            let chunk = rows.div_ceil(threads).next_multiple_of(ROWS_PER_THREAD);
+            out.par_chunks_mut(chunk * width)
+                .enumerate()
+                .for_each(|(at, out)| {
+                    let first = at * chunk;
+                    let count = out.len() / width;
+                    let x = &x[first * self.inputs..][..count * self.inputs];
+                    let groups = &groups[first * per_row..][..count * per_row];
+                    self.tiles(0, padded(width) / TILE, x, groups, out, width);
+                    finish(out);
+                });
+        } else {
+            let tiles = padded(width) / TILE;
+            let chunk = tiles.div_ceil(threads * 4);
+            let mut parts = vec![0f32; tiles * TILE * rows];
+            parts
+                .par_chunks_mut(chunk * TILE * rows)
+                .enumerate()
+                .for_each(|(at, part)| {
+                    let count = part.len() / (TILE * rows);
+                    self.tiles(at * chunk, count, x, &groups, part, count * TILE);
+                });
+            for (at, part) in parts.chunks(chunk * TILE * rows).enumerate() {
+                let (first, count) = (at * chunk * TILE, part.len() / rows);
+                for (row, part) in part.chunks(count).enumerate() {
+                    let keep = count.min(width - first);
+                    out[row * width + first..][..keep].copy_from_slice(&part[..keep]);
+                }
+            }
+            finish(out);
+        }
+    }
+
+    /// Sums of every row's inputs by group: what the offsets are multiplied with.
+    fn group_sums(&self, x: &[f32]) -> Vec<f32> {
+        match self.packed {
+            Packed::F32(_) => Vec::new(),
+            Packed::Affine { .. } => x
+                .chunks_exact(GROUP)
+                .map(|group| group.iter().sum())
+                .collect(),
+        }
+    }
+
+    fn tiles(
+        &self,
+        first: usize,
+        count: usize,
+        x: &[f32],
+        groups: &[f32],
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        simd::run(Tiles {
+            linear: self,
+            first,
+            count,
+            x,
+            groups,
+            out,
+            stride,
+        });
+    }
+
+    /// The weights of one output, unpacked: a row of an embedding table.
+    pub fn weights_of(&self, output: usize, out: &mut [f32]) {
+        let (tile, lane) = (output / TILE, output % TILE);
+        match &self.packed {
+            Packed::F32(w) => {
+                let tile = &w[tile * self.inputs * TILE..][..self.inputs * TILE];
+                for (out, w) in out.iter_mut().zip(tile.chunks_exact(TILE)) {
+                    *out = w[lane];
+                }
+            }
+            Packed::Affine {
+                scales,
+                words,
+                bits,
+            } => {
+                let per_word = 32 / bits;
+                let mask = (1u32 << bits) - 1;
+                let range = (mask + 1) as f32;
+                let groups = self.inputs / GROUP;
+                for (group, out) in out.chunks_exact_mut(GROUP).enumerate() {
+                    let block = tile * groups + group;
+                    let scale = scales[(2 * block) * TILE + lane] / range;
+                    let offset = scales[(2 * block + 1) * TILE + lane] + scale * range;
+                    for (at, out) in out.iter_mut().enumerate() {
+                        let word = words[(block * bits + at / per_word) * TILE + lane];
+                        let q = word >> (at % per_word * bits) & mask;
+                        *out = scale * q as f32 + offset;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn pack_f32(inputs: usize, outputs: usize, rows: &[f32]) -> Vec<f32> {
+    let mut packed = vec![0f32; padded(outputs) * inputs];
+    for (output, row) in rows.chunks_exact(inputs).enumerate() {
+        let tile = &mut packed[output / TILE * inputs * TILE..][..inputs * TILE];
+        for (w, to) in row.iter().zip(tile.chunks_exact_mut(TILE)) {
+            to[output % TILE] = *w;
+        }
+    }
+    packed
+}
+
+/// A weight q is unpacked by putting its bits at the top of the mantissa of 1.0, which gives
+/// 1 + q / 2^bits without any conversion; scale and offset are stored so as to undo that.
+fn pack_affine(
+    inputs: usize,
+    outputs: usize,
+    scale: &[f32],
+    offset: &[f32],
+    q: &[u8],
+    bits: usize,
+) -> Packed {
+    let groups = inputs / GROUP;
+    let blocks = padded(outputs) / TILE * groups;
+    let per_word = 32 / bits;
+    let range = (1u32 << bits) as f32;
+    let mut scales = vec![0f32; blocks * 2 * TILE];
+    let mut words = vec![0u32; blocks * bits * TILE];
+    for output in 0..outputs {
+        let (tile, lane) = (output / TILE, output % TILE);
+        for group in 0..groups {
+            let (from, block) = (output * groups + group, tile * groups + group);
+            scales[2 * block * TILE + lane] = scale[from] * range;
+            scales[(2 * block + 1) * TILE + lane] = offset[from] - scale[from] * range;
+            for (at, q) in q[from * GROUP..][..GROUP].iter().enumerate() {
+                words[(block * bits + at / per_word) * TILE + lane] |=
+                    u32::from(*q) << (at % per_word * bits);
+            }
+        }
+    }
+    Packed::Affine {
+        scales,
+        words,
+        bits,
+    }
+}
+
+struct Tiles<'a> {
+    linear: &'a Linear,
+    first: usize,
+    count: usize,
+    x: &'a [f32],
+    groups: &'a [f32],
+    out: &'a mut [f32],
+    stride: usize,
+}
+
+impl WithSimd for Tiles<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        // Vectors per tile, and rows at a time as registers allow.
+        match S::F32_LANES {
+            16 => self.each::<S, 8, 2>(simd),
+            8 => self.each::<S, 3, 4>(simd),
+            4 => self.each::<S, 3, 8>(simd),
+            _ => self.each::<S, 1, 32>(simd),
+        }
+    }
+}
+
+impl Tiles<'_> {
+    #[inline(always)]
+    fn each<S: Simd, const R: usize, const V: usize>(&mut self, simd: S) {
+        let rows = self.x.len() / self.linear.inputs;
+        for tile in 0..self.count {
+            let mut row = 0;
+            while row < rows {
+                row += match rows - row {
+                    left if left >= R => self.rows::<S, R, V>(simd, tile, row),
+                    left if left >= 4 && R > 4 => self.rows::<S, 4, V>(simd, tile, row),
+                    left if left >= 2 && R > 2 => self.rows::<S, 2, V>(simd, tile, row),
+                    _ => self.rows::<S, 1, V>(simd, tile, row),
+                };
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, const R: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        tile: usize,
+        row: usize,
+    ) -> usize {
+        let inputs = self.linear.inputs;
+        let at = self.first + tile;
+        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * inputs..][..inputs]);
+        let (bias, _) = S::as_simd_f32s(&self.linear.bias[at * TILE..][..TILE]);
+        let start: [S::f32s; V] = std::array::from_fn(|v| bias[v]);
+        let result = match &self.linear.packed {
+            Packed::F32(w) => {
+                let w = &w[at * inputs * TILE..][..inputs * TILE];
+                plain::<S, R, V>(simd, x, w, [start; R])
+            }
+            Packed::Affine {
+                scales,
+                words,
+                bits,
+            } => {
+                let groups = inputs / GROUP;
+                let sums = std::array::from_fn(|r| &self.groups[(row + r) * groups..][..groups]);
+                let scales = &scales[at * groups * 2 * TILE..][..groups * 2 * TILE];
+                let words = &words[at * groups * bits * TILE..][..groups * bits * TILE];
+                if *bits == 4 {
+                    affine::<S, R, V, 4>(simd, x, sums, scales, words, [start; R])
+                } else {
+                    affine::<S, R, V, 8>(simd, x, sums, scales, words, [start; R])
+                }
+            }
+        };
+        for (r, result) in result.iter().enumerate() {
+            let to = (row + r) * self.stride + tile * TILE;
+            let keep = TILE.min(self.stride - tile * TILE);
+            if keep == TILE {
+                let (to, _) = S::as_mut_simd_f32s(&mut self.out[to..][..TILE]);
+                to.copy_from_slice(result);
+            } else {
+                let mut whole = [0f32; TILE];
+                S::as_mut_simd_f32s(&mut whole).0.copy_from_slice(result);
+                self.out[to..][..keep].copy_from_slice(&whole[..keep]);
+            }
+        }
+        R
+    }
+}
+
+/// R rows times one tile of plain weights.
+#[inline(always)]
+fn plain<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    x: [&[f32]; R],
+    w: &[f32],
+    mut acc: [[S::f32s; V]; R],
+) -> [[S::f32s; V]; R] {
+    let (w, _) = S::as_simd_f32s(w);
+    let (w, _) = w.as_chunks::<V>();
+    for (at, w) in w.iter().enumerate() {
+        for r in 0..R {
+            let x = simd.splat_f32s(x[r][at]);
+            for v in 0..V {
+                acc[r][v] = simd.mul_add_f32s(x, w[v], acc[r][v]);
+            }
+        }
+    }
+    acc
+}
+
+/// R rows times one tile of packed weights of B bits.
+#[inline(always)]
+fn affine<S: Simd, const R: usize, const V: usize, const B: usize>(
+    simd: S,
+    x: [&[f32]; R],
+    sums: [&[f32]; R],
+    scales: &[f32],
+    words: &[u32],
+    mut acc: [[S::f32s; V]; R],
+) -> [[S::f32s; V]; R] {
+    let (scales, _) = S::as_simd_f32s(scales);
+    let (scales, _) = scales.as_chunks::<V>();
+    let (scales, _) = scales.as_chunks::<2>();
+    let (words, _) = S::as_simd_u32s(words);
+    let (words, _) = words.as_chunks::<V>();
+    let (words, _) = words.as_chunks::<B>();
+    // The weight's bits at the top of the mantissa of a number between 1 and 2.
+    let top = 23 - B;
+    let mask = simd.splat_u32s(((1u32 << B) - 1) << top);
+    let one = simd.splat_u32s(1f32.to_bits());
+    let zero = simd.splat_f32s(0.0);
+    for (group, ([scale, offset], words)) in scales.iter().zip(words).enumerate() {
+        let mut part = [[zero; V]; R];
+        for (word, packed) in words.iter().enumerate() {
+            for nth in 0..32 / B {
+                let mut w = [zero; V];
+                for v in 0..V {
+                    let moved = if nth * B <= top {
+                        let by = simd.splat_u32s((top - nth * B) as u32);
+                        simd.wrapping_dyn_shl_u32s(packed[v], by)
+                    } else {
+                        let by = simd.splat_u32s((nth * B - top) as u32);
+                        simd.wrapping_dyn_shr_u32s(packed[v], by)
+                    };
+                    w[v] = simd.transmute_f32s_u32s(simd.or_u32s(simd.and_u32s(moved, mask), one));
+                }
+                for r in 0..R {
+                    let x = simd.splat_f32s(x[r][group * GROUP + word * (32 / B) + nth]);
+                    for v in 0..V {
+                        part[r][v] = simd.mul_add_f32s(x, w[v], part[r][v]);
+                    }
+                }
+            }
+        }
+        for r in 0..R {
+            let sum = simd.splat_f32s(sums[r][group]);
+            for v in 0..V {
+                acc[r][v] = simd.mul_add_f32s(scale[v], part[r][v], acc[r][v]);
+                acc[r][v] = simd.mul_add_f32s(offset[v], sum, acc[r][v]);
+            }
+        }
+    }
+    acc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(count: usize, seed: u32) -> Vec<f32> {
+        let mut state = seed | 1;
+        let step = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..count).map(step).collect()
+    }
+
+    /// Compares with the plain triple loop.
+    fn check(inputs: usize, outputs: usize, rows: usize, weights: &Rows, plain: &[f32]) {
+        let bias = noise(outputs, 3);
+        let linear = Linear::new(inputs, outputs, weights, &bias).expect("sizes agree");
+        let x = noise(rows * inputs, 7);
+        let mut out = vec![0f32; rows * outputs];
+        linear.forward(&x, &mut out, |_| ());
+        for row in 0..rows {
+            for output in 0..outputs {
+                let w = &plain[output * inputs..][..inputs];
+                let exact: f64 = x[row * inputs..][..inputs]
+                    .iter()
+                    .zip(w)
+                    .map(|(x, w)| f64::from(*x) * f64::from(*w))
+                    .sum();
+                let got = f64::from(out[row * outputs + output]) - f64::from(bias[output]);
+                assert!(
+                    (got - exact).abs() < 2e-4,
+                    "{rows}×{outputs}: {got} is not {exact}"
+                );
+            }
+        }
+        let mut row = vec![0f32; inputs];
+        linear.weights_of(outputs - 1, &mut row);
+        for (got, want) in row.iter().zip(&plain[(outputs - 1) * inputs..]) {
+            assert!((got - want).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn every_number_of_rows_and_outputs_multiplies_right() {
+        for (inputs, outputs) in [(64, 32), (96, 70), (32, 1), (128, 160)] {
+            let w = noise(inputs * outputs, 1);
+            for rows in (1..20).chain([33, 64]) {
+                check(inputs, outputs, rows, &Rows::F32(w.clone()), &w);
+            }
+        }
+    }
+
+    #[test]
+    fn packed_weights_multiply_like_unpacked_ones() {
+        for bits in [4, 8] {
+            let (inputs, outputs) = (96, 70);
+            let groups = inputs / GROUP * outputs;
+            let q: Vec<u8> = noise(inputs * outputs, 5)
+                .iter()
+                .map(|x| ((x + 1.0) / 2.0 * ((1 << bits) - 1) as f32) as u8)
+                .collect();
+            let scale: Vec<f32> = noise(groups, 9)
+                .iter()
+                .map(|x| x / (1 << bits) as f32)
+                .collect();
+            let offset = noise(groups, 11);
+            let plain: Vec<f32> = (0..q.len())
+                .map(|at| scale[at / GROUP] * f32::from(q[at]) + offset[at / GROUP])
+                .collect();
+            for rows in [1, 2, 3, 5, 8, 13, 40] {
+                let rows_of = Rows::Affine {
+                    scale: scale.clone(),
+                    offset: offset.clone(),
+                    q: q.clone(),
+                    bits,
+                };
+                check(inputs, outputs, rows, &rows_of, &plain);
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_disagree_are_refused() {
+        assert!(Linear::new(4, 4, &Rows::F32(vec![0.0; 15]), &[]).is_none());
+        assert!(Linear::new(4, 4, &Rows::F32(vec![0.0; 16]), &[0.0]).is_none());
+        assert!(Linear::new(usize::MAX, 4, &Rows::F32(vec![]), &[]).is_none());
+    }
+}

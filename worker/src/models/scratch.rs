@@ -1,0 +1,81 @@
+//! Buffers for activations, kept between steps and scrubbed at the end of a job.
+//!
+//! Kept, because asking the system for megabytes anew in every layer costs more than computing in
+//! them. Dirty from one use to the next inside a job; how far each was written is known, and a scrub
+//! zeroes that far and reads it back.
+
+use crate::engine::Scrubbed;
+use bulkhead_kernels::{fill_zero, verify_zero};
+use pulp::bytemuck::cast_slice_mut;
+
+/// A buffer that grew beyond this is given back at the next scrub, floats.
+const KEPT_FLOATS_MAX: usize = 8 << 20;
+
+/// One growing buffer.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    floats: Vec<f32>,
+    dirty: usize,
+}
+
+impl Buffer {
+    /// `length` floats of unspecified (but initialised) content, to be overwritten.
+    pub fn take(&mut self, length: usize) -> &mut [f32] {
+        if self.floats.len() < length {
+            // A new one instead of growing: the old content need not be copied.
+            self.floats = vec![0.0; length.next_power_of_two()];
+            self.dirty = 0;
+        }
+        self.dirty = self.dirty.max(length);
+        &mut self.floats[..length]
+    }
+
+    /// Zeroes what was written since the last time, and reads it back.
+    pub fn scrub(&mut self) -> Scrubbed {
+        let bytes: &mut [u8] = cast_slice_mut(&mut self.floats[..self.dirty]);
+        fill_zero(bytes);
+        let scrubbed = Scrubbed {
+            zeroed: bytes.len() as u64,
+            verified: bytes.len() as u64,
+            residue: verify_zero(bytes).count,
+        };
+        self.dirty = 0;
+        if self.floats.len() > KEPT_FLOATS_MAX {
+            self.floats = Vec::new();
+        }
+        scrubbed
+    }
+}
+
+/// The sum of two scrubs.
+pub fn sum(a: Scrubbed, b: Scrubbed) -> Scrubbed {
+    Scrubbed {
+        zeroed: a.zeroed + b.zeroed,
+        verified: a.verified + b.verified,
+        residue: a.residue + b.residue,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_zero_after_a_scrub_and_counted() {
+        let mut buffer = Buffer::default();
+        buffer.take(1000).fill(1.0);
+        buffer.take(10).fill(2.0);
+        let scrubbed = buffer.scrub();
+        assert_eq!(
+            scrubbed,
+            Scrubbed {
+                zeroed: 4000,
+                verified: 4000,
+                residue: 0
+            }
+        );
+        assert!(buffer.take(1000).iter().all(|x| *x == 0.0));
+        assert_eq!(buffer.scrub().zeroed, 4000);
+        assert_eq!(buffer.scrub(), Scrubbed::default());
+    }
+}

@@ -1,0 +1,9 @@
+//! The engines on the real starter models, against what PyTorch in float32 computes.
+//!
+//! The models are read from `$BULKHEAD_MODELS` (or the user's cache folder), where
+//! `bulkhead models pull` puts them.
+
+mod corrupt;
+mod fixture;
+mod minilm;
+mod speed;
