@@ -1,0 +1,175 @@
+//! Load: the first frame, the model's files from their descriptors, their hashes.
+//!
+//! The launcher opened and hashed the files; the worker hashes what it really read, so that what is
+//! served is what was promised even if a file changed in between. No path is ever opened here.
+
+use crate::process::{FILE_FD_MIN, take_file};
+use aws_lc_rs::digest;
+use bulkhead_proto::internal::{Load, ModelFile};
+use std::collections::BTreeSet;
+use std::io::{self, Read};
+use std::os::fd::RawFd;
+
+/// Model files that one worker takes.
+pub const FILES_MAX: usize = 64;
+
+/// Why a model could not be loaded. All of these are the operator's or the installation's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The list itself is wrong.
+    #[error("the list of model files is wrong: {0}")]
+    List(&'static str),
+    /// A file could not be read.
+    #[error("the model's file {name} could not be read: {source}")]
+    Read {
+        /// The file's name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is not the one that was promised.
+    #[error(
+        "the model's file {name} has SHA-256 {found}, not {promised}: it was changed or cut short; \
+         fetch the model again"
+    )]
+    Hash {
+        /// The file's name.
+        name: String,
+        /// Hex.
+        found: String,
+        /// Hex.
+        promised: String,
+    },
+}
+
+/// A model's file, read and checked.
+#[derive(Debug)]
+pub struct FileBytes {
+    /// Its name inside the model's folder.
+    pub name: String,
+    /// All of it.
+    pub bytes: Vec<u8>,
+}
+
+/// The descriptors that a load needs, checked: each from 4 on, and each named once.
+pub fn descriptors(load: &Load) -> Result<Vec<RawFd>, FileError> {
+    if load.files.len() > FILES_MAX {
+        return Err(FileError::List("there are more than 64"));
+    }
+    let unique: BTreeSet<RawFd> = load.files.iter().map(|file| file.fd).collect();
+    if unique.len() != load.files.len() {
+        return Err(FileError::List("two have the same descriptor"));
+    }
+    if unique.first().is_some_and(|fd| *fd < FILE_FD_MIN) {
+        return Err(FileError::List("a descriptor is below 4"));
+    }
+    Ok(unique.into_iter().collect())
+}
+
+/// Reads, checks and closes every file of a load whose [`descriptors`] were found good.
+pub fn read_files(load: &Load) -> Result<Vec<FileBytes>, FileError> {
+    load.files.iter().map(read_file).collect()
+}
+
+fn read_file(file: &ModelFile) -> Result<FileBytes, FileError> {
+    let bytes = read_all(file.fd).map_err(|source| FileError::Read {
+        name: file.name.clone(),
+        source,
+    })?;
+    let found = hex(digest::digest(&digest::SHA256, &bytes).as_ref());
+    if !found.eq_ignore_ascii_case(&file.sha256) {
+        let promised = file.sha256.clone();
+        return Err(FileError::Hash {
+            name: file.name.clone(),
+            found,
+            promised,
+        });
+    }
+    Ok(FileBytes {
+        name: file.name.clone(),
+        bytes,
+    })
+}
+
+/// The whole file, in one allocation, however large it is: growing would copy it.
+fn read_all(fd: RawFd) -> io::Result<Vec<u8>> {
+    let mut file = take_file(fd)?;
+    let length = usize::try_from(file.metadata()?.len())
+        .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(length)
+        .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, fcntl};
+    use std::io::{Seek, Write};
+
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn file(fd: RawFd, sha256: &str) -> ModelFile {
+        ModelFile {
+            name: "weights".to_owned(),
+            fd,
+            sha256: sha256.to_owned(),
+        }
+    }
+
+    fn abc() -> RawFd {
+        let mut file = tempfile::tempfile().expect("a temporary file");
+        file.write_all(b"abc").expect("room");
+        file.rewind().expect("a file");
+        // High enough not to be one of those that have owners.
+        fcntl(&file, FcntlArg::F_DUPFD_CLOEXEC(10)).expect("a free descriptor")
+    }
+
+    #[test]
+    fn a_file_with_the_promised_hash_is_taken_and_another_is_not() {
+        let good = Load {
+            files: vec![file(abc(), ABC)],
+            ..Load::default()
+        };
+        assert_eq!(read_files(&good).expect("as promised")[0].bytes, b"abc");
+        let bad = Load {
+            files: vec![file(abc(), &"0".repeat(64))],
+            ..Load::default()
+        };
+        let error = read_files(&bad).expect_err("not as promised").to_string();
+        assert!(
+            error.contains(ABC) && error.contains("fetch the model again"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn lists_that_would_share_or_steal_a_descriptor_are_refused() {
+        for fds in [vec![3], vec![7, 7], vec![0], (4..100).collect()] {
+            let files = fds.into_iter().map(|fd| file(fd, ABC)).collect();
+            assert!(
+                descriptors(&Load {
+                    files,
+                    ..Load::default()
+                })
+                .is_err()
+            );
+        }
+        let files = vec![file(9, ABC), file(4, ABC)];
+        assert_eq!(
+            descriptors(&Load {
+                files,
+                ..Load::default()
+            })
+            .expect("good"),
+            [4, 9]
+        );
+    }
+}

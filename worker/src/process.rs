@@ -1,0 +1,100 @@
+//! Thin wrappers around what a process inherits and sets for itself, before it has other threads.
+//!
+//! All `unsafe` of the worker outside the seal is in this file.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+/// The descriptor of the socket to the scheduler.
+pub const SOCKET_FD: RawFd = 3;
+
+/// The least descriptor that a model's file can have.
+pub const FILE_FD_MIN: RawFd = SOCKET_FD + 1;
+
+/// How much lower than its I/O the priority of computing is. A prompt hand-over beside busy threads
+/// needs this; computing loses nothing, since I/O is short.
+const COMPUTE_NICENESS: libc::c_int = 15;
+
+/// Takes the socket that the launcher left at descriptor 3. To be called once.
+pub fn take_socket() -> io::Result<UnixStream> {
+    // SAFETY: the descriptor was inherited; nothing in this process owns it, and this is called once.
+    // If nobody handed it over, the check below finds out before it is used.
+    let socket = unsafe { UnixStream::from_raw_fd(SOCKET_FD) };
+    match nix::sys::socket::getsockname::<nix::sys::socket::UnixAddr>(socket.as_raw_fd()) {
+        Ok(_) => Ok(socket),
+        Err(error) => {
+            // Not ours to close: it may be anything, or nothing.
+            let _ = std::os::fd::IntoRawFd::into_raw_fd(socket);
+            Err(error.into())
+        }
+    }
+}
+
+/// Takes a model's file at an inherited descriptor. Each is to be taken once.
+///
+/// Refuses descriptors below [`FILE_FD_MIN`]: those have owners.
+pub fn take_file(fd: RawFd) -> io::Result<File> {
+    if fd < FILE_FD_MIN {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    // SAFETY: fcntl with F_GETFD only asks whether the descriptor is open.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, was inherited, and is taken once: the caller checks that its
+    // list has no duplicates. Nothing else in this process owns descriptors from 4 on.
+    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+/// Tells the libraries that compute how many threads to make. Before any thread exists.
+pub fn set_compute_threads(threads: u32) {
+    let threads = threads.max(1).to_string();
+    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        // SAFETY: the process has one thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(name, &threads) };
+    }
+}
+
+/// Lowers the priority of the calling thread, and of those that it starts from now on.
+pub fn lower_priority() {
+    // SAFETY: sets one integer of the calling thread; there is no memory involved. Lowering the own
+    // priority is always allowed, and if it fails the thread is merely less polite.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, COMPUTE_NICENESS) };
+}
+
+/// Makes every panic end the process, and say where it happened but never what was worked on: a
+/// panic's message may quote a prompt.
+pub fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        match panic.location() {
+            Some(at) => eprintln!(
+                "bulkhead-worker: bug at {}:{}; ending",
+                at.file(),
+                at.line()
+            ),
+            None => eprintln!("bulkhead-worker: bug; ending"),
+        }
+        std::process::abort();
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_with_owners_and_closed_ones_are_not_taken() {
+        for fd in [-1, 0, 3] {
+            assert_eq!(
+                take_file(fd).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput
+            );
+        }
+        assert_eq!(
+            take_file(999_999).unwrap_err().raw_os_error(),
+            Some(libc::EBADF)
+        );
+    }
+}

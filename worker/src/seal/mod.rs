@@ -1,0 +1,189 @@
+//! The seal: what a worker process gives up, layer by layer, and which layers this machine granted.
+//!
+//! Two moments, two types. [`restrict`] runs first, while the process has one thread, because Landlock
+//! and namespaces cover only threads that are made later; it takes away files, networks, privileges
+//! and core dumps, and leaves what loading a model needs: threads, and the descriptors that are open.
+//! [`Restricted::lock`] runs once the model is loaded and all threads exist, and leaves computing, a
+//! clock, anonymous memory, and the one socket.
+//!
+//! Nothing here decides whether a missing layer is acceptable: it reports, and the scheduler's list of
+//! required layers decides. No layer is ever reported that the kernel did not confirm.
+
+mod files;
+mod landlock;
+mod limits;
+mod namespaces;
+mod privileges;
+mod probe;
+mod seccomp;
+
+pub use files::close_all_but;
+pub use probe::{probe, to_json};
+
+/// No gain of privileges by any exec, ever.
+pub const NO_NEW_PRIVS: &str = "no_new_privs";
+/// No file can be opened by its path.
+pub const LANDLOCK: &str = "landlock";
+/// No TCP port can be bound or connected to.
+pub const LANDLOCK_NET: &str = "landlock_net";
+/// No signal to, and no abstract socket of, a process outside.
+pub const LANDLOCK_SCOPE: &str = "landlock_scope";
+/// An empty network namespace of its own.
+pub const NETNS: &str = "netns";
+/// No capability, in any set.
+pub const NO_CAPABILITIES: &str = "no_capabilities";
+/// No core dump, no ptrace and no reading of its memory by others of the same user.
+pub const NON_DUMPABLE: &str = "non_dumpable";
+/// Nothing written to files, no new descriptor, no new process.
+pub const RLIMITS: &str = "rlimits";
+/// No inherited descriptor but the ones that it was given by name.
+pub const CLOSED_FDS: &str = "closed_fds";
+/// System calls are down to computing on what is there already.
+pub const SECCOMP: &str = "seccomp";
+/// There is no way to a network: there is none in sight, or no call that makes a socket.
+pub const NO_NETWORK: &str = "no_network";
+
+/// All names that a seal can report, in the order of applying.
+pub const LAYERS: [&str; 11] = [
+    NO_NEW_PRIVS,
+    NETNS,
+    LANDLOCK,
+    LANDLOCK_NET,
+    LANDLOCK_SCOPE,
+    NO_CAPABILITIES,
+    NON_DUMPABLE,
+    CLOSED_FDS,
+    RLIMITS,
+    SECCOMP,
+    NO_NETWORK,
+];
+
+/// One layer, and what the kernel said to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerStatus {
+    /// One of [`LAYERS`].
+    pub name: &'static str,
+    /// True where it is in force.
+    pub available: bool,
+    /// Why it is not, or how far it goes.
+    pub detail: String,
+}
+
+impl LayerStatus {
+    fn of(name: &'static str, outcome: Result<String, String>) -> Self {
+        let available = outcome.is_ok();
+        LayerStatus {
+            name,
+            available,
+            detail: outcome.unwrap_or_else(|why| why),
+        }
+    }
+}
+
+/// A process that has given up files, networks and privileges, and can still start threads.
+#[derive(Debug)]
+pub struct Restricted {
+    layers: Vec<LayerStatus>,
+}
+
+/// A process that can compute and speak through sockets that it has, and nothing else.
+#[derive(Debug)]
+pub struct Sealed {
+    layers: Vec<LayerStatus>,
+}
+
+/// Applies the layers that must come before any thread exists.
+pub fn restrict() -> Restricted {
+    let mut layers = vec![LayerStatus::of(NO_NEW_PRIVS, privileges::no_new_privs())];
+    layers.push(LayerStatus::of(NETNS, namespaces::leave_network()));
+    layers.extend(landlock::restrict());
+    layers.push(LayerStatus::of(
+        NO_CAPABILITIES,
+        privileges::drop_capabilities(),
+    ));
+    layers.push(LayerStatus::of(NON_DUMPABLE, privileges::non_dumpable()));
+    Restricted { layers }
+}
+
+impl Restricted {
+    /// Notes how closing the inherited descriptors went (see [`close_all_but`]).
+    pub fn closed_descriptors(&mut self, outcome: Result<String, String>) {
+        self.layers.push(LayerStatus::of(CLOSED_FDS, outcome));
+    }
+
+    /// Applies the rest, to all threads. Afterwards no thread, file or socket can be made.
+    pub fn lock(mut self) -> Sealed {
+        self.layers.push(LayerStatus::of(RLIMITS, limits::lock()));
+        let seccomp = LayerStatus::of(SECCOMP, seccomp::lock());
+        let unreachable = seccomp.available || self.has(NETNS);
+        self.layers.push(seccomp);
+        let no_network = if unreachable {
+            Ok("no call makes a socket, or no network is in sight".to_owned())
+        } else {
+            Err("neither seccomp nor an own network namespace is in force".to_owned())
+        };
+        self.layers.push(LayerStatus::of(NO_NETWORK, no_network));
+        Sealed {
+            layers: self.layers,
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.layers
+            .iter()
+            .any(|layer| layer.name == name && layer.available)
+    }
+
+    /// What was tried so far.
+    pub fn layers(&self) -> &[LayerStatus] {
+        &self.layers
+    }
+}
+
+impl Sealed {
+    /// What was tried.
+    pub fn layers(&self) -> &[LayerStatus] {
+        &self.layers
+    }
+
+    /// Names of the layers in force.
+    pub fn applied(&self) -> Vec<String> {
+        let applied = self.layers.iter().filter(|layer| layer.available);
+        applied.map(|layer| layer.name.to_owned()).collect()
+    }
+
+    /// The required layers that are not in force, each with the reason; empty is good.
+    pub fn missing(&self, required: &[String]) -> Vec<String> {
+        required
+            .iter()
+            .filter_map(|name| self.why_missing(name))
+            .collect()
+    }
+
+    fn why_missing(&self, name: &str) -> Option<String> {
+        match self.layers.iter().find(|layer| layer.name == name) {
+            Some(layer) if layer.available => None,
+            Some(layer) => Some(format!("{name} ({})", layer.detail)),
+            None => Some(format!("{name} (this worker knows no such layer)")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_or_unknown_required_layer_is_named_with_its_reason() {
+        let layers = vec![
+            LayerStatus::of(SECCOMP, Ok(String::new())),
+            LayerStatus::of(LANDLOCK, Err("kernel too old".to_owned())),
+        ];
+        let sealed = Sealed { layers };
+        assert_eq!(sealed.applied(), [SECCOMP]);
+        assert!(sealed.missing(&[SECCOMP.to_owned()]).is_empty());
+        let missing = sealed.missing(&[LANDLOCK.to_owned(), "moat".to_owned()]);
+        assert_eq!(missing.len(), 2);
+        assert!(missing[0].contains("kernel too old") && missing[1].contains("moat"));
+    }
+}

@@ -1,0 +1,193 @@
+//! The compute loop: steps while a lease is held, and between steps the messages that came.
+//!
+//! One thread, in this order: take messages, step, scrub, tell. So a yield or a cancel takes effect at the
+//! next step boundary, a result is never told before its memory is clean, and a step's frame is on its way
+//! before the next step begins. Without a lease nothing is computed; the thread waits for a message.
+//! Time is read for reports and planning only; what is billed is measured by the scheduler.
+
+use crate::engine::{Engine, StepOutcome};
+use crate::evidence::{self, Evidence};
+use bulkhead_proto::frame;
+use bulkhead_proto::internal::{
+    Assign, FromWorker, Released, Step, from_worker, to_worker::Message,
+};
+use crossbeam::channel::Receiver;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Instant;
+
+/// Why a worker stops serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The other side's fault. Not to be retried with this worker.
+    #[error("{0}")]
+    Protocol(&'static str),
+    /// The scheduler is gone.
+    #[error("the socket failed: {0}")]
+    Socket(#[from] io::Error),
+    /// Memory that was to be zero is not: this process must not live on.
+    #[error("{0} bytes were not zero after a scrub")]
+    Residue(u64),
+}
+
+/// A worker that belongs to a tenant.
+pub struct Server {
+    engine: Box<dyn Engine>,
+    socket: UnixStream,
+    inbox: Receiver<Message>,
+    lease: Option<u64>,
+    evidence: Evidence,
+    started: Instant,
+}
+
+/// Waits for the assignment, which must be the first message, and binds the engine to it.
+pub fn assign(
+    mut engine: Box<dyn Engine>,
+    socket: UnixStream,
+    inbox: Receiver<Message>,
+) -> Result<Server, ServeError> {
+    let Ok(first) = inbox.recv() else {
+        return Err(ServeError::Protocol(
+            "it hung up before it assigned a tenant",
+        ));
+    };
+    let Message::Assign(Assign {
+        tenant,
+        quota_bytes,
+        step_limit_ns,
+        ..
+    }) = first
+    else {
+        return Err(ServeError::Protocol("the first message was no assignment"));
+    };
+    if tenant.is_empty() {
+        return Err(ServeError::Protocol("the assignment names no tenant"));
+    }
+    engine.assign(quota_bytes, step_limit_ns);
+    let (evidence, started) = (Evidence::begin(), Instant::now());
+    Ok(Server {
+        engine,
+        socket,
+        inbox,
+        lease: None,
+        evidence,
+        started,
+    })
+}
+
+impl Server {
+    /// Serves until the scheduler is gone or something cannot go on.
+    pub fn run(mut self) -> ServeError {
+        loop {
+            if let Err(why) = self.turn() {
+                return why;
+            }
+        }
+    }
+
+    /// One turn: a message where there is no lease, else all messages and then one step.
+    fn turn(&mut self) -> Result<(), ServeError> {
+        if self.lease.is_none() {
+            let gone = |_| ServeError::Socket(io::ErrorKind::BrokenPipe.into());
+            let message = self.inbox.recv().map_err(gone)?;
+            return self.take(message);
+        }
+        while let Ok(message) = self.inbox.try_recv() {
+            self.take(message)?;
+        }
+        match self.lease {
+            Some(lease) if self.engine.has_work() => self.step(lease),
+            Some(lease) => self.release(lease),
+            None => Ok(()),
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Result<(), ServeError> {
+        match message {
+            Message::Load(_) => Err(ServeError::Protocol("a second load")),
+            Message::Assign(_) => Err(ServeError::Protocol("a second assignment")),
+            Message::Work(work) => {
+                work.items
+                    .into_iter()
+                    .for_each(|item| self.engine.add(item));
+                Ok(())
+            }
+            Message::Grant(grant) if self.lease.is_none() => {
+                self.lease = Some(grant.lease);
+                Ok(())
+            }
+            Message::Grant(_) => Err(ServeError::Protocol("a second lease beside the first")),
+            // One that crossed our release on the way has nothing left to take back.
+            Message::Yield(asked) if self.lease != Some(asked.lease) => Ok(()),
+            Message::Yield(asked) => self.release(asked.lease),
+            Message::Cancel(cancel) => {
+                self.engine.cancel(cancel.request);
+                Ok(())
+            }
+        }
+    }
+
+    fn step(&mut self, lease: u64) -> Result<(), ServeError> {
+        let (origin, start) = (self.started, Instant::now());
+        let outcome = self.engine.step(&|| nanos_since(origin));
+        let step_ns = nanos_since(start);
+        let StepOutcome {
+            sequences,
+            tokens,
+            pieces,
+            mut finished,
+        } = outcome;
+        let mut residue = 0;
+        if !finished.is_empty() {
+            let report = self.evidence.scrub(self.engine.as_mut());
+            evidence::attach(&report, &mut finished);
+            residue = report.residue_bytes;
+        }
+        let kv_bytes = self.engine.kv_bytes();
+        let step = Step {
+            lease,
+            step_ns,
+            sequences,
+            tokens,
+            pieces,
+            finished,
+            kv_bytes,
+        };
+        self.tell(from_worker::Message::Step(step), residue)
+    }
+
+    /// Gives the lane back. Where nothing is left to run, the whole pool is scrubbed first.
+    fn release(&mut self, lease: u64) -> Result<(), ServeError> {
+        let dry = !self.engine.has_work();
+        let scrub = dry.then(|| self.evidence.scrub(self.engine.as_mut()));
+        let residue = scrub.map_or(0, |report| report.residue_bytes);
+        self.lease = None;
+        self.tell(
+            from_worker::Message::Released(Released { lease, dry, scrub }),
+            residue,
+        )
+    }
+
+    /// Sends a message; one that had to admit residue is the last.
+    fn tell(&mut self, message: from_worker::Message, residue: u64) -> Result<(), ServeError> {
+        tell(&mut self.socket, message)?;
+        if residue > 0 {
+            return Err(ServeError::Residue(residue));
+        }
+        Ok(())
+    }
+}
+
+/// Sends one message.
+pub fn tell(socket: &mut UnixStream, message: from_worker::Message) -> io::Result<()> {
+    frame::write(
+        socket,
+        &FromWorker {
+            message: Some(message),
+        },
+    )
+}
+
+fn nanos_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
