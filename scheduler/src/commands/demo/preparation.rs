@@ -1,0 +1,133 @@
+//! What has to be there before the server starts: models, and a seal that this machine grants.
+
+use super::Failure;
+use crate::{
+    config::{self, Config},
+    launcher::programs,
+};
+use serde::Deserialize;
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+use tokio::process::Command;
+
+/// The download of two models on a slow line.
+const PULL_MAX: Duration = Duration::from_secs(30 * 60);
+const PROBE_MAX: Duration = Duration::from_secs(10);
+
+/// What the worker says of one layer of the seal.
+#[derive(Deserialize)]
+struct Layer {
+    name: String,
+    available: bool,
+}
+
+#[derive(Deserialize)]
+struct Probe {
+    layers: Vec<Layer>,
+}
+
+/// The layers of the seal that the server would demand by default, by what this machine says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seal {
+    pub granted: Vec<String>,
+    pub missing: Vec<String>,
+}
+
+/// The folder of the models; fetches what is missing.
+pub async fn models(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    let dir = match given {
+        Some(dir) => std::path::absolute(dir)?,
+        None => config::default_models_dir()
+            .ok_or("no home folder is known; say where the models are with --models DIR")?,
+    };
+    if complete(&dir) {
+        return Ok(dir);
+    }
+    if given.is_some() {
+        return Err(format!(
+            "{} does not hold {} and {}; `bulkhead models pull` fetches them",
+            dir.display(),
+            super::EMBED_MODEL,
+            super::GENERATE_MODEL
+        )
+        .into());
+    }
+    pull(&dir).await?;
+    match complete(&dir) {
+        true => Ok(dir),
+        false => Err(format!("the models are not in {} after fetching", dir.display()).into()),
+    }
+}
+
+/// Whether both models are there.
+fn complete(dir: &Path) -> bool {
+    [super::EMBED_MODEL, super::GENERATE_MODEL]
+        .iter()
+        .all(|name| crate::models::load(&dir.join(name)).is_ok())
+}
+
+/// `bulkhead models pull`, whose progress bars appear on standard error.
+async fn pull(dir: &Path) -> Result<(), Failure> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args(["models", "pull"])
+        .env("BULKHEAD_MODELS", dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    let status = tokio::time::timeout(PULL_MAX, command.status())
+        .await
+        .map_err(|_| "fetching the models took longer than 30 minutes")??;
+    match status.success() {
+        true => Ok(()),
+        false => Err("the models could not be fetched; see above".into()),
+    }
+}
+
+/// Asks the worker which layers this machine grants.
+pub async fn seal() -> Result<Seal, Failure> {
+    let worker = programs::find("bulkhead-worker", "BULKHEAD_WORKER")?;
+    let mut command = Command::new(&worker);
+    command
+        .arg("--probe")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    let output = tokio::time::timeout(PROBE_MAX, command.output())
+        .await
+        .map_err(|_| format!("{} --probe did not end", worker.display()))??;
+    let probe: Probe = serde_json::from_slice(&output.stdout)
+        .map_err(|e| format!("{} --probe: {e}", worker.display()))?;
+    Ok(split(&Config::default().worker.required_layers, &probe))
+}
+
+fn split(required: &[String], probe: &Probe) -> Seal {
+    let available = |name: &String| {
+        probe
+            .layers
+            .iter()
+            .any(|layer| layer.name == *name && layer.available)
+    };
+    let (granted, missing) = required.iter().cloned().partition(available);
+    Seal { granted, missing }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_is_refused_or_not_named_is_missing() {
+        let text = r#"{"layers": [
+            {"name": "seccomp", "available": true, "detail": ""},
+            {"name": "landlock", "available": false, "detail": "no such system call"}
+        ]}"#;
+        let probe: Probe = serde_json::from_str(text).unwrap();
+        let required = ["seccomp", "landlock", "rlimits"].map(String::from);
+        let seal = split(&required, &probe);
+        assert_eq!(seal.granted, ["seccomp"]);
+        assert_eq!(seal.missing, ["landlock", "rlimits"]);
+    }
+}

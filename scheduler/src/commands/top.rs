@@ -1,0 +1,212 @@
+//! `bulkhead top`: tenants, workers and shares, anew each second.
+
+use super::{Outcome, output};
+use crate::{
+    cli::{Globals, Top},
+    client::Admin,
+};
+use bulkhead_proto::v1::{StatusResponse, TenantStatus, WorkerStatus};
+use serde::Serialize;
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+    time::Duration,
+};
+
+const REFRESH: Duration = Duration::from_secs(1);
+/// Clears the terminal and goes to its top left corner.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// A round in JSON.
+#[derive(Serialize)]
+struct View<'a> {
+    version: &'a str,
+    audit_up: bool,
+    tenants: Vec<TenantView<'a>>,
+    workers: Vec<WorkerView<'a>>,
+}
+
+#[derive(Serialize)]
+struct TenantView<'a> {
+    name: &'a str,
+    weight: u32,
+    queued: u64,
+    running: u64,
+    lane_ns: u64,
+    completed: u64,
+}
+
+#[derive(Serialize)]
+struct WorkerView<'a> {
+    tenant: &'a str,
+    model: &'a str,
+    device: &'a str,
+    pid: i32,
+    state: &'a str,
+    seal: &'a [String],
+    kv_bytes: u64,
+}
+
+pub fn run(globals: &Globals, args: Top) -> Outcome {
+    let data = globals.data_dir()?;
+    output::block_on(async {
+        let admin = Admin::connect(&data).await?;
+        let clears = !args.once && io::stdout().is_terminal();
+        loop {
+            let status = admin.status().await?;
+            match args.json {
+                true => output::json_line(&view(&status))?,
+                false if clears => output::line(&format!("{CLEAR}{}", screen(&status)))?,
+                false => output::line(&screen(&status))?,
+            }
+            if args.once {
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REFRESH) => {}
+                _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
+            }
+        }
+    })?
+}
+
+fn view(status: &StatusResponse) -> View<'_> {
+    View {
+        version: &status.version,
+        audit_up: status.audit_up,
+        tenants: status.tenants.iter().map(tenant_view).collect(),
+        workers: status.workers.iter().map(worker_view).collect(),
+    }
+}
+
+fn tenant_view(tenant: &TenantStatus) -> TenantView<'_> {
+    TenantView {
+        name: &tenant.name,
+        weight: tenant.weight,
+        queued: tenant.queued,
+        running: tenant.running,
+        lane_ns: tenant.lane_ns,
+        completed: tenant.completed,
+    }
+}
+
+fn worker_view(worker: &WorkerStatus) -> WorkerView<'_> {
+    WorkerView {
+        tenant: &worker.tenant,
+        model: &worker.model,
+        device: &worker.device,
+        pid: worker.pid,
+        state: &worker.state,
+        seal: &worker.seal,
+        kv_bytes: worker.kv_bytes,
+    }
+}
+
+fn screen(status: &StatusResponse) -> String {
+    let audit = if status.audit_up {
+        "up"
+    } else {
+        "DOWN: requests are refused"
+    };
+    format!(
+        "bulkhead {}   audit log {audit}\n\n{}\n\n{}",
+        status.version,
+        tenants(&status.tenants),
+        workers(&status.workers)
+    )
+}
+
+fn tenants(tenants: &[TenantStatus]) -> String {
+    let weights: u64 = tenants.iter().map(|t| u64::from(t.weight)).sum();
+    let lane_ns: u64 = tenants.iter().map(|t| t.lane_ns).sum();
+    let rows = tenants.iter().map(|tenant| {
+        vec![
+            tenant.name.clone(),
+            tenant.weight.to_string(),
+            percent(u64::from(tenant.weight), weights),
+            percent(tenant.lane_ns, lane_ns),
+            format!("{:.2} s", tenant.lane_ns as f64 / 1e9),
+            tenant.queued.to_string(),
+            tenant.running.to_string(),
+            output::grouped(tenant.completed),
+        ]
+    });
+    output::table(
+        &[
+            "tenant",
+            "weight>",
+            "owed>",
+            "received>",
+            "lane time>",
+            "queued>",
+            "running>",
+            "completed>",
+        ],
+        rows,
+    )
+}
+
+fn workers(workers: &[WorkerStatus]) -> String {
+    let rows = workers.iter().map(|worker| {
+        vec![
+            worker.tenant.clone(),
+            worker.model.clone(),
+            worker.device.clone(),
+            worker.pid.to_string(),
+            worker.state.clone(),
+            output::bytes(worker.kv_bytes),
+            output::list(&worker.seal, "-"),
+        ]
+    });
+    output::table(
+        &[
+            "worker of",
+            "model",
+            "device",
+            "pid>",
+            "state",
+            "KV>",
+            "seal",
+        ],
+        rows,
+    )
+}
+
+fn percent(part: u64, whole: u64) -> String {
+    match whole {
+        0 => "-".into(),
+        whole => format!("{:.0} %", 100.0 * part as f64 / whole as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tenant(name: &str, weight: u32, lane_ns: u64) -> TenantStatus {
+        TenantStatus {
+            name: name.into(),
+            weight,
+            lane_ns,
+            ..TenantStatus::default()
+        }
+    }
+
+    #[test]
+    fn shares_owed_and_received_stand_side_by_side() {
+        let text = tenants(&[
+            tenant("acme", 3, 2_000_000_000),
+            tenant("globex", 1, 2_000_000_000),
+        ]);
+        for part in ["75 %", "25 %", "50 %", "2.00 s"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_idle_server_has_no_shares_to_show() {
+        assert_eq!(percent(0, 0), "-");
+        let empty = StatusResponse::default();
+        assert!(screen(&empty).contains("DOWN"));
+    }
+}
