@@ -46,7 +46,10 @@ pub(crate) fn verify(
     now_unix_s: u64,
 ) -> Result<Assertion, OAuthError> {
     let unverified = Unverified::read(assertion).map_err(malformed)?;
-    if !matches!(unverified.typ.as_deref(), None | Some("JWT" | "client-authentication+jwt")) {
+    if !matches!(
+        unverified.typ.as_deref(),
+        None | Some("JWT" | "client-authentication+jwt")
+    ) {
         let what = "the assertion's typ must be JWT or client-authentication+jwt";
         return Err(refused("ASSERTION_TYPE", what));
     }
@@ -57,12 +60,19 @@ pub(crate) fn verify(
 
     // One answer, whatever of the two it was: no agent or key of that name, or not its signature.
     let (Some(entry), Some(_), Ok(claims)) = (&entry, key, claims) else {
-        let reason = if key.is_some() { "ASSERTION_SIGNATURE" } else { "CLIENT_UNKNOWN" };
+        let reason = if key.is_some() {
+            "ASSERTION_SIGNATURE"
+        } else {
+            "CLIENT_UNKNOWN"
+        };
         let what = "unknown client, or the assertion is not signed with its key";
         return Err(refused(reason, what));
     };
     let checked = check(claims, client_id, issuer, &entry.agent, now_unix_s);
-    checked.map_err(|error| OAuthError { agent: Some(entry.agent.clone()), ..error })
+    checked.map_err(|error| OAuthError {
+        agent: Some(entry.agent.clone()),
+        ..error
+    })
 }
 
 fn key_of(entry: Option<&AgentEntry>, kid: Option<&str>) -> Option<PublicKey> {
@@ -90,12 +100,18 @@ fn check(
         return Err(refused("ASSERTION_AUDIENCE", what));
     }
     let until_unix_s = check_times(claims.exp, [claims.nbf, claims.iat], now_unix_s)?;
-    let jti = claims.jti.filter(|jti| (1..=JTI_CHARS_MAX).contains(&jti.chars().count()));
+    let jti = claims
+        .jti
+        .filter(|jti| (1..=JTI_CHARS_MAX).contains(&jti.chars().count()));
     let Some(jti) = jti else {
         let what = "the assertion needs a jti of 1 to 128 characters, a new one each time";
         return Err(refused("ASSERTION_JTI", what));
     };
-    Ok(Assertion { agent: agent.clone(), jti, until_unix_s })
+    Ok(Assertion {
+        agent: agent.clone(),
+        jti,
+        until_unix_s,
+    })
 }
 
 /// The last second at which an assertion of these times is accepted.
@@ -132,9 +148,10 @@ fn malformed(error: JwtError) -> OAuthError {
             let what = "the assertion has a crit header, and no extension is supported";
             refused("ASSERTION_CRITICAL", what)
         }
-        JwtError::Malformed | JwtError::Signature => {
-            refused("ASSERTION_MALFORMED", "the assertion is not a well-formed JWT")
-        }
+        JwtError::Malformed | JwtError::Signature => refused(
+            "ASSERTION_MALFORMED",
+            "the assertion is not a well-formed JWT",
+        ),
     }
 }
 

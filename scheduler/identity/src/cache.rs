@@ -60,11 +60,19 @@ impl Default for Cache {
 
 impl Cache {
     fn new(per_tenant_max: usize, total_max: usize) -> Cache {
-        Cache { tables: RwLock::default(), per_tenant_max, total_max }
+        Cache {
+            tables: RwLock::default(),
+            per_tenant_max,
+            total_max,
+        }
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<VerifiedToken>> {
-        self.tables.read().entries.get(key).map(|entry| entry.token.clone())
+        self.tables
+            .read()
+            .entries
+            .get(key)
+            .map(|entry| entry.token.clone())
     }
 
     /// Remembers a token of this tenant, which was verified.
@@ -98,12 +106,24 @@ impl Tables {
         let before = self.held_by(tenant);
         self.by_size.remove(&(before, tenant));
         self.by_size.insert((before + 1, tenant));
-        self.by_tenant.entry(tenant).or_default().insert(number, key);
-        self.entries.insert(key, Entry { token, tenant, number });
+        self.by_tenant
+            .entry(tenant)
+            .or_default()
+            .insert(number, key);
+        self.entries.insert(
+            key,
+            Entry {
+                token,
+                tenant,
+                number,
+            },
+        );
     }
 
     fn remove(&mut self, key: &Key) {
-        let Some(entry) = self.entries.remove(key) else { return };
+        let Some(entry) = self.entries.remove(key) else {
+            return;
+        };
         let before = self.held_by(entry.tenant);
         self.by_size.remove(&(before, entry.tenant));
         if before > 1 {
@@ -117,7 +137,10 @@ impl Tables {
     }
 
     fn evict_oldest_of(&mut self, tenant: u32) {
-        let oldest = self.by_tenant.get(&tenant).and_then(|own| own.values().next().copied());
+        let oldest = self
+            .by_tenant
+            .get(&tenant)
+            .and_then(|own| own.values().next().copied());
         if let Some(key) = oldest {
             self.remove(&key);
         }
@@ -149,7 +172,10 @@ mod tests {
         let cache = Cache::new(4, 100);
         fill(&cache, 1, 0..4);
         fill(&cache, 2, 1000..2000);
-        assert!((0..4).all(|n| holds(&cache, n)), "the other tenant lost nothing");
+        assert!(
+            (0..4).all(|n| holds(&cache, n)),
+            "the other tenant lost nothing"
+        );
         assert!((1996..2000).all(|n| holds(&cache, n)) && !holds(&cache, 1995));
     }
 

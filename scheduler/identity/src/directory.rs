@@ -38,9 +38,17 @@ pub(crate) struct Directory {
 impl Directory {
     /// A directory of these.
     pub(crate) fn new(tenants: Vec<Tenant>, agents: Vec<AgentEntry>) -> Directory {
-        let tenants = tenants.into_iter().map(|t| (t.name.clone(), Arc::new(t))).collect();
-        let agents = agents.into_iter().map(|entry| (entry.agent.id.clone(), entry)).collect();
-        Directory { tables: RwLock::new(Tables { tenants, agents }) }
+        let tenants = tenants
+            .into_iter()
+            .map(|t| (t.name.clone(), Arc::new(t)))
+            .collect();
+        let agents = agents
+            .into_iter()
+            .map(|entry| (entry.agent.id.clone(), entry))
+            .collect();
+        Directory {
+            tables: RwLock::new(Tables { tenants, agents }),
+        }
     }
 
     pub(crate) fn tenant(&self, name: &str) -> Option<Arc<Tenant>> {
@@ -53,7 +61,11 @@ impl Directory {
     }
 
     pub(crate) fn agent(&self, id: &str) -> Option<Arc<Agent>> {
-        self.tables.read().agents.get(id).map(|entry| entry.agent.clone())
+        self.tables
+            .read()
+            .agents
+            .get(id)
+            .map(|entry| entry.agent.clone())
     }
 
     pub(crate) fn entry(&self, id: &str) -> Option<AgentEntry> {
@@ -71,11 +83,17 @@ impl Directory {
     }
 
     pub(crate) fn add_tenant(&self, tenant: Arc<Tenant>) {
-        self.tables.write().tenants.insert(tenant.name.clone(), tenant);
+        self.tables
+            .write()
+            .tenants
+            .insert(tenant.name.clone(), tenant);
     }
 
     pub(crate) fn add_agent(&self, entry: AgentEntry) {
-        self.tables.write().agents.insert(entry.agent.id.clone(), entry);
+        self.tables
+            .write()
+            .agents
+            .insert(entry.agent.id.clone(), entry);
     }
 
     /// Puts a changed agent in place, unless a newer change was quicker.

@@ -88,7 +88,9 @@ pub struct NewAgent {
 impl fmt::Debug for NewAgent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("NewAgent");
-        out.field("agent", &self.agent).field("key_id", &self.key_id).finish_non_exhaustive()
+        out.field("agent", &self.agent)
+            .field("key_id", &self.key_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -174,7 +176,10 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), IdentityE
     if starts && name.len() <= NAME_CHARS_MAX && name.chars().all(letters) {
         return Ok(());
     }
-    Err(IdentityError::BadName { what, name: shorten(name) })
+    Err(IdentityError::BadName {
+        what,
+        name: shorten(name),
+    })
 }
 
 impl NewTenant {
@@ -225,7 +230,17 @@ mod tests {
             assert!(check_name("tenant", good).is_ok(), "{good}");
         }
         let too_long = format!("{longest}0");
-        for bad in ["", "1a", "-a", "A", "a_b", "a b", "é", "a\n", too_long.as_str()] {
+        for bad in [
+            "",
+            "1a",
+            "-a",
+            "A",
+            "a_b",
+            "a b",
+            "é",
+            "a\n",
+            too_long.as_str(),
+        ] {
             assert!(check_name("tenant", bad).is_err(), "{bad:?}");
         }
     }
@@ -241,11 +256,26 @@ mod tests {
         let checked = good.clone().checked().unwrap();
         assert_eq!((checked.weight, checked.models.len()), (1, 2));
         let bad = [
-            NewTenant { weight: WEIGHT_MAX + 1, ..good.clone() },
-            NewTenant { quota_bytes: u64::MAX, ..good.clone() },
-            NewTenant { models: vec!["a model".into()], ..good.clone() },
-            NewTenant { models: vec![String::new()], ..good.clone() },
-            NewTenant { models: vec!["m".into(); MODELS_PER_TENANT_MAX + 1], ..good },
+            NewTenant {
+                weight: WEIGHT_MAX + 1,
+                ..good.clone()
+            },
+            NewTenant {
+                quota_bytes: u64::MAX,
+                ..good.clone()
+            },
+            NewTenant {
+                models: vec!["a model".into()],
+                ..good.clone()
+            },
+            NewTenant {
+                models: vec![String::new()],
+                ..good.clone()
+            },
+            NewTenant {
+                models: vec!["m".into(); MODELS_PER_TENANT_MAX + 1],
+                ..good
+            },
         ];
         for tenant in bad {
             assert!(tenant.checked().is_err());

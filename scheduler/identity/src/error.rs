@@ -190,7 +190,10 @@ impl IdentityError {
     /// True where this installation is at fault, and not what was asked for.
     pub fn is_internal(&self) -> bool {
         use IdentityError::{Corrupt, Crypto, KeyFile, Newer, Store};
-        matches!(self, Store(_) | Corrupt(_) | Newer(_) | KeyFile { .. } | Crypto(_))
+        matches!(
+            self,
+            Store(_) | Corrupt(_) | Newer(_) | KeyFile { .. } | Crypto(_)
+        )
     }
 
     /// True where the same act may succeed a moment later.

@@ -23,7 +23,10 @@ impl Identity {
     ) -> Result<TokenResponse, OAuthError> {
         let assertion = self.authenticate_client(request, now_unix_s)?;
         let agent = &assertion.agent;
-        let known = |error: OAuthError| OAuthError { agent: Some(agent.clone()), ..error };
+        let known = |error: OAuthError| OAuthError {
+            agent: Some(agent.clone()),
+            ..error
+        };
         check_status(agent).map_err(known)?;
         let scopes = granted(request.scope.as_deref(), agent).map_err(known)?;
         self.spend(&assertion, now_unix_s).await.map_err(known)?;
@@ -59,23 +62,40 @@ impl Identity {
         let client_id = request.client_id.as_deref();
         let directory = self.directory();
         let decoy = self.decoy();
-        assertion::verify(assertion, client_id, self.issuer(), directory, decoy, now_unix_s)
+        assertion::verify(
+            assertion,
+            client_id,
+            self.issuer(),
+            directory,
+            decoy,
+            now_unix_s,
+        )
     }
 
     async fn spend(&self, assertion: &Assertion, now_unix_s: u64) -> Result<(), OAuthError> {
         let (agent, until) = (assertion.agent.number, assertion.until_unix_s);
-        let spent = self.store().spend_jti(agent, &assertion.jti, until, now_unix_s).await;
+        let spent = self
+            .store()
+            .spend_jti(agent, &assertion.jti, until, now_unix_s)
+            .await;
         match spent {
             Ok(Spend::Fresh) => Ok(()),
             Ok(Spend::Replayed) => {
                 let what = "the assertion was used before; make a new one with a new jti";
-                Err(OAuthError::new(OAuthCode::InvalidClient, "ASSERTION_REPLAYED", what))
+                Err(OAuthError::new(
+                    OAuthCode::InvalidClient,
+                    "ASSERTION_REPLAYED",
+                    what,
+                ))
             }
             Ok(Spend::Full) => {
                 let what = "too many assertions in five minutes; keep tokens until they expire";
                 let code = OAuthCode::TemporarilyUnavailable;
                 let error = OAuthError::new(code, "ASSERTIONS_TOO_MANY", what);
-                Err(OAuthError { status: 429, ..error })
+                Err(OAuthError {
+                    status: 429,
+                    ..error
+                })
             }
             Err(error) => Err(OAuthError::internal(error.into())),
         }
@@ -111,12 +131,18 @@ fn check_status(agent: &Agent) -> Result<(), OAuthError> {
 }
 
 fn granted(asked: Option<&str>, agent: &Agent) -> Result<Scopes, OAuthError> {
-    let Some(asked) = asked else { return Ok(agent.scopes) };
+    let Some(asked) = asked else {
+        return Ok(agent.scopes);
+    };
     match Scopes::parse(asked) {
         Ok(scopes) if !scopes.is_empty() && scopes.is_subset_of(agent.scopes) => Ok(scopes),
         _ => {
             let what = "the scope asked for is empty, unknown, or not one of the agent's";
-            Err(OAuthError::new(OAuthCode::InvalidScope, "SCOPE_NOT_GRANTED", what))
+            Err(OAuthError::new(
+                OAuthCode::InvalidScope,
+                "SCOPE_NOT_GRANTED",
+                what,
+            ))
         }
     }
 }

@@ -65,7 +65,9 @@ impl Identity {
             cache: Cache::default(),
             decoy: PrivateKey::generate()?.public(),
         };
-        Ok(Identity { inner: Arc::new(inner) })
+        Ok(Identity {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Closes the store in good order. What comes after fails.
@@ -87,7 +89,10 @@ impl Identity {
             && still_signed(&verified, &keys, now_unix_s)
         {
             let admitted = verifier::admit(&verified, directory, now_unix_s);
-            if matches!(admitted, Err(AuthError::Expired | AuthError::TokenSuperseded)) {
+            if matches!(
+                admitted,
+                Err(AuthError::Expired | AuthError::TokenSuperseded)
+            ) {
                 self.inner.cache.remove(&key);
             }
             return admitted;
@@ -95,7 +100,9 @@ impl Identity {
         let (issuer, audience) = (self.issuer(), self.audience());
         let verified = verifier::verify(token, &keys, issuer, audience, now_unix_s)?;
         let principal = verifier::admit(&verified, directory, now_unix_s)?;
-        self.inner.cache.insert(key, principal.tenant_number(), Arc::new(verified));
+        self.inner
+            .cache
+            .insert(key, principal.tenant_number(), Arc::new(verified));
         Ok(principal)
     }
 
@@ -151,11 +158,21 @@ impl Identity {
         to_its_end(async move {
             let public = key.public();
             let agent = Arc::new(inner.store.add_agent(agent, &public).await?);
-            let keys = [AgentKey { kid: public.kid(), public }];
-            let entry = AgentEntry { agent: agent.clone(), keys: keys.into() };
+            let keys = [AgentKey {
+                kid: public.kid(),
+                public,
+            }];
+            let entry = AgentEntry {
+                agent: agent.clone(),
+                keys: keys.into(),
+            };
             inner.directory.add_agent(entry);
             let key_id = public.kid().to_string();
-            Ok(NewAgent { agent, key_id, private_key_pem: key.pem() })
+            Ok(NewAgent {
+                agent,
+                key_id,
+                private_key_pem: key.pem(),
+            })
         })
         .await
     }
@@ -174,9 +191,16 @@ impl Identity {
             return Ok(AgentChange { agent, before });
         }
         if before.is_final() {
-            return Err(IdentityError::Final { id: agent.id.to_string(), status: before });
+            return Err(IdentityError::Final {
+                id: agent.id.to_string(),
+                status: before,
+            });
         }
-        let changed = Agent { status, generation: agent.generation + 1, ..(*agent).clone() };
+        let changed = Agent {
+            status,
+            generation: agent.generation + 1,
+            ..(*agent).clone()
+        };
         let inner = self.inner.clone();
         to_its_end(async move {
             inner.store.set_status(&changed).await?;
@@ -315,7 +339,11 @@ async fn add_key(
             made
         }
     };
-    let row = IssuerKeyRow { epoch, public: private.public(), retired_unix_s: None };
+    let row = IssuerKeyRow {
+        epoch,
+        public: private.public(),
+        retired_unix_s: None,
+    };
     store.add_issuer_key(&row, now_unix_s).await
 }
 

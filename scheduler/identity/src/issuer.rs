@@ -64,20 +64,31 @@ impl KeySet {
         header.typ = Some(TOKEN_TYPE.to_owned());
         header.kid = Some(signing.public().kid().to_string());
         let verifying = rows.iter().map(VerifyingKey::new).collect();
-        KeySet { signing: signing.encoding(), header, verifying }
+        KeySet {
+            signing: signing.encoding(),
+            header,
+            verifying,
+        }
     }
 
     /// The key of this id, if it is good at this time.
     pub(crate) fn verifying(&self, kid: &str, now_unix_s: u64) -> Option<&VerifyingKey> {
         let good = |key: &&VerifyingKey| key.until_unix_s.is_none_or(|until| now_unix_s <= until);
-        self.verifying.iter().find(|key| &*key.kid == kid).filter(good)
+        self.verifying
+            .iter()
+            .find(|key| &*key.kid == kid)
+            .filter(good)
     }
 
     /// The public keys that are good at this time (RFC 7517).
     pub(crate) fn jwks(&self, now_unix_s: u64) -> Value {
         let good = |key: &&VerifyingKey| self.verifying(&key.kid, now_unix_s).is_some();
-        let keys: Vec<Value> =
-            self.verifying.iter().filter(good).map(|key| key.public.jwk()).collect();
+        let keys: Vec<Value> = self
+            .verifying
+            .iter()
+            .filter(good)
+            .map(|key| key.public.jwk())
+            .collect();
         json!({ "keys": keys })
     }
 
@@ -131,7 +142,9 @@ impl<'a> AccessClaims<'a> {
 
 /// An id that nobody else has: a UUID of version 7, 32 hexadecimal digits.
 pub(crate) fn unique_id(now_unix_s: u64) -> String {
-    Uuid::new_v7(Timestamp::from_unix(NoContext, now_unix_s, 0)).simple().to_string()
+    Uuid::new_v7(Timestamp::from_unix(NoContext, now_unix_s, 0))
+        .simple()
+        .to_string()
 }
 
 /// The authorization server's metadata (RFC 8414).

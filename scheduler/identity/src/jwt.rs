@@ -74,7 +74,12 @@ impl<'a> Unverified<'a> {
         if header.crit {
             return Err(JwtError::Critical);
         }
-        Ok(Unverified { token, payload, typ: header.typ, kid: header.kid })
+        Ok(Unverified {
+            token,
+            payload,
+            typ: header.typ,
+            kid: header.kid,
+        })
     }
 
     /// What it claims, believed by nobody: good for finding the key to verify it with.
@@ -100,7 +105,9 @@ impl<'a> Unverified<'a> {
 }
 
 fn decode<T: DeserializeOwned>(part: &str) -> Result<T, JwtError> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(part)
+        .map_err(|_| JwtError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| JwtError::Malformed)
 }
 
@@ -164,7 +171,11 @@ mod tests {
     use super::*;
 
     fn token(header: &str) -> String {
-        format!("{}.{}.AA", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode("{}"))
+        format!(
+            "{}.{}.AA",
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode("{}")
+        )
     }
 
     fn refusal(header: &str) -> Option<JwtError> {
@@ -174,8 +185,13 @@ mod tests {
     #[test]
     fn the_header_decides_before_any_key_is_looked_for() {
         assert_eq!(refusal(r#"{"alg":"EdDSA"}"#), None);
-        for alg in ["none", "None", "HS256", "RS256", "ES256", "eddsa", "Ed25519", ""] {
-            assert_eq!(refusal(&format!(r#"{{"alg":"{alg}"}}"#)), Some(JwtError::Algorithm));
+        for alg in [
+            "none", "None", "HS256", "RS256", "ES256", "eddsa", "Ed25519", "",
+        ] {
+            assert_eq!(
+                refusal(&format!(r#"{{"alg":"{alg}"}}"#)),
+                Some(JwtError::Algorithm)
+            );
         }
         for crit in ["null", "[]", "0", r#"["exp"]"#] {
             let header = format!(r#"{{"alg":"EdDSA","crit":{crit}}}"#);
@@ -185,11 +201,21 @@ mod tests {
 
     #[test]
     fn garbage_is_malformed() {
-        for header in ["", "[]", "{}", r#"{"alg":1}"#, r#"{"alg":"EdDSA","alg":"EdDSA"}"#] {
+        for header in [
+            "",
+            "[]",
+            "{}",
+            r#"{"alg":1}"#,
+            r#"{"alg":"EdDSA","alg":"EdDSA"}"#,
+        ] {
             assert_eq!(refusal(header), Some(JwtError::Malformed), "{header}");
         }
         for token in ["", ".", "..", "a.b", "a.b.c.d", "é.é.é", "=.=.="] {
-            assert_eq!(Unverified::read(token).err(), Some(JwtError::Malformed), "{token}");
+            assert_eq!(
+                Unverified::read(token).err(),
+                Some(JwtError::Malformed),
+                "{token}"
+            );
         }
         let long = "a".repeat(TOKEN_BYTES_MAX + 1);
         assert_eq!(Unverified::read(&long).err(), Some(JwtError::TooLong));
@@ -207,7 +233,11 @@ mod tests {
 
     #[test]
     fn an_audience_is_exact() {
-        let read = |text| serde_json::from_str::<Audience>(text).unwrap().is_only("us");
+        let read = |text| {
+            serde_json::from_str::<Audience>(text)
+                .unwrap()
+                .is_only("us")
+        };
         assert!(read(r#""us""#) && read(r#"["us"]"#));
         assert!(!read(r#"["us","them"]"#) && !read("[]") && !read(r#""us ""#));
     }

@@ -35,7 +35,9 @@ impl PublicKey {
     /// Its RFC 7638 thumbprint.
     pub(crate) fn kid(&self) -> Arc<str> {
         let canonical = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, self.x());
-        URL_SAFE_NO_PAD.encode(digest(&SHA256, canonical.as_bytes())).into()
+        URL_SAFE_NO_PAD
+            .encode(digest(&SHA256, canonical.as_bytes()))
+            .into()
     }
 
     /// It as an entry of a JWKS.
@@ -71,7 +73,10 @@ impl PrivateKey {
     pub(crate) fn from_pkcs8(pkcs8: &[u8]) -> Option<PrivateKey> {
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8).ok()?;
         let public = PublicKey(pair.public_key().as_ref().try_into().ok()?);
-        Some(PrivateKey { pkcs8: Zeroizing::new(pkcs8.to_vec()), public })
+        Some(PrivateKey {
+            pkcs8: Zeroizing::new(pkcs8.to_vec()),
+            public,
+        })
     }
 
     /// Its public half.
@@ -107,7 +112,10 @@ mod tests {
     #[test]
     fn a_thumbprint_is_the_one_of_rfc_8037() {
         let public = PublicKey::from_x("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
-        assert_eq!(&*public.kid(), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+        assert_eq!(
+            &*public.kid(),
+            "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+        );
     }
 
     #[test]

@@ -29,16 +29,22 @@ pub(crate) fn read(path: &Path) -> Result<Option<PrivateKey>, IdentityError> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(problem(path, format!("cannot be opened: {error}"))),
     };
-    let metadata = file.metadata().map_err(|e| problem(path, format!("cannot be read: {e}")))?;
+    let metadata = file
+        .metadata()
+        .map_err(|e| problem(path, format!("cannot be read: {e}")))?;
     if metadata.permissions().mode() & 0o077 != 0 {
-        return Err(problem(path, "can be read by others; `chmod 600` it, if nobody did".into()));
+        return Err(problem(
+            path,
+            "can be read by others; `chmod 600` it, if nobody did".into(),
+        ));
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_BYTES_MAX as usize + 1));
     file.take(KEY_FILE_BYTES_MAX + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| problem(path, format!("cannot be read: {e}")))?;
     let key = PrivateKey::from_pkcs8(&bytes);
-    key.map(Some).ok_or_else(|| problem(path, "is no Ed25519 key; restore it".into()))
+    key.map(Some)
+        .ok_or_else(|| problem(path, "is no Ed25519 key; restore it".into()))
 }
 
 /// Writes a key to a new file, and waits until it is on the disk.
@@ -56,7 +62,9 @@ pub(crate) fn write(path: &Path, key: &PrivateKey) -> Result<(), IdentityError> 
         .mode(0o600)
         .open(&draft)
         .map_err(failed)?;
-    file.write_all(key.pkcs8()).and_then(|()| file.sync_all()).map_err(failed)?;
+    file.write_all(key.pkcs8())
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
     fs::rename(&draft, path).map_err(failed)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let folder = File::open(folder.unwrap_or_else(|| Path::new("."))).map_err(failed)?;
@@ -65,7 +73,10 @@ pub(crate) fn write(path: &Path, key: &PrivateKey) -> Result<(), IdentityError> 
 
 /// The error of a key file.
 pub(crate) fn problem(path: &Path, problem: String) -> IdentityError {
-    IdentityError::KeyFile { path: path.display().to_string(), problem }
+    IdentityError::KeyFile {
+        path: path.display().to_string(),
+        problem,
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +91,10 @@ mod tests {
         let key = PrivateKey::generate().unwrap();
         write(&path, &key).unwrap();
         assert_eq!(read(&path).unwrap().unwrap().public(), key.public());
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
     }
 
     #[test]

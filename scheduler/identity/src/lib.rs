@@ -42,9 +42,7 @@ pub use error::{AuthError, IdentityError};
 pub use identity::Identity;
 pub use issuer::{Endpoints, TOKEN_LIFE_S};
 pub use jwt::TOKEN_BYTES_MAX;
-pub use oauth::{
-    ASSERTION_TYPE, GRANT_TYPE, OAuthCode, OAuthError, TokenRequest, TokenResponse,
-};
+pub use oauth::{ASSERTION_TYPE, GRANT_TYPE, OAuthCode, OAuthError, TokenRequest, TokenResponse};
 pub use principal::Principal;
 pub use scope::{Scope, Scopes, UnknownScope};
 pub use store::LIVE_JTIS_PER_AGENT_MAX;

@@ -100,7 +100,14 @@ impl OAuthError {
             OAuthCode::TemporarilyUnavailable => 503,
             _ => 400,
         };
-        OAuthError { code, description, status, reason, agent: None, cause: None }
+        OAuthError {
+            code,
+            description,
+            status,
+            reason,
+            agent: None,
+            cause: None,
+        }
     }
 
     /// A failure of ours, not the client's fault.

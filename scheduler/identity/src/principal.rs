@@ -20,7 +20,12 @@ impl Principal {
         token_id: Arc<str>,
         expires_unix_s: u64,
     ) -> Principal {
-        Principal { agent, scopes, token_id, expires_unix_s }
+        Principal {
+            agent,
+            scopes,
+            token_id,
+            expires_unix_s,
+        }
     }
 
     /// The name of its tenant.

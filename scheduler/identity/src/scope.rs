@@ -68,7 +68,10 @@ impl Scopes {
     pub fn from_names<S: AsRef<str>>(
         names: impl IntoIterator<Item = S>,
     ) -> Result<Scopes, UnknownScope> {
-        names.into_iter().map(|name| name.as_ref().parse::<Scope>()).collect()
+        names
+            .into_iter()
+            .map(|name| name.as_ref().parse::<Scope>())
+            .collect()
     }
 
     /// Reads names with single spaces between them, as OAuth writes them (RFC 6749, 3.3).
@@ -98,7 +101,9 @@ impl Scopes {
 
     /// Its scopes, in a fixed order.
     pub fn iter(self) -> impl Iterator<Item = Scope> {
-        Scope::ALL.into_iter().filter(move |scope| self.contains(*scope))
+        Scope::ALL
+            .into_iter()
+            .filter(move |scope| self.contains(*scope))
     }
 
     /// Its names, in a fixed order.
@@ -140,7 +145,10 @@ mod tests {
 
     #[test]
     fn an_unknown_scope_is_named_in_the_refusal() {
-        assert_eq!(Scopes::parse("embed admin"), Err(UnknownScope("admin".into())));
+        assert_eq!(
+            Scopes::parse("embed admin"),
+            Err(UnknownScope("admin".into()))
+        );
         assert!(Scopes::parse("Embed").is_err());
     }
 

@@ -76,8 +76,13 @@ impl From<JwtError> for AuthError {
 
 /// The token of an `authorization` header's value. The scheme is read in any case (RFC 9110, 11.1).
 pub fn bearer_token(authorization: Option<&str>) -> Result<&str, AuthError> {
-    let value = authorization.map(str::trim).filter(|value| !value.is_empty());
-    let (scheme, token) = value.ok_or(AuthError::Missing)?.split_once(' ').unwrap_or_default();
+    let value = authorization
+        .map(str::trim)
+        .filter(|value| !value.is_empty());
+    let (scheme, token) = value
+        .ok_or(AuthError::Missing)?
+        .split_once(' ')
+        .unwrap_or_default();
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(AuthError::NotBearer);
     }
@@ -100,7 +105,9 @@ pub(crate) fn verify(
         return Err(AuthError::Type);
     }
     let kid = unverified.kid.as_deref().unwrap_or_default();
-    let key = keys.verifying(kid, now_unix_s).ok_or(AuthError::UnknownKey)?;
+    let key = keys
+        .verifying(kid, now_unix_s)
+        .ok_or(AuthError::UnknownKey)?;
     let claims: Claims = unverified.verify(&key.decoding)?;
 
     if claims.iss.required("iss")? != issuer {
@@ -141,7 +148,9 @@ pub(crate) fn admit(
     if now_unix_s.saturating_add(LEEWAY_S) < token.not_before_unix_s {
         return Err(AuthError::NotYetValid);
     }
-    let agent = directory.agent(&token.agent).filter(|agent| *agent.tenant == *token.tenant);
+    let agent = directory
+        .agent(&token.agent)
+        .filter(|agent| *agent.tenant == *token.tenant);
     let agent = agent.ok_or(AuthError::AgentUnknown)?;
     if let Some(refusal) = AuthError::of_status(agent.status) {
         return Err(refusal);
@@ -150,12 +159,19 @@ pub(crate) fn admit(
         return Err(AuthError::TokenSuperseded);
     }
     let scopes = token.scopes.intersection(agent.scopes);
-    Ok(Principal::new(agent, scopes, token.token_id.clone(), token.expires_unix_s))
+    Ok(Principal::new(
+        agent,
+        scopes,
+        token.token_id.clone(),
+        token.expires_unix_s,
+    ))
 }
 
 /// Checks a principal's agent again: one that waited may have lost its standing meanwhile.
 pub(crate) fn recheck(principal: &Principal, directory: &Directory) -> Result<(), AuthError> {
-    let agent = directory.agent(principal.agent_id()).ok_or(AuthError::AgentUnknown)?;
+    let agent = directory
+        .agent(principal.agent_id())
+        .ok_or(AuthError::AgentUnknown)?;
     match AuthError::of_status(agent.status) {
         Some(refusal) => Err(refusal),
         None if agent.generation != principal.generation() => Err(AuthError::TokenSuperseded),
@@ -192,7 +208,11 @@ mod tests {
             assert_eq!(bearer_token(missing), Err(AuthError::Missing));
         }
         for other in ["Basic abc", "abc", "Bearerabc", "Bearer"] {
-            assert_eq!(bearer_token(Some(other)), Err(AuthError::NotBearer), "{other}");
+            assert_eq!(
+                bearer_token(Some(other)),
+                Err(AuthError::NotBearer),
+                "{other}"
+            );
         }
     }
 }

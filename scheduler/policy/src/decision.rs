@@ -62,7 +62,11 @@ pub struct Permit {
 
 impl Permit {
     pub(crate) fn new(principal: Principal, action: Action, model: &str) -> Permit {
-        Permit { principal, action, model: model.into() }
+        Permit {
+            principal,
+            action,
+            model: model.into(),
+        }
     }
 
     /// Who may.
@@ -127,7 +131,11 @@ impl Denied {
     pub fn model_not_found(name: &str) -> Denied {
         let name: String = name.chars().take(128).collect();
         let detail = format!("there is no model {name:?}; ListModels says which there are");
-        Denied { reason: DenyReason::ModelNotFound, detail, policies: Vec::new() }
+        Denied {
+            reason: DenyReason::ModelNotFound,
+            detail,
+            policies: Vec::new(),
+        }
     }
 
     pub(crate) fn scope_missing(action: Action) -> Denied {
@@ -136,18 +144,30 @@ impl Denied {
             "the token lacks the scope {:?}; ask for it at the token endpoint, if the agent has it",
             scope.name()
         );
-        Denied { reason: DenyReason::ScopeMissing, detail, policies: Vec::new() }
+        Denied {
+            reason: DenyReason::ScopeMissing,
+            detail,
+            policies: Vec::new(),
+        }
     }
 
     pub(crate) fn model_not_allowed(name: &str) -> Denied {
         let detail =
             format!("the model {name:?} is not one of this tenant's; an operator can add it");
-        Denied { reason: DenyReason::ModelNotAllowed, detail, policies: Vec::new() }
+        Denied {
+            reason: DenyReason::ModelNotAllowed,
+            detail,
+            policies: Vec::new(),
+        }
     }
 
     pub(crate) fn policy_denied(action: Action, name: &str) -> Denied {
         let detail = format!("a policy forbids {action} with the model {name:?}; ask an operator");
-        Denied { reason: DenyReason::PolicyDenied, detail, policies: Vec::new() }
+        Denied {
+            reason: DenyReason::PolicyDenied,
+            detail,
+            policies: Vec::new(),
+        }
     }
 
     pub(crate) fn policy_error() -> Denied {

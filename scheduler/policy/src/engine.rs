@@ -23,7 +23,12 @@ impl PolicyEngine {
         let schema = load::schema()?;
         let names = Names::new().map_err(|e| PolicyError::Invalid(e.to_string()))?;
         let policies = RwLock::new(Arc::new(load::policies(&schema, folder)?));
-        Ok(PolicyEngine { schema, names, authorizer: Authorizer::new(), policies })
+        Ok(PolicyEngine {
+            schema,
+            names,
+            authorizer: Authorizer::new(),
+            policies,
+        })
     }
 
     /// Puts the folder's policies, as they are now, in the place of those in force. On an error the
@@ -51,7 +56,10 @@ impl PolicyEngine {
         let verdict = self.evaluate(principal, action, model, tenant);
         // Before any other answer and whatever the policies said: another tenant's model does not
         // exist for this one. The default policies forbid it too.
-        if model.owner.is_some_and(|owner| owner != &**principal.tenant()) {
+        if model
+            .owner
+            .is_some_and(|owner| owner != &**principal.tenant())
+        {
             return Err(Denied::model_not_found(model.name).by(verdict.policies()));
         }
         match verdict {
@@ -72,10 +80,13 @@ impl PolicyEngine {
         if !principal.has_scope(action.scope()) {
             return Err(Denied::scope_missing(action));
         }
-        let seen = |model: &ModelFacts<'m>| {
-            self.authorize(principal, action, model, tenant).is_ok()
-        };
-        Ok(models.into_iter().filter(seen).map(|model| model.name).collect())
+        let seen =
+            |model: &ModelFacts<'m>| self.authorize(principal, action, model, tenant).is_ok();
+        Ok(models
+            .into_iter()
+            .filter(seen)
+            .map(|model| model.name)
+            .collect())
     }
 
     fn evaluate(
@@ -88,10 +99,16 @@ impl PolicyEngine {
         if tenant.number != principal.tenant_number() {
             return Verdict::Failed(Vec::new());
         }
-        let request = self.names.request(&self.schema, principal, action, model, tenant);
-        let Ok((request, entities)) = request else { return Verdict::Failed(Vec::new()) };
+        let request = self
+            .names
+            .request(&self.schema, principal, action, model, tenant);
+        let Ok((request, entities)) = request else {
+            return Verdict::Failed(Vec::new());
+        };
         let policies = self.policies.read().clone();
-        let response = self.authorizer.is_authorized(&request, &policies, &entities);
+        let response = self
+            .authorizer
+            .is_authorized(&request, &policies, &entities);
         let diagnostics = response.diagnostics();
         let failed: Vec<String> = diagnostics.errors().map(failed_policy).collect();
         if !failed.is_empty() {

@@ -55,7 +55,11 @@ impl Names {
             context,
             Some(schema),
         );
-        let entities = [self.agent(principal)?, self.tenant(tenant)?, self.model(model)?];
+        let entities = [
+            self.agent(principal)?,
+            self.tenant(tenant)?,
+            self.model(model)?,
+        ];
         let entities = Entities::from_entities(entities, Some(schema)).map_err(|_| Unfit)?;
         Ok((request.map_err(|_| Unfit)?, entities))
     }
@@ -64,7 +68,10 @@ impl Names {
         let tenant = Self::uid(&self.tenant, principal.tenant());
         let attributes = HashMap::from([
             ("name".to_owned(), text(principal.agent_name())),
-            ("tenant".to_owned(), RestrictedExpression::new_entity_uid(tenant.clone())),
+            (
+                "tenant".to_owned(),
+                RestrictedExpression::new_entity_uid(tenant.clone()),
+            ),
         ]);
         let uid = Self::uid(&self.agent, principal.agent_id());
         Entity::new(uid, attributes, HashSet::from([tenant])).map_err(|_| Unfit)

@@ -3,9 +3,7 @@
 //! Everything is read, parsed and validated before anything takes effect. All files are taken as one
 //! set in the order of their names; each policy's id says which file it is from.
 
-use cedar_policy::{
-    PolicyId, PolicySet, PolicySetError, Schema, ValidationMode, Validator,
-};
+use cedar_policy::{PolicyId, PolicySet, PolicySetError, Schema, ValidationMode, Validator};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -81,18 +79,27 @@ fn add(set: &mut PolicySet, prefix: &str, text: &str) -> Result<(), PolicyError>
     let file = || prefix.trim_end_matches('#').to_owned();
     let parsed: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| {
         let problems: Vec<String> = errors.iter().map(|e| e.to_string()).collect();
-        PolicyError::Parse { file: file(), problem: problems.join("; ") }
+        PolicyError::Parse {
+            file: file(),
+            problem: problems.join("; "),
+        }
     })?;
     if parsed.templates().next().is_some() {
         return Err(PolicyError::Template(file()));
     }
     for policy in parsed.policies() {
-        let name = policy.annotation("id").map_or_else(|| policy.id().to_string(), str::to_owned);
+        let name = policy
+            .annotation("id")
+            .map_or_else(|| policy.id().to_string(), str::to_owned);
         let id = PolicyId::new(format!("{prefix}{name}"));
-        set.add(policy.new_id(id.clone())).map_err(|error| match error {
-            PolicySetError::AlreadyDefined(_) => PolicyError::Duplicate(id.to_string()),
-            other => PolicyError::Parse { file: file(), problem: other.to_string() },
-        })?;
+        set.add(policy.new_id(id.clone()))
+            .map_err(|error| match error {
+                PolicySetError::AlreadyDefined(_) => PolicyError::Duplicate(id.to_string()),
+                other => PolicyError::Parse {
+                    file: file(),
+                    problem: other.to_string(),
+                },
+            })?;
         if set.num_of_policies() > POLICIES_MAX {
             return Err(PolicyError::TooManyPolicies);
         }
@@ -102,12 +109,21 @@ fn add(set: &mut PolicySet, prefix: &str, text: &str) -> Result<(), PolicyError>
 
 /// The folder's `*.cedar` files by name. Hidden ones are left out: editors keep drafts there.
 fn files(folder: &Path) -> Result<Vec<PathBuf>, PolicyError> {
-    let failed = |source| PolicyError::Read { path: folder.to_owned(), source };
+    let failed = |source| PolicyError::Read {
+        path: folder.to_owned(),
+        source,
+    };
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let hidden = path.file_name().is_none_or(|n| n.to_string_lossy().starts_with('.'));
-        if hidden || path.extension().is_none_or(|extension| extension != "cedar") {
+        let hidden = path
+            .file_name()
+            .is_none_or(|n| n.to_string_lossy().starts_with('.'));
+        if hidden
+            || path
+                .extension()
+                .is_none_or(|extension| extension != "cedar")
+        {
             continue;
         }
         if files.len() == FILES_MAX {
@@ -120,10 +136,15 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>, PolicyError> {
 }
 
 fn read(path: &Path) -> Result<String, PolicyError> {
-    let failed = |source| PolicyError::Read { path: path.to_owned(), source };
+    let failed = |source| PolicyError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut text = String::new();
     let file = File::open(path).map_err(failed)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(PolicyError::TooLong(path.to_owned()));
     }

@@ -42,8 +42,11 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         let count = "SELECT COUNT(*) FROM used_jti WHERE agent = $1 AND expires_unix_s >= $2";
-        let (live,): (i64,) =
-            sqlx::query_as(count).bind(agent).bind(now).fetch_one(&mut *tx).await?;
+        let (live,): (i64,) = sqlx::query_as(count)
+            .bind(agent)
+            .bind(now)
+            .fetch_one(&mut *tx)
+            .await?;
         if live >= i64::from(LIVE_JTIS_PER_AGENT_MAX) {
             tx.commit().await?;
             return Ok(Spend::Full);
@@ -58,7 +61,11 @@ impl Store {
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
-        Ok(if done.rows_affected() == 1 { Spend::Fresh } else { Spend::Replayed })
+        Ok(if done.rows_affected() == 1 {
+            Spend::Fresh
+        } else {
+            Spend::Replayed
+        })
     }
 }
 
@@ -68,26 +75,46 @@ mod tests {
 
     async fn rows(store: &Store) -> i64 {
         let count = "SELECT COUNT(*) FROM used_jti";
-        sqlx::query_as::<_, (i64,)>(count).fetch_one(&store.pool).await.unwrap().0
+        sqlx::query_as::<_, (i64,)>(count)
+            .fetch_one(&store.pool)
+            .await
+            .unwrap()
+            .0
     }
 
     #[tokio::test]
     async fn expired_ones_are_cleared_away_and_live_ones_are_not() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("identity.db")).await.unwrap();
+        let store = Store::open(&folder.path().join("identity.db"))
+            .await
+            .unwrap();
         for (jti, expires) in [("a", 100), ("b", 200)] {
-            assert_eq!(store.spend_jti(1, jti, expires, 50).await.unwrap(), Spend::Fresh);
+            assert_eq!(
+                store.spend_jti(1, jti, expires, 50).await.unwrap(),
+                Spend::Fresh
+            );
         }
-        assert_eq!(store.spend_jti(1, "a", 100, 100).await.unwrap(), Spend::Replayed);
-        assert_eq!(store.spend_jti(2, "a", 200, 150).await.unwrap(), Spend::Fresh);
+        assert_eq!(
+            store.spend_jti(1, "a", 100, 100).await.unwrap(),
+            Spend::Replayed
+        );
+        assert_eq!(
+            store.spend_jti(2, "a", 200, 150).await.unwrap(),
+            Spend::Fresh
+        );
         assert_eq!(rows(&store).await, 2, "a of agent 1 is gone");
-        assert_eq!(store.spend_jti(1, "b", 200, 150).await.unwrap(), Spend::Replayed);
+        assert_eq!(
+            store.spend_jti(1, "b", 200, 150).await.unwrap(),
+            Spend::Replayed
+        );
     }
 
     #[tokio::test]
     async fn an_agent_that_uses_too_many_is_refused_and_others_are_not() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("identity.db")).await.unwrap();
+        let store = Store::open(&folder.path().join("identity.db"))
+            .await
+            .unwrap();
         sqlx::query(
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1) \
              INSERT INTO used_jti SELECT 1, CAST(i AS TEXT), 300 FROM n",
@@ -96,8 +123,17 @@ mod tests {
         .execute(&store.pool)
         .await
         .unwrap();
-        assert_eq!(store.spend_jti(1, "new", 300, 200).await.unwrap(), Spend::Full);
-        assert_eq!(store.spend_jti(2, "new", 300, 200).await.unwrap(), Spend::Fresh);
-        assert_eq!(store.spend_jti(1, "new", 900, 301).await.unwrap(), Spend::Fresh);
+        assert_eq!(
+            store.spend_jti(1, "new", 300, 200).await.unwrap(),
+            Spend::Full
+        );
+        assert_eq!(
+            store.spend_jti(2, "new", 300, 200).await.unwrap(),
+            Spend::Fresh
+        );
+        assert_eq!(
+            store.spend_jti(1, "new", 900, 301).await.unwrap(),
+            Spend::Fresh
+        );
     }
 }

@@ -69,7 +69,9 @@ impl Store {
             .await?;
         let newest = "SELECT COALESCE(MAX(version), 0) FROM schema_version";
         let (version,): (i64,) = sqlx::query_as(newest).fetch_one(&mut *tx).await?;
-        let done = usize::try_from(version).ok().filter(|done| *done <= MIGRATIONS.len());
+        let done = usize::try_from(version)
+            .ok()
+            .filter(|done| *done <= MIGRATIONS.len());
         let done = done.ok_or(IdentityError::Newer(version))?;
         for (sql, version) in MIGRATIONS.into_iter().zip(1_i64..).skip(done) {
             sqlx::raw_sql(sql).execute(&mut *tx).await?;
@@ -85,7 +87,12 @@ impl Store {
 
 /// Makes the file readable by its owner alone; SQLite gives its side files the same mode.
 fn create_private(path: &Path) -> std::io::Result<()> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map(drop)
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -95,12 +102,16 @@ mod tests {
     #[tokio::test]
     async fn a_commit_waits_for_the_disk() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("identity.db")).await.unwrap();
+        let store = Store::open(&folder.path().join("identity.db"))
+            .await
+            .unwrap();
         let ask = |pragma| sqlx::query_as::<_, (i64,)>(pragma).fetch_one(&store.pool);
         assert_eq!(ask("PRAGMA synchronous").await.unwrap().0, 2, "2 is FULL");
         assert_eq!(ask("PRAGMA foreign_keys").await.unwrap().0, 1);
-        let mode: (String,) =
-            sqlx::query_as("PRAGMA journal_mode").fetch_one(&store.pool).await.unwrap();
+        let mode: (String,) = sqlx::query_as("PRAGMA journal_mode")
+            .fetch_one(&store.pool)
+            .await
+            .unwrap();
         assert_eq!(mode.0, "wal");
     }
 
@@ -114,6 +125,9 @@ mod tests {
             .await
             .unwrap();
         store.close().await;
-        assert!(matches!(Store::open(&path).await, Err(IdentityError::Newer(99))));
+        assert!(matches!(
+            Store::open(&path).await,
+            Err(IdentityError::Newer(99))
+        ));
     }
 }

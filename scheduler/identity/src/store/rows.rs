@@ -49,7 +49,10 @@ impl Store {
             .map(|row| {
                 let agent = agent(row, &names)?;
                 let keys = keys.remove(&agent.number).unwrap_or_default().into();
-                Ok(AgentEntry { agent: Arc::new(agent), keys })
+                Ok(AgentEntry {
+                    agent: Arc::new(agent),
+                    keys,
+                })
             })
             .collect()
     }
@@ -63,7 +66,10 @@ impl Store {
         let mut keys: HashMap<u32, Vec<AgentKey>> = HashMap::new();
         for (agent, x) in rows {
             let public = public_key(&x)?;
-            let key = AgentKey { kid: public.kid(), public };
+            let key = AgentKey {
+                kid: public.kid(),
+                public,
+            };
             keys.entry(unsigned(agent)?).or_default().push(key);
         }
         Ok(keys)
@@ -79,7 +85,10 @@ impl Store {
         let last = "SELECT COALESCE(MAX(number), 0) FROM tenants";
         let (last,): (i64,) = sqlx::query_as(last).fetch_one(&mut *tx).await?;
         if last >= i64::from(TENANTS_MAX) {
-            return Err(IdentityError::TooMany { what: "tenants", max: TENANTS_MAX });
+            return Err(IdentityError::TooMany {
+                what: "tenants",
+                max: TENANTS_MAX,
+            });
         }
         let models = serde_json::Value::from(new.models.clone()).to_string();
         let row: TenantRow = (
@@ -118,10 +127,16 @@ impl Store {
         let mut tx = self.pool.begin().await?;
         let tenant = i64::from(agent.tenant_number);
         let count = "SELECT COUNT(*) FROM agents WHERE tenant = $1";
-        let (count,): (i64,) = sqlx::query_as(count).bind(tenant).fetch_one(&mut *tx).await?;
+        let (count,): (i64,) = sqlx::query_as(count)
+            .bind(tenant)
+            .fetch_one(&mut *tx)
+            .await?;
         if count >= i64::from(AGENTS_PER_TENANT_MAX) {
             let what = "agents of this tenant";
-            return Err(IdentityError::TooMany { what, max: AGENTS_PER_TENANT_MAX });
+            return Err(IdentityError::TooMany {
+                what,
+                max: AGENTS_PER_TENANT_MAX,
+            });
         }
         let last = "SELECT COALESCE(MAX(number), 0) FROM agents";
         let (last,): (i64,) = sqlx::query_as(last).fetch_one(&mut *tx).await?;
@@ -168,7 +183,11 @@ impl Store {
         .bind(signed(agent.generation)? - 1)
         .execute(&self.pool)
         .await?;
-        if done.rows_affected() == 1 { Ok(()) } else { Err(IdentityError::Conflict) }
+        if done.rows_affected() == 1 {
+            Ok(())
+        } else {
+            Err(IdentityError::Conflict)
+        }
     }
 
     /// The issuer's keys, oldest first.
@@ -182,7 +201,11 @@ impl Store {
             .map(|(epoch, x, retired)| {
                 let retired_unix_s = retired.map(unsigned::<u64>).transpose()?;
                 let public = public_key(&x)?;
-                Ok(IssuerKeyRow { epoch: unsigned(epoch)?, public, retired_unix_s })
+                Ok(IssuerKeyRow {
+                    epoch: unsigned(epoch)?,
+                    public,
+                    retired_unix_s,
+                })
             })
             .collect()
     }
@@ -235,11 +258,16 @@ fn agent(row: AgentRow, tenants: &HashMap<u32, Arc<str>>) -> Result<Agent, Ident
     let tenant_number = unsigned(tenant)?;
     Ok(Agent {
         number: unsigned(number)?,
-        tenant: tenants.get(&tenant_number).cloned().ok_or_else(|| corrupt("tenant"))?,
+        tenant: tenants
+            .get(&tenant_number)
+            .cloned()
+            .ok_or_else(|| corrupt("tenant"))?,
         tenant_number,
         name: name.into(),
         scopes: Scopes::parse(&scopes).map_err(|_| corrupt("scopes"))?,
-        status: status.parse::<AgentStatus>().map_err(|_| corrupt("status"))?,
+        status: status
+            .parse::<AgentStatus>()
+            .map_err(|_| corrupt("status"))?,
         generation: unsigned(generation)?,
         created_unix_s: unsigned(created_unix_s)?,
         id: id.into(),
