@@ -1,7 +1,7 @@
 //! Recovery, resending, sessions, secrecy, bounds.
 
 use super::*;
-use crate::journal::SECTOR;
+use crate::journal::{JournalError, SECTOR};
 use crate::read::{Body, Filter, records};
 use crate::testing::{Home, SESSION, append, durable, record};
 use std::fs;
