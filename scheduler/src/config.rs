@@ -28,6 +28,9 @@ pub enum ConfigError {
         value: String,
         bound: &'static str,
     },
+    /// There is nowhere to put the data folder.
+    #[error("no home folder is known; say where with --data DIR or BULKHEAD_DATA")]
+    NoHome,
 }
 
 /// The whole configuration.
@@ -272,7 +275,8 @@ impl Config {
         }
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    /// Holds every value against its bounds. Again after values were changed by hand.
+    pub fn check(&self) -> Result<(), ConfigError> {
         let s = &self.scheduling;
         bound(
             "limits.message_bytes_max",
@@ -384,6 +388,31 @@ fn bound<T: std::fmt::Display + Clone>(
         value: value.to_string(),
         bound,
     })
+}
+
+/// Where the data folder is, unless somebody says otherwise.
+pub fn default_data_dir() -> Option<PathBuf> {
+    user_dir("XDG_DATA_HOME", ".local/share")
+}
+
+/// Where models are, unless somebody says otherwise.
+pub fn default_models_dir() -> Option<PathBuf> {
+    let named = std::env::var_os("BULKHEAD_MODELS").filter(|v| !v.is_empty());
+    match named {
+        Some(dir) => Some(dir.into()),
+        None => user_dir("XDG_CACHE_HOME", ".cache").map(|cache| cache.join("models")),
+    }
+}
+
+/// `bulkhead` in the folder that `variable` names, or in `fallback` under the home folder.
+fn user_dir(variable: &str, fallback: &str) -> Option<PathBuf> {
+    let base = match std::env::var_os(variable).map(PathBuf::from) {
+        Some(dir) if dir.is_absolute() => dir,
+        _ => std::env::home_dir()
+            .filter(|home| home.is_absolute())?
+            .join(fallback),
+    };
+    Some(base.join("bulkhead"))
 }
 
 /// The data folder's layout.

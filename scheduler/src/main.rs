@@ -1,4 +1,45 @@
 //! `bulkhead`: the server and the command line in one binary.
+//!
+//! Nothing is decided here: parse what was typed, run it, say what went wrong. No thread exists
+//! when a command starts, which `serve` relies on.
+
+mod cli;
+mod commands;
 mod config;
+mod launcher;
+mod models;
 mod server;
-fn main() {}
+mod tls;
+
+use bulkhead_client as client;
+use clap::Parser;
+use std::{io::IsTerminal, process::ExitCode};
+
+/// Prompts and tokens pass through here too: what is freed is zeroed. `serve` switches that off where
+/// the configuration says so.
+#[global_allocator]
+static ALLOCATOR: bulkhead_kernels::ZeroingAllocator = bulkhead_kernels::ZeroingAllocator;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    log_to_stderr();
+    match commands::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bulkhead: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error, filtered by `BULKHEAD_LOG`. Prompts and tokens are never logged.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BULKHEAD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}

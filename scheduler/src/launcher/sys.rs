@@ -1,0 +1,299 @@
+//! The thin wrapper around the system calls that make processes: fork, exec, harden, wait.
+//!
+//! Our own fork and exec, and not the standard library's, because a worker finds its descriptors by
+//! number (3, 4, 5 …), and must find no others. All memory that the child touches before exec is
+//! made before fork. Nothing here decides what is started, or when.
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork, getpid},
+};
+use std::{
+    ffi::{CString, OsStr},
+    fs::File,
+    io::{self, Read},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    ptr,
+    time::Instant,
+};
+
+/// The number of the first descriptor that a child is given.
+pub const FIRST_FD: RawFd = 3;
+
+/// What a fork came back as.
+pub enum Fork {
+    Parent(Pid),
+    Child,
+}
+
+/// Starts `program` with `args`, no environment, `fds` as descriptors 3, 4, 5 …, standard input and
+/// output closed off, standard error kept. It dies with this process, is in a session of its own
+/// (the terminal's Ctrl-C is the launcher's alone), and ignores SIGTERM and SIGINT: how it ends is
+/// the launcher's to say.
+pub fn spawn(program: &Path, args: &[&OsStr], fds: &[BorrowedFd<'_>]) -> io::Result<Pid> {
+    let program = CString::new(program.as_os_str().as_bytes())?;
+    let args: Vec<_> = (args.iter())
+        .map(|a| CString::new(a.as_bytes()))
+        .collect::<Result<_, _>>()?;
+    let mut argv = vec![program.as_ptr()];
+    argv.extend(args.iter().map(|a| a.as_ptr()));
+    argv.push(ptr::null());
+    let envp = [ptr::null()];
+
+    // Everything that the child places is first moved above the places, so that no dup2 overwrites
+    // what a later one needs.
+    let above = FIRST_FD + fds.len() as RawFd;
+    let sources: Vec<_> = (fds.iter())
+        .map(|fd| dup_above(fd.as_fd(), above))
+        .collect::<Result<_, _>>()?;
+    let raw: Vec<_> = sources.iter().map(AsRawFd::as_raw_fd).collect();
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let null = dup_above(null.as_fd(), above)?;
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let report = dup_above(writer.as_fd(), above)?;
+    drop(writer);
+    let launcher = getpid();
+
+    // SAFETY: the child calls only async-signal-safe functions, on memory made above, and ends in
+    // exec or _exit.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => {
+            drop(report);
+            exec_result(child, reader.into())
+        }
+        ForkResult::Child => {
+            // SAFETY: as above; all pointers end in null and outlive the call.
+            unsafe {
+                let error = place_and_exec(&raw, null.as_raw_fd(), launcher, &argv, &envp);
+                let bytes = (error as i32).to_le_bytes();
+                libc::write(report.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
+                libc::_exit(127)
+            }
+        }
+    }
+}
+
+/// Waits until the child has become the program, or has said why it could not.
+fn exec_result(child: Pid, mut report: File) -> io::Result<Pid> {
+    let mut errno = [0u8; 4];
+    match report.read_exact(&mut errno) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(child),
+        other => {
+            // It is ending by itself; the error to tell is why.
+            let _ = waitpid(child, None);
+            other?;
+            Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno)))
+        }
+    }
+}
+
+/// The child's way from fork to exec; comes back only with an error.
+///
+/// # Safety
+/// Only in a freshly forked child. `argv` and `envp` hold C strings and end in null.
+unsafe fn place_and_exec(
+    fds: &[RawFd],
+    null: RawFd,
+    launcher: Pid,
+    argv: &[*const libc::c_char],
+    envp: &[*const libc::c_char],
+) -> Errno {
+    if let Err(e) = die_with(launcher).and_then(|()| detach()) {
+        return e;
+    }
+    let places = [(null, 0), (null, 1)].into_iter();
+    let places = places.chain(fds.iter().copied().zip(FIRST_FD..));
+    for (from, to) in places {
+        // SAFETY: plain system call on numbers.
+        if unsafe { libc::dup2(from, to) } < 0 {
+            return Errno::last();
+        }
+    }
+    let rest = (FIRST_FD + fds.len() as RawFd) as u32;
+    if let Err(e) = close_range(rest, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) {
+        return e;
+    }
+    // SAFETY: the caller's promise about argv and envp.
+    unsafe { libc::execve(argv[0], argv.as_ptr(), envp.as_ptr()) };
+    Errno::last()
+}
+
+/// Forks this process. Refuses where another thread exists: it would not exist in the child, and
+/// neither would the unlocking of the locks that it held.
+pub fn fork_alone() -> io::Result<Fork> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!(
+            "the launcher must be single-threaded to fork, and has {threads} threads"
+        )));
+    }
+    // SAFETY: no other thread exists, so the child may do whatever this process may.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+        ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Takes from the forked scheduler what it must not have: the launcher's descriptors (all but
+/// `keep`), signals meant for the launcher, privileges, core dumps, and being read by others of the
+/// same user.
+pub fn harden_scheduler(launcher: Pid, keep: BorrowedFd<'_>) -> io::Result<()> {
+    die_with(launcher)?;
+    detach()?;
+    let keep = keep.as_raw_fd() as u32;
+    if keep > FIRST_FD as u32 {
+        close_range(FIRST_FD as u32, keep - 1, 0)?;
+    }
+    close_range(keep + 1, u32::MAX, 0)?;
+    let zero = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: plain system calls on numbers and one pointer to a live struct.
+    unsafe {
+        Errno::result(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+        Errno::result(libc::setrlimit(libc::RLIMIT_CORE, &zero))?;
+    }
+    drop_capabilities()?;
+    // SAFETY: as above. Last, because changing credentials sets it again.
+    unsafe { Errno::result(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0))? };
+    Ok(())
+}
+
+/// Empties every capability set. Without CAP_SETPCAP the bounding set stays, which no_new_privs has
+/// then made meaningless.
+fn drop_capabilities() -> io::Result<()> {
+    /// `_LINUX_CAPABILITY_VERSION_3`: two words a set.
+    const VERSION_3: u32 = 0x2008_0522;
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    let header = Header {
+        version: VERSION_3,
+        pid: 0,
+    };
+    let none = [[0u32; 3]; 2];
+    // SAFETY: plain system calls; the two structures are laid out as capset(2) says and outlive it.
+    unsafe {
+        for capability in 0..64 {
+            if libc::prctl(libc::PR_CAPBSET_READ, capability, 0, 0, 0) < 0 {
+                break;
+            }
+            match Errno::result(libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0)) {
+                Ok(_) | Err(Errno::EPERM) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL;
+        Errno::result(libc::prctl(libc::PR_CAP_AMBIENT, clear, 0, 0, 0))?;
+        Errno::result(libc::syscall(libc::SYS_capset, &header, none.as_ptr()))?;
+    }
+    Ok(())
+}
+
+/// Has the kernel kill this child when the launcher's (only) thread ends.
+fn die_with(launcher: Pid) -> nix::Result<()> {
+    // SAFETY: plain system calls on numbers.
+    unsafe {
+        Errno::result(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+        // It may have ended before the line above.
+        if libc::getppid() != launcher.as_raw() {
+            libc::_exit(127);
+        }
+    }
+    Ok(())
+}
+
+/// A session of its own, no blocked signals, and SIGTERM and SIGINT ignored.
+fn detach() -> nix::Result<()> {
+    // SAFETY: plain, async-signal-safe system calls; the empty set outlives its use.
+    unsafe {
+        Errno::result(libc::setsid())?;
+        for signal in [libc::SIGTERM, libc::SIGINT] {
+            if libc::signal(signal, libc::SIG_IGN) == libc::SIG_ERR {
+                return Err(Errno::last());
+            }
+        }
+        let none = SigSet::empty();
+        let how = libc::SIG_SETMASK;
+        Errno::result(libc::sigprocmask(how, none.as_ref(), ptr::null_mut()))?;
+    }
+    Ok(())
+}
+
+fn close_range(first: u32, last: u32, flags: libc::c_uint) -> nix::Result<()> {
+    // SAFETY: plain system call on numbers; callers hold no descriptor of that range afterwards.
+    Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
+}
+
+fn dup_above(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
+    let raw = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Sends SIGKILL to a child that has not been waited for; nothing happens if it is gone.
+pub fn kill_now(child: Pid) {
+    let _ = kill(child, Signal::SIGKILL);
+}
+
+/// Ends a child that has not been waited for, and buries it.
+pub fn kill_and_wait(child: Pid) {
+    kill_now(child);
+    while waitpid(child, None) == Err(Errno::EINTR) {}
+}
+
+/// How a child ended, in words, if it has.
+pub fn ended(child: Pid) -> Option<String> {
+    match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
+        Ok(status) => describe(status),
+        Err(Errno::EINTR) => None,
+        Err(e) => Some(format!("lost: {e}")),
+    }
+}
+
+/// How a child ended, in words; `None` if it is still there at `deadline`.
+pub fn ended_by(child: Pid, deadline: Instant) -> io::Result<Option<String>> {
+    // SAFETY: a plain system call; the descriptor it makes is ours alone.
+    let watch = unsafe {
+        let raw = libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0);
+        OwnedFd::from_raw_fd(Errno::result(raw)? as RawFd)
+    };
+    loop {
+        if let Some(how) = ended(child) {
+            return Ok(Some(how));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(
+            &mut [PollFd::new(watch.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        ) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+}
+
+fn describe(status: WaitStatus) -> Option<String> {
+    match status {
+        WaitStatus::Exited(_, code) => Some(format!("exit {code}")),
+        WaitStatus::Signaled(_, signal, _) => Some(format!("signal {} ({signal})", signal as i32)),
+        _ => None,
+    }
+}

@@ -1,0 +1,118 @@
+//! Starting one worker: its connection, its model's files, its first words.
+
+use super::{
+    catalog::{Catalog, CatalogError},
+    sys,
+};
+use crate::config::Config;
+use bulkhead_proto::{
+    frame,
+    internal::{Load, ModelFile, ToWorker, to_worker},
+};
+use nix::{
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+    unistd::Pid,
+};
+use std::{
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::Path,
+};
+
+/// The only device so far.
+const CPU: &str = "cpu";
+
+/// Why no worker was started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    #[error(transparent)]
+    Model(#[from] CatalogError),
+    /// The scheduler asked for a device that is not there. A defect, or worse.
+    #[error("no device named {0:?}")]
+    Device(String),
+    /// The scheduler used a number again while its worker lives. A defect, or worse.
+    #[error("worker {0} is alive already")]
+    Number(u64),
+    /// The bound on processes; it passes when some end.
+    #[error("{0} workers are alive, and no more are allowed")]
+    TooMany(usize),
+    /// The machine refused; trying again may help.
+    #[error("cannot start a worker: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl SpawnError {
+    /// False where trying again may help.
+    pub fn permanent(&self) -> bool {
+        match self {
+            SpawnError::Model(e) => e.permanent(),
+            SpawnError::Device(_) | SpawnError::Number(_) => true,
+            SpawnError::TooMany(_) | SpawnError::Io(_) => false,
+        }
+    }
+}
+
+/// A worker that has been started.
+pub struct Started {
+    pub pid: Pid,
+    /// The scheduler's end. The load frame is on its way already, so that the scheduler can neither
+    /// choose nor change what the worker loads.
+    pub connection: OwnedFd,
+    /// The model's digest, hex.
+    pub digest: String,
+}
+
+/// Starts a worker for `model` on `device`.
+pub fn start(
+    program: &Path,
+    config: &Config,
+    catalog: &Catalog,
+    model: &str,
+    device: &str,
+) -> Result<Started, SpawnError> {
+    if device != CPU {
+        return Err(SpawnError::Device(device.chars().take(64).collect()));
+    }
+    let opened = catalog.open(model)?;
+    let (theirs, connection) = socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .map_err(io::Error::from)?;
+    let files = (opened.manifest.files.iter().zip(sys::FIRST_FD + 1..))
+        .map(|(file, fd)| ModelFile {
+            name: file.name.clone(),
+            fd,
+            sha256: file.sha256.clone(),
+        })
+        .collect();
+    let load = Load {
+        model: opened.manifest.name.clone(),
+        format: opened.manifest.format.to_string(),
+        files,
+        threads: config.worker_threads(),
+        required_layers: config.worker.required_layers.clone(),
+        zeroing: config.zeroing(),
+        null_ns_per_token: config.models.null_ns_per_token,
+    };
+    // The frame is far smaller than a socket's buffer, so this does not wait for the worker.
+    let mut stream = UnixStream::from(connection);
+    stream.set_nonblocking(true)?;
+    let message = Some(to_worker::Message::Load(load));
+    frame::write(&mut stream, &ToWorker { message })?;
+    stream.set_nonblocking(false)?;
+
+    let mut fds = vec![theirs.as_fd()];
+    fds.extend(opened.files.iter().map(AsFd::as_fd));
+    let pid = sys::spawn(program, &[], &fds)?;
+    Ok(Started {
+        pid,
+        connection: stream.into(),
+        digest: opened.digest.to_owned(),
+    })
+}
