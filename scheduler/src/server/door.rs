@@ -6,8 +6,14 @@
 //! of ours, which gives every error a reason.
 
 use super::{auth, errors, inference::InferenceService, metrics, oauth, state::App};
-use axum::{Router, body::Body, middleware, response::Response};
+use axum::{
+    Router,
+    body::Body,
+    middleware,
+    response::{IntoResponse, Response},
+};
 use bulkhead_proto::v1::inference_server::InferenceServer;
+use http::{HeaderMap, StatusCode, header};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{
@@ -19,7 +25,7 @@ use hyper_util::{
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::Code;
@@ -36,20 +42,33 @@ pub fn routes(app: &App) -> Router {
     let inference = InferenceServer::new(InferenceService { app: app.clone() })
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX);
-    let guarded = tonic::service::Routes::new(inference)
-        .into_axum_router()
-        .layer(middleware::from_fn_with_state(
+    let guarded = Router::new()
+        .route_service("/bulkhead.v1.Inference/{method}", inference)
+        .route_layer(middleware::from_fn_with_state(
             app.clone(),
             auth::require_principal,
         ));
     let (_, health) = tonic_health::server::health_reporter();
-    let open = Router::new()
-        .route_service("/grpc.health.v1.Health/{method}", health)
-        .merge(oauth::routes(app.clone()));
     Router::new()
-        .route_service("/bulkhead.v1.Inference/{method}", guarded)
-        .merge(open)
+        .merge(guarded)
+        .route_service("/grpc.health.v1.Health/{method}", health)
+        .merge(oauth::routes(app.clone()))
+        .fallback(unknown)
         .layer(middleware::map_response(explain))
+}
+
+/// No such path: in the caller's own protocol.
+async fn unknown(headers: HeaderMap) -> Response<Body> {
+    let content = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
+    if content.starts_with("application/grpc") {
+        return errors::explain(Code::Unimplemented, "")
+            .into_status()
+            .into_http();
+    }
+    (StatusCode::NOT_FOUND, "there is nothing here\n").into_response()
 }
 
 /// Gives errors that no handler of ours made a reason of our own.
@@ -102,7 +121,7 @@ pub async fn serve(
             metrics::refused("CONNECTIONS_FULL");
             continue;
         };
-        metrics::connections(app.config.limits.connections_max - places.available_permits());
+        let place = Place::take(place);
         let (app, tls, routes, graceful) =
             (app.clone(), tls.clone(), routes.clone(), graceful.watcher());
         tokio::spawn(async move {
@@ -114,6 +133,24 @@ pub async fn serve(
     }
     drop(listener);
     graceful.shutdown().await;
+}
+
+/// A connection's place among those that may be open; given back when dropped.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(permit: OwnedSemaphorePermit) -> Self {
+        metrics::connection_opened();
+        Place { _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        metrics::connection_closed();
+    }
 }
 
 async fn handshake(tls: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {

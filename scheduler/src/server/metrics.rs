@@ -187,9 +187,14 @@ pub fn audit_durable(took: Duration) {
     histogram!("bulkhead_audit_seconds").record(took.as_secs_f64());
 }
 
-/// Open connections of agents.
-pub fn connections(open: usize) {
-    gauge!("bulkhead_connections").set(open as f64);
+/// An agent's connection was opened.
+pub fn connection_opened() {
+    gauge!("bulkhead_connections").increment(1);
+}
+
+/// An agent's connection was closed.
+pub fn connection_closed() {
+    gauge!("bulkhead_connections").decrement(1);
 }
 
 fn seconds(ns: u64) -> f64 {

@@ -69,11 +69,25 @@ pub enum ServerError {
 
 /// Runs the scheduler until the launcher asks it to drain, or goes away.
 pub fn run(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
+    fail_whole();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("io")
         .build()?;
     runtime.block_on(serve(config, launcher))
+}
+
+/// A panic anywhere ends the process: half a scheduler keeps no promise. The launcher starts a whole
+/// one. The payload is not printed, since it could quote what a user sent.
+fn fail_whole() {
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        eprintln!("bulkhead: the scheduler failed at {at}; it is started again");
+        std::process::abort();
+    }));
 }
 
 async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
