@@ -4,6 +4,8 @@
 //! staged part is gone and the state is as it was, so that the sender can send it again.
 
 mod error;
+#[cfg(test)]
+mod full_tests;
 pub(crate) mod publish;
 mod stage;
 #[cfg(test)]

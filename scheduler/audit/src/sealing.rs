@@ -222,3 +222,60 @@ fn store(path: &Path, wrapped: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     if new { fsutil::sync_dir(dir) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_opens_only_in_its_own_place_with_its_own_commitment() {
+        let key = keys::aead_key(&[7; 32]).unwrap();
+        let plain = Plain::new(b"body").unwrap();
+        let commitment = plain.commitment();
+        let sealed = plain.seal(&key, 5, b"header").unwrap();
+        let opened = open(&key, 5, b"header", &sealed, &commitment).unwrap();
+        assert_eq!(opened.as_slice(), b"body");
+        assert!(open(&key, 6, b"header", &sealed, &commitment).is_none());
+        assert!(open(&key, 5, b"Header", &sealed, &commitment).is_none());
+        assert!(open(&key, 5, b"header", &sealed[1..], &commitment).is_none());
+        assert!(open(&key, 5, b"header", &sealed, &[0; 32]).is_none());
+    }
+
+    #[test]
+    fn equal_bodies_have_different_commitments() {
+        let commitment = || Plain::new(b"yes").unwrap().commitment();
+        assert_ne!(commitment(), commitment());
+    }
+
+    #[test]
+    fn a_wrapped_key_serves_its_own_tenant_and_log_only() {
+        let home = tempfile::tempdir().unwrap();
+        let keys = keys::init(&home.path().join("secrets")).unwrap();
+        let log_dir = home.path().join("log");
+        fsutil::create_private_dir(&keys_dir(&log_dir)).unwrap();
+        let (log_id, mut data_keys) = ([1; 16], DataKeys::default());
+        let id = data_keys.get(&keys, &log_dir, &log_id, "acme").unwrap().0;
+        let found = |log_id: &[u8; 16], tenant: &str| {
+            stored_keys(&keys, &log_dir, log_id, tenant)
+                .unwrap()
+                .contains_key(&id)
+        };
+        assert!(found(&log_id, "acme") && !found(&[2; 16], "acme"));
+        std::fs::copy(key_file(&log_dir, "acme"), key_file(&log_dir, "globex")).unwrap();
+        assert!(!found(&log_id, "globex"));
+    }
+
+    #[test]
+    fn a_key_that_was_cut_off_by_a_full_disk_is_written_over() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("acme");
+        let wrapped = |byte| vec![byte; WRAPPED_BYTES];
+        store(&path, &wrapped(1)).unwrap();
+        std::fs::write(&path, [wrapped(1), vec![9; 30]].concat()).unwrap();
+        store(&path, &wrapped(2)).unwrap();
+        assert_eq!(
+            std::fs::read(&path).unwrap(),
+            [wrapped(1), wrapped(2)].concat()
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! Recovery, resending, sessions, secrecy, bounds.
 
 use super::*;
-use crate::journal::{JournalError, SECTOR};
+use crate::journal::SECTOR;
 use crate::read::{Body, Filter, records};
 use crate::testing::{Home, SESSION, append, durable, record};
 use std::fs;
@@ -291,43 +291,6 @@ fn segments_follow_each_other_and_a_missing_one_shows() {
         home.verify(),
         Err(crate::verify::VerifyError::Journal(_))
     ));
-}
-
-#[test]
-fn a_full_log_keeps_what_it_has_and_goes_on_when_there_is_room() {
-    let mut home = Home::new();
-    home.options.bytes_max = Some(2 * home.options.segment_bytes - 1);
-    let (mut log, _) = home.session(SESSION);
-    let large = |number| Append {
-        body: vec![b'x'; crate::record::BODY_BYTES_MAX].into(),
-        ..record(number, "acme", Kind::Refused, "large")
-    };
-    log.append(large(1)).unwrap();
-    log.commit().unwrap();
-    log.append(large(2)).unwrap();
-    let error = log.commit().unwrap_err();
-    assert!(
-        matches!(error, LogError::Journal(JournalError::Full(_))),
-        "{error}"
-    );
-    assert!(error.temporary() && !error.needs_recovery());
-    assert!(log.probe().is_err(), "still full");
-    assert_eq!(log.replay.session.last_number, 1);
-    drop(log);
-    home.verify().unwrap();
-    home.options.bytes_max = None;
-    let (mut log, opened) = home.session(SESSION);
-    assert_eq!(opened.last_number, 1);
-    log.append(large(2)).unwrap();
-    assert_eq!(
-        log.commit().unwrap(),
-        [Durable {
-            number: 2,
-            position: 1
-        }]
-    );
-    log.close().unwrap();
-    home.verify().unwrap();
 }
 
 #[test]

@@ -37,6 +37,7 @@ pub fn spawn_reader(mut socket: UnixStream, inputs: Sender<Input>) -> io::Result
             let input = match read_message(&mut socket, &mut buffer) {
                 Ok(Some(message)) => Input::Message(message),
                 Ok(None) => Input::End,
+                Err(FrameError::Io(error)) if hung_up(&error) => Input::End,
                 Err(error) => Input::Broken(error),
             };
             buffer.zeroize();
@@ -53,6 +54,15 @@ pub fn spawn_reader(mut socket: UnixStream, inputs: Sender<Input>) -> io::Result
         .map(drop)
 }
 
+/// Whether a peer is gone, if need be in the middle of a frame: killed, say. Nobody was promised what
+/// that frame held.
+fn hung_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+    )
+}
+
 /// As `frame::read`, but into a buffer that is zeroed afterwards: it holds plaintext.
 fn read_message(
     socket: &mut impl Read,
@@ -62,8 +72,6 @@ fn read_message(
     let first = loop {
         match socket.read(&mut header) {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            // A peer that was killed with answers unread resets the connection: it is gone, no more.
-            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
             other => break other?,
         }
     };
