@@ -106,6 +106,17 @@ impl Identity {
         Ok(principal)
     }
 
+    /// The agent that a refused token names, where the token's signature holds: for the record of the
+    /// refusal, and for nothing else.
+    pub fn agent_refused(&self, token: &str, now_unix_s: u64) -> Option<Arc<Agent>> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return None;
+        }
+        let (issuer, audience) = (self.issuer(), self.audience());
+        let verified = verifier::verify(token, &self.keys(), issuer, audience, now_unix_s).ok()?;
+        self.agent(&verified.agent)
+    }
+
     /// Whether a caller that was authenticated earlier may still act: its agent's status and
     /// generation now. To be asked again after a wait, and before work that cannot be taken back.
     pub fn recheck(&self, principal: &Principal) -> Result<(), AuthError> {

@@ -21,7 +21,7 @@ pub const LEEWAY_S: u64 = 5;
 pub(crate) struct VerifiedToken {
     pub(crate) kid: Arc<str>,
     pub(crate) key_epoch: u64,
-    agent: Arc<str>,
+    pub(crate) agent: Arc<str>,
     tenant: String,
     generation: u64,
     scopes: Scopes,

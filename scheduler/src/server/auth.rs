@@ -5,7 +5,6 @@
 
 use super::{clock, errors::Refused, state::App};
 use axum::{
-    body::Body,
     extract::{Request, State},
     middleware::Next,
     response::Response,
@@ -23,20 +22,21 @@ pub async fn require_principal(
         .headers()
         .get(http::header::AUTHORIZATION)
         .and_then(|v| v.to_str().ok());
-    let checked = bulkhead_identity::bearer_token(header)
-        .and_then(|token| app.identity.authenticate(token, clock::unix_s()));
-    match checked {
+    let now = clock::unix_s();
+    let token = bulkhead_identity::bearer_token(header);
+    match token.and_then(|token| app.identity.authenticate(token, now)) {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
             next.run(request).await
         }
-        Err(error) => refuse(&app, error).await,
+        Err(error) => {
+            let agent = token
+                .ok()
+                .and_then(|token| app.identity.agent_refused(token, now));
+            app.record_refusal(agent.as_deref(), error.reason());
+            refused(error).into_status().into_http()
+        }
     }
-}
-
-async fn refuse(app: &App, error: AuthError) -> Response<Body> {
-    app.submitter.refusals.count(error.reason());
-    refused(error).into_status().into_http()
 }
 
 /// What an authentication error is to its caller.

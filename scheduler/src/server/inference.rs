@@ -159,7 +159,7 @@ impl InferenceService {
 
     fn record(&self, principal: &Principal, reason: &'static str) {
         let agent = self.app.identity.agent(principal.agent_id());
-        self.app.refused(agent.as_deref(), reason);
+        self.app.record_refusal(agent.as_deref(), reason);
     }
 
     fn check_embed(&self, body: &EmbedRequest) -> Result<(), Refused> {

@@ -1,7 +1,7 @@
 //! The token endpoint and what belongs to it, over HTTP. The logic is `bulkhead-identity`'s; here is
 //! only the form, the status and the record.
 
-use super::{clock, records, state::App};
+use super::{clock, metrics, records, state::App};
 use axum::{
     Form, Json, Router,
     extract::{DefaultBodyLimit, State, rejection::FormRejection},
@@ -58,7 +58,8 @@ async fn token(State(app): State<App>, form: Result<Form<TokenForm>, FormRejecti
             if let Some(cause) = &error.cause {
                 tracing::error!(%cause, "the token endpoint failed");
             }
-            app.refused(error.agent.as_deref(), error.reason);
+            metrics::refused(error.reason);
+            app.record_refusal(error.agent.as_deref(), error.reason);
             answer(
                 StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST),
                 error.body(),

@@ -1,6 +1,6 @@
 //! What the front door's handlers share.
 
-use super::{catalog::Catalog, driver, metrics, records, submit::Submitter};
+use super::{catalog::Catalog, driver, records, submit::Submitter};
 use crate::config::Config;
 use bulkhead_core::{TenantId, TenantSettings};
 use bulkhead_identity::{Agent, Identity, Tenant};
@@ -66,9 +66,9 @@ impl App {
         }
     }
 
-    /// Counts a refusal, and records it where the agent is known and has not used up its records.
-    pub fn refused(&self, agent: Option<&Agent>, reason: &'static str) {
-        metrics::refused(reason);
+    /// Records a refusal where the agent is known and has not used up its records; else it is counted
+    /// into the next aggregate.
+    pub fn record_refusal(&self, agent: Option<&Agent>, reason: &'static str) {
         let recorded = agent
             .filter(|agent| self.refusal_budget.take(agent.number))
             .is_some_and(|agent| {
