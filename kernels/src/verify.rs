@@ -1,7 +1,7 @@
 //! The read-back: is this memory zero, and if not, how much of it and where first?
 //!
-//! The common answer is "all zero", so the fast path only folds words together with OR, a cache line
-//! at a time, and the slow path runs over lines that are known to be dirty. The compiler is told that
+//! The common answer is "all zero", so the fast path only folds bytes together with OR, a block
+//! at a time, and the slow path runs over blocks that are known to be dirty. The compiler is told that
 //! the memory may have changed since anyone last wrote it, so that every byte is really loaded.
 
 use crate::fill::observe;
@@ -30,7 +30,10 @@ impl Residue {
     }
 }
 
-/// Bytes folded together before one comparison.
+/// Bytes that are folded together before one comparison.
+const BLOCK_BYTES: usize = 512;
+
+/// Bytes of a block that are folded side by side: two vectors of AVX2.
 const LINE_BYTES: usize = 64;
 
 /// Reads all of `bytes` and reports those that are not zero.
@@ -54,14 +57,29 @@ fn scan_avx2(bytes: &[u8]) -> Residue {
 #[inline(always)]
 fn scan(bytes: &[u8]) -> Residue {
     let mut residue = Residue::default();
-    let (lines, tail) = bytes.as_chunks::<LINE_BYTES>();
-    for (index, line) in lines.iter().enumerate() {
-        if line.iter().fold(0, |all, byte| all | byte) != 0 {
-            count_dirty(line, index * LINE_BYTES, &mut residue);
+    let (blocks, tail) = bytes.as_chunks::<BLOCK_BYTES>();
+    for (index, block) in blocks.iter().enumerate() {
+        if is_dirty(block) {
+            count_dirty(block, index * BLOCK_BYTES, &mut residue);
         }
     }
-    count_dirty(tail, lines.len() * LINE_BYTES, &mut residue);
+    if tail.iter().fold(0, |all, byte| all | byte) != 0 {
+        count_dirty(tail, blocks.len() * BLOCK_BYTES, &mut residue);
+    }
     residue
+}
+
+/// Lane by lane over a block, and across the lanes once at its end.
+#[inline(always)]
+fn is_dirty(block: &[u8; BLOCK_BYTES]) -> bool {
+    let (lines, _) = block.as_chunks::<LINE_BYTES>();
+    let mut lanes = [0u8; LINE_BYTES];
+    for line in lines {
+        for (lane, byte) in lanes.iter_mut().zip(line) {
+            *lane |= byte;
+        }
+    }
+    lanes.iter().fold(0, |all, lane| all | lane) != 0
 }
 
 #[inline(never)]

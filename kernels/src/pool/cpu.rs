@@ -82,7 +82,7 @@ impl CpuPool {
             libc::mlock2(
                 self.start.as_ptr().cast(),
                 self.quota_bytes,
-                libc::MLOCK_ONFAULT as u32,
+                libc::MLOCK_ONFAULT,
             )
         };
         self.locked = rc == 0;
