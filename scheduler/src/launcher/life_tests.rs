@@ -17,12 +17,13 @@ use std::{
 };
 
 /// Says what it has (arguments, environment, descriptors), then waits for the end of its connection.
-const SHOWS: &str = "/bin/ls /proc/$$/fd >&3
-echo \"environ $(/usr/bin/wc -c </proc/$$/environ)\" >&3
-for arg in \"$@\"; do echo \"arg $arg\" >&3; done
-while IFS= read -r line; do echo \"$line\" >&3; done </proc/$$/status
-read -r weights <&4 && echo \"weights $weights\" >&3
-echo end >&3
+const SHOWS: &str = "exec >&3
+/bin/ls /proc/$$/fd
+echo \"environ $(/usr/bin/wc -c </proc/$$/environ)\"
+for arg in \"$@\"; do echo \"arg $arg\"; done
+while IFS= read -r line; do echo \"$line\"; done </proc/$$/status
+read -r weights <&4 && echo \"weights $weights\"
+echo end
 read -r _ <&3; exit 0\n";
 const DIES: &str = "exit 3\n";
 
