@@ -4,5 +4,18 @@
 //! The agents here use none of our own client code, so that a mistake cannot hide by being made on
 //! both sides. Nothing is mocked.
 
+pub mod admin;
+pub mod agent;
+pub mod http;
+pub mod jwt;
+pub mod memory;
 pub mod metadata;
+pub mod models;
+pub mod options;
+pub mod process;
+pub mod programs;
+pub mod raw;
+pub mod records;
+pub mod server;
 pub mod source;
+pub mod wait;

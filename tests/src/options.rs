@@ -1,0 +1,50 @@
+//! How a server under test differs from the default: a `bulkhead.toml`, built up setting by setting.
+
+use std::path::Path;
+use toml::{Table, Value};
+
+/// The configuration of one server. Its ports are chosen when it starts.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    table: Table,
+}
+
+impl Options {
+    /// A server that offers the null model alone, which does `ns_per_token` of work per token, and
+    /// has no other models.
+    pub fn null(ns_per_token: u64) -> Options {
+        let ns = i64::try_from(ns_per_token).expect("less than 292 years");
+        Options::default()
+            .with("models.dir", "/nonexistent")
+            .with("models.null", true)
+            .with("models.null_ns_per_token", ns)
+    }
+
+    /// A server that offers the models in `dir`.
+    pub fn models(dir: &Path) -> Options {
+        let dir = dir.to_str().expect("the folder's name is UTF-8");
+        Options::default().with("models.dir", dir)
+    }
+
+    /// Sets `section.key`.
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Options {
+        let (section, key) = key.split_once('.').expect("section.key");
+        let section = self
+            .table
+            .entry(section)
+            .or_insert_with(|| Value::Table(Table::new()));
+        let section = section.as_table_mut().expect("sections are tables");
+        section.insert(key.into(), value.into());
+        self
+    }
+
+    /// Switches a protection off, to show that its test would notice.
+    pub fn without(self, protection: &str) -> Options {
+        self.with("unsafe.disable", vec![Value::from(protection)])
+    }
+
+    /// The file's text.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(&self.table).expect("settings can be written")
+    }
+}

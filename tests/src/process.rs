@@ -1,0 +1,159 @@
+//! Our processes from outside: who is whose child, what the kernel says of them, what their memory
+//! holds.
+//!
+//! Only `/proc` is read. Reading a sealed worker's memory takes root, or a user namespace in which the
+//! tests are: `as_root` sees to that.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::PathBuf,
+    process::Command,
+};
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: i32,
+    pub parent: i32,
+    /// What the kernel calls it: the program's name, cut to 15 characters.
+    pub name: String,
+}
+
+/// All descendants of `pid`, zombies left out.
+pub fn descendants(pid: i32) -> Vec<Process> {
+    let all = all();
+    let mut found: Vec<Process> = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        for process in all.iter().filter(|p| p.parent == parent) {
+            parents.push(process.pid);
+            found.push(process.clone());
+        }
+    }
+    found
+}
+
+/// True while a process of this number runs.
+pub fn alive(pid: i32) -> bool {
+    one(pid).is_some()
+}
+
+/// Kills at once.
+pub fn kill(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it is ours and alive");
+}
+
+fn all() -> Vec<Process> {
+    let entries = fs::read_dir("/proc").expect("/proc is there");
+    let pids = entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter_map(one).collect()
+}
+
+fn one(pid: i32) -> Option<Process> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, tail) = stat.rsplit_once(')')?;
+    let mut fields = tail.split_whitespace();
+    let (state, parent) = (fields.next()?, fields.next()?);
+    let name = head.split_once('(')?.1.to_owned();
+    let parent = parent.parse().ok()?;
+    (state != "Z" && state != "X").then_some(Process { pid, parent, name })
+}
+
+/// A field of `/proc/PID/status`.
+pub fn status_field(pid: i32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let lines = text.lines();
+    let mut values = lines.filter_map(|l| l.split_once(':').filter(|(name, _)| *name == field));
+    let (_, value) = values.next().unwrap_or_else(|| panic!("no field {field}"));
+    value.trim().into()
+}
+
+/// What the open descriptors of a process lead to.
+pub fn open_files(pid: i32) -> Vec<String> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors may be read");
+    let links = entries
+        .flatten()
+        .filter_map(|e| fs::read_link(e.path()).ok());
+    links
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect()
+}
+
+/// The namespace of a process: "net:[…]".
+pub fn namespace(pid: i32, kind: &str) -> String {
+    let link = fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("namespaces may be read");
+    link.to_string_lossy().into_owned()
+}
+
+/// Hands every readable piece of a process's memory to `look`, piece by piece with `overlap` bytes
+/// of the piece before at its front, so that nothing is missed at a border.
+pub fn read_memory(pid: i32, overlap: usize, mut look: impl FnMut(&[u8])) -> io::Result<()> {
+    const PIECE: usize = 4 << 20;
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let memory = File::open(format!("/proc/{pid}/mem"))?;
+    let mut piece = vec![0u8; PIECE + overlap];
+    for (from, to) in maps.lines().filter_map(readable) {
+        let (mut at, mut kept) = (from, 0);
+        while at < to {
+            let wanted = PIECE.min((to - at) as usize);
+            match memory.read_at(&mut piece[kept..kept + wanted], at) {
+                // Gone since the maps were read, or not memory.
+                Ok(0) | Err(_) => break,
+                Ok(got) => {
+                    let end = kept + got;
+                    look(&piece[..end]);
+                    kept = overlap.min(end);
+                    piece.copy_within(end - kept..end, 0);
+                    at += got as u64;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The borders of a mapping that holds memory and can be read.
+fn readable(line: &str) -> Option<(u64, u64)> {
+    let mut fields = line.split_whitespace();
+    let (range, rights) = (fields.next()?, fields.next()?);
+    let name = fields.nth(3).unwrap_or("");
+    if !rights.starts_with('r') || name.starts_with("[v") {
+        return None;
+    }
+    let (from, to) = range.split_once('-')?;
+    let hex = |text| u64::from_str_radix(text, 16).ok();
+    Some((hex(from)?, hex(to)?))
+}
+
+/// True where this process may read other processes' memory. Where not, runs the test of this name
+/// once more, in a user namespace in which it may, and demands that it passes there; the caller then
+/// has nothing left to do.
+pub fn as_root(test: &str) -> bool {
+    const INSIDE: &str = "BULKHEAD_TESTS_IN_NAMESPACE";
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    assert!(
+        std::env::var_os(INSIDE).is_none(),
+        "still not root inside a user namespace: run the tests as root"
+    );
+    let me: PathBuf = std::env::current_exe().expect("this test is a file");
+    let run = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--"])
+        .arg(me)
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .status();
+    let passed = run.is_ok_and(|status| status.success());
+    assert!(
+        passed,
+        "{test} reads other processes' memory: it failed in a user namespace, or none could be made \
+         (`unshare --user --map-root-user`); run the tests as root to tell the two apart"
+    );
+    false
+}

@@ -1,0 +1,163 @@
+//! What is too large, malformed, late or unknown.
+
+use bulkhead_proto::v1::EmbedRequest;
+use bulkhead_tests::{
+    agent::{Agent, reason},
+    http,
+    options::Options,
+    raw,
+    server::Server,
+    wait::within,
+};
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tonic::Code;
+
+async fn serve() -> (Server, Agent) {
+    let server = Server::start(Options::null(0)).await;
+    let agent = server.agent("acme", "reader").await;
+    (server, agent)
+}
+
+#[tokio::test]
+async fn an_oversize_message() {
+    let (_server, agent) = serve().await;
+    let client = agent.client().await;
+    let text = "x".repeat(5 << 20);
+    let status = client.embed("null", &[&text]).await.expect_err("refused");
+    assert_eq!(reason(&status), "MESSAGE_TOO_LARGE", "{status}");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    client
+        .embed("null", &["small"])
+        .await
+        .expect("the connection is as good as before");
+}
+
+/// Just under the limit of 4 MiB: the limit is one of messages and not of something smaller.
+#[tokio::test]
+async fn a_large_message_within_the_limit_is_taken() {
+    let (_server, agent) = serve().await;
+    let text = "x".repeat((4 << 20) - 1024);
+    let answer = agent.client().await.embed("null", &[&text]).await;
+    if let Err(status) = answer {
+        assert_ne!(reason(&status), "MESSAGE_TOO_LARGE", "{status}");
+        assert_ne!(reason(&status), "MESSAGE_MALFORMED", "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_text_that_is_not_utf8() {
+    let (_server, agent) = serve().await;
+    let message = [raw::field(1, b"null"), raw::field(2, b"caf\xe9")].concat();
+    let status = raw::call(&agent, "Embed", &[], &message).await;
+    assert_eq!(reason(&status), "TEXT_NOT_UTF8", "{status}");
+    assert_eq!(status.code(), Code::InvalidArgument);
+    // The same by hand with good UTF-8 is served: the call itself was in order.
+    let message = [raw::field(1, b"null"), raw::field(2, "café".as_bytes())].concat();
+    assert_eq!(
+        raw::call(&agent, "Embed", &[], &message).await.code(),
+        Code::Ok
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_is_none() {
+    let (_server, agent) = serve().await;
+    let status = raw::call(&agent, "Embed", &[], &[0xff; 20]).await;
+    assert_eq!(reason(&status), "MESSAGE_MALFORMED", "{status}");
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_deadline_already_past() {
+    let (_server, agent) = serve().await;
+    let message = [raw::field(1, b"null"), raw::field(2, b"a text")].concat();
+    for timeout in ["0n", "1n", "0S"] {
+        let status = raw::call(&agent, "Embed", &[("grpc-timeout", timeout)], &message).await;
+        assert_eq!(reason(&status), "DEADLINE_PAST", "{timeout}: {status}");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+    let status = raw::call(&agent, "Embed", &[("grpc-timeout", "60S")], &message).await;
+    assert_eq!(status.code(), Code::Ok, "{status}");
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_while_the_request_runs() {
+    let server = Server::start(Options::null(5_000_000)).await;
+    let agent = server.agent("acme", "reader").await;
+    // 100 tokens of 5 ms; the fields are model, prompt and max_tokens.
+    let mut message = [raw::field(1, b"null"), raw::field(3, b"go on")].concat();
+    message.extend_from_slice(&[4 << 3, 100]);
+    let status = raw::call(&agent, "Generate", &[("grpc-timeout", "200m")], &message).await;
+    assert_eq!(reason(&status), "DEADLINE_EXCEEDED", "{status}");
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_malformed_deadline() {
+    let (_server, agent) = serve().await;
+    let message = [raw::field(1, b"null"), raw::field(2, b"a text")].concat();
+    let status = raw::call(&agent, "Embed", &[("grpc-timeout", "soon")], &message).await;
+    assert_eq!(reason(&status), "REQUEST_INVALID", "{status}");
+}
+
+#[tokio::test]
+async fn an_unknown_method() {
+    let (_server, agent) = serve().await;
+    let status = raw::call(&agent, "Divine", &[], &[]).await;
+    assert_eq!(reason(&status), "METHOD_UNKNOWN", "{status}");
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn requests_that_ask_for_nothing_or_for_too_much() {
+    let (_server, agent) = serve().await;
+    let client = agent.client().await;
+    let status = client.embed("null", &[]).await.expect_err("refused");
+    assert_eq!(reason(&status), "REQUEST_INVALID", "{status}");
+    let many = EmbedRequest {
+        model: "null".into(),
+        texts: vec![String::new(); 2049],
+        context: None,
+    };
+    let status = client.inference.clone().embed(client.request(many)).await;
+    let status = status.expect_err("refused");
+    assert_eq!(reason(&status), "REQUEST_INVALID", "{status}");
+    let status = client
+        .embed("nonesuch", &["a text"])
+        .await
+        .expect_err("refused");
+    assert_eq!(reason(&status), "MODEL_NOT_FOUND", "{status}");
+}
+
+#[tokio::test]
+async fn headers_over_the_limit() {
+    let (_server, agent) = serve().await;
+    let client = agent.client().await;
+    let padded = client
+        .clone()
+        .with_header("x-padding", &"x".repeat(64 << 10));
+    padded
+        .embed("null", &["a text"])
+        .await
+        .expect_err("refused");
+    agent
+        .client()
+        .await
+        .embed("null", &["a text"])
+        .await
+        .expect("others are served");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let server = Server::start(Options::null(0).with("limits.idle_ms", 300)).await;
+    let ca = std::fs::read_to_string(&server.endpoints().ca).expect("the authority");
+    let connection = http::connect_tls(&server.endpoints().agents, &ca, "http/1.1").await;
+    let mut connection = connection.expect("a connection");
+    let mut rest = Vec::new();
+    let end = connection.read_to_end(&mut rest);
+    let end = within(Duration::from_secs(4), "the server closes it", end).await;
+    // Closed in order or cut: it is gone either way, and nothing was said.
+    assert!(end.is_err() || rest.is_empty(), "{rest:?}");
+}

@@ -1,0 +1,5 @@
+//! The front door: TLS 1.3 and nothing older, every size bounded, every refusal with its reason.
+
+mod limits;
+mod tls;
+mod well_known;

@@ -1,0 +1,139 @@
+//! The tenant comes from the token and from nowhere else, and another tenant's model is not there.
+
+use aws_lc_rs::digest;
+use bulkhead_proto::v1::ListModelsRequest;
+use bulkhead_tests::{
+    agent::{Client, random_hex, reason},
+    options::Options,
+    records,
+    server::Server,
+};
+use std::{collections::BTreeSet, fs, path::Path};
+use tonic::{Code, Status};
+
+#[tokio::test]
+async fn a_header_that_names_another_tenant_changes_nothing() {
+    let server = super::shared().await;
+    let agent = server.agent("acme", &format!("h-{}", random_hex(8))).await;
+    server
+        .agent("globex", &format!("h-{}", random_hex(8)))
+        .await;
+    let client = agent.client().await;
+    let names = [
+        "tenant",
+        "x-tenant",
+        "x-tenant-id",
+        "x-bulkhead-tenant",
+        "bulkhead-tenant",
+    ];
+    let named = names
+        .iter()
+        .fold(client, |client, name| client.with_header(name, "globex"));
+    let answer = named
+        .embed("null", &["a text"])
+        .await
+        .expect("it is served as what it is");
+    let request = answer.receipt.expect("a receipt").request_id;
+
+    let records = records::all(&server);
+    let of_it = records.iter().filter(|r| r.request_id == request);
+    let tenants: BTreeSet<&str> = of_it.map(|r| r.tenant.as_str()).collect();
+    assert_eq!(tenants, BTreeSet::from(["acme"]));
+}
+
+/// A folder with one model, which belongs to `owner`.
+fn owned_model(dir: &Path, name: &str, owner: &str) {
+    let weights = b"no weights";
+    let sum = digest::digest(&digest::SHA256, weights);
+    let sum: String = sum.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let folder = dir.join(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("model.gguf"), weights).expect("a file");
+    let manifest = format!(
+        "name = \"{name}\"\nformat = \"gguf\"\ntask = \"generate\"\nowner = \"{owner}\"\n\
+         [[files]]\nname = \"model.gguf\"\nsha256 = \"{sum}\"\n"
+    );
+    fs::write(folder.join("model.toml"), manifest).expect("a manifest");
+}
+
+async fn listed(client: &Client) -> Vec<String> {
+    let request = client.request(ListModelsRequest {});
+    let answer = client
+        .inference
+        .clone()
+        .list_models(request)
+        .await
+        .expect("a list");
+    answer
+        .into_inner()
+        .models
+        .into_iter()
+        .map(|m| m.name)
+        .collect()
+}
+
+async fn asked(client: &Client, model: &str) -> Status {
+    let request = bulkhead_tests::agent::prompt(model, "hello", 1);
+    client
+        .generate(request)
+        .await
+        .map(|_| ())
+        .expect_err("refused")
+}
+
+#[tokio::test]
+async fn another_tenants_model_is_like_one_that_does_not_exist() {
+    let models = tempfile::tempdir().expect("a folder");
+    owned_model(models.path(), "secret", "globex");
+    let server = Server::start(Options::models(models.path()).with("models.null", true)).await;
+    let acme = server.agent("acme", "reader").await.client().await;
+    let globex = server.agent("globex", "reader").await.client().await;
+
+    let (theirs, nobodys) = (asked(&acme, "secret").await, asked(&acme, "nonesuch").await);
+    assert_eq!(reason(&theirs), "MODEL_NOT_FOUND", "{theirs}");
+    assert_eq!(reason(&nobodys), "MODEL_NOT_FOUND", "{nobodys}");
+    assert_eq!(
+        (theirs.code(), theirs.message()),
+        (nobodys.code(), nobodys.message()),
+        "the two cannot be told apart"
+    );
+    assert_eq!(theirs.code(), Code::NotFound);
+    assert_eq!(listed(&acme).await, ["null"]);
+
+    let mut own = listed(&globex).await;
+    own.sort();
+    assert_eq!(own, ["null", "secret"]);
+    let unloadable = asked(&globex, "secret").await;
+    assert_ne!(
+        reason(&unloadable),
+        "MODEL_NOT_FOUND",
+        "its owner gets as far as loading it"
+    );
+}
+
+#[tokio::test]
+async fn a_tenant_is_held_to_its_list_of_models() {
+    let server = super::shared().await;
+    let mut admin = server.admin().await;
+    let tenant = format!("t-{}", random_hex(4));
+    let request = bulkhead_proto::v1::CreateTenantRequest {
+        name: tenant.clone(),
+        weight: 1,
+        models: vec!["minilm".into()],
+        quota_bytes: 0,
+    };
+    admin.create_tenant(request).await.expect("made");
+    let client = admin
+        .create_agent(&tenant, "reader", &[])
+        .await
+        .client()
+        .await;
+    let status = client
+        .embed("null", &["a text"])
+        .await
+        .expect_err("refused");
+    assert!(
+        ["MODEL_NOT_FOUND", "MODEL_NOT_ALLOWED"].contains(&reason(&status).as_str()),
+        "{status}"
+    );
+}
