@@ -21,7 +21,7 @@ impl PolicyEngine {
     /// The default policies, with those of the folder where one is given.
     pub fn new(folder: Option<&Path>) -> Result<PolicyEngine, PolicyError> {
         let schema = load::schema()?;
-        let names = Names::new().map_err(|e| PolicyError::Invalid(e.to_string()))?;
+        let names = Names::new()?;
         let policies = RwLock::new(Arc::new(load::policies(&schema, folder)?));
         Ok(PolicyEngine {
             schema,

@@ -1,6 +1,6 @@
 //! A request in Cedar's terms: who, what, which model, and the few facts that policies can speak of.
 
-use crate::{Action, ModelFacts};
+use crate::{Action, ModelFacts, PolicyError};
 use bulkhead_identity::{Principal, Tenant};
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
@@ -21,12 +21,16 @@ pub(crate) struct Names {
 pub(crate) struct Unfit;
 
 impl Names {
-    pub(crate) fn new() -> Result<Names, cedar_policy::ParseErrors> {
+    pub(crate) fn new() -> Result<Names, PolicyError> {
+        let parse = |name: &str| {
+            name.parse()
+                .map_err(|e: cedar_policy::ParseErrors| PolicyError::Invalid(e.to_string()))
+        };
         Ok(Names {
-            tenant: "Tenant".parse()?,
-            agent: "Agent".parse()?,
-            model: "Model".parse()?,
-            action: "Action".parse()?,
+            tenant: parse("Tenant")?,
+            agent: parse("Agent")?,
+            model: parse("Model")?,
+            action: parse("Action")?,
         })
     }
 

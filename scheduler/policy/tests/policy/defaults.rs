@@ -21,7 +21,13 @@ fn ask(
 async fn models() {
     use DenyReason::{ModelNotAllowed, ModelNotFound};
     let engine = PolicyEngine::new(None).unwrap();
-    let cases: &[(&[&str], &str, Option<&str>, Result<(), DenyReason>)] = &[
+    type Case = (
+        &'static [&'static str],
+        &'static str,
+        Option<&'static str>,
+        Result<(), DenyReason>,
+    );
+    let cases: &[Case] = &[
         (&[], "minilm", None, Ok(())),
         (&["minilm"], "minilm", None, Ok(())),
         (&["other"], "minilm", None, Err(ModelNotAllowed)),
