@@ -10,9 +10,9 @@
 pub mod bert;
 mod compute;
 mod linear;
-mod scratch;
-//LLAMA pub mod llama;
+pub mod llama;
 pub mod null;
+mod scratch;
 mod simd;
 
 use crate::engine::Engine;
@@ -81,18 +81,27 @@ impl LoadError {
 /// sealed.
 pub fn open(load: &Load, files: Vec<FileBytes>) -> Result<Box<dyn Engine>, LoadError> {
     let compute = || Compute::new(load.threads as usize);
-    let named = files.first().map_or("the model", |file| &file.name).to_owned();
+    let named = files
+        .first()
+        .map_or("the model", |file| &file.name)
+        .to_owned();
     let files = ModelFiles(files);
     let make = || -> Result<Box<dyn Engine>, LoadError> {
         match load.format.as_str() {
             "bert" => Ok(Box::new(bert::BertEngine::load(files, compute()?)?)),
-            //LLAMA "gguf" => Ok(Box::new(llama::LlamaEngine::load(files, compute()?)?)),
+            "gguf" => Ok(Box::new(llama::LlamaEngine::load(files, compute()?)?)),
             "null" => Ok(Box::new(null::NullEngine::new(load.null_ns_per_token))),
-            other => Err(LoadError::Format { format: other.into() }),
+            other => Err(LoadError::Format {
+                format: other.into(),
+            }),
         }
     };
     // The parsers return errors; should one of the libraries below panic on strange bytes, the
     // worker still gets a reason instead of dying.
-    catch_unwind(AssertUnwindSafe(make))
-        .unwrap_or_else(|_| Err(LoadError::bad(&named, "reading the model's files failed inside")))
+    catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
+        Err(LoadError::bad(
+            &named,
+            "reading the model's files failed inside",
+        ))
+    })
 }

@@ -37,7 +37,10 @@ fn each_file_of_minilm_that_is_missing_cut_or_garbled_is_named() {
 fn sizes_that_do_not_fit_the_weights_are_refused() {
     let lies = [
         ("\"hidden_size\": 384", "\"hidden_size\": 192"),
-        ("\"vocab_size\": 30522", "\"vocab_size\": 18446744073709551615"),
+        (
+            "\"vocab_size\": 30522",
+            "\"vocab_size\": 18446744073709551615",
+        ),
         ("\"num_hidden_layers\": 6", "\"num_hidden_layers\": 7"),
         ("\"num_attention_heads\": 12", "\"num_attention_heads\": 0"),
     ];

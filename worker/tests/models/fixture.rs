@@ -1,6 +1,8 @@
 //! The starter models' files, the reference outputs, and driving an engine to the end of its work.
 
-use bulkhead_proto::internal::{EmbedJob, Finished, Load, Vector, WorkItem, work_item::Job};
+use bulkhead_proto::internal::{
+    EmbedJob, Finished, GenerateJob, Load, Turn, Vector, WorkItem, work_item::Job,
+};
 use bulkhead_worker::engine::{Engine, StepOutcome};
 use bulkhead_worker::load::FileBytes;
 use bulkhead_worker::models::{LoadError, open};
@@ -28,20 +30,34 @@ pub fn files(model: &str, names: &[&str]) -> Vec<FileBytes> {
     let read = |name: &&str| {
         let path = models().join(model).join(name);
         let bytes = std::fs::read(&path).unwrap_or_else(|error| {
-            panic!("{}: {error}. Run `bulkhead models pull` first.", path.display())
+            panic!(
+                "{}: {error}. Run `bulkhead models pull` first.",
+                path.display()
+            )
         });
-        FileBytes { name: name.to_string(), bytes }
+        FileBytes {
+            name: name.to_string(),
+            bytes,
+        }
     };
     names.iter().map(read).collect()
 }
 
 pub fn load(files: Vec<FileBytes>, format: &str) -> Result<Box<dyn Engine>, LoadError> {
-    let load = Load { format: format.into(), threads: THREADS, ..Load::default() };
+    let load = Load {
+        format: format.into(),
+        threads: THREADS,
+        ..Load::default()
+    };
     open(&load, files)
 }
 
-pub const MINILM: &[&str] =
-    &["model.safetensors", "config.json", "tokenizer.json", "sentence_bert_config.json"];
+pub const MINILM: &[&str] = &[
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "sentence_bert_config.json",
+];
 
 pub fn minilm() -> Box<dyn Engine> {
     let mut engine = load(files("minilm", MINILM), "bert").expect("the model loads");
@@ -49,9 +65,39 @@ pub fn minilm() -> Box<dyn Engine> {
     engine
 }
 
+/// With half a gigabyte of KV.
+pub fn smollm2() -> Box<dyn Engine> {
+    let mut engine = load(files("smollm2", &["model.gguf"]), "gguf").expect("the model loads");
+    engine.assign(512 << 20, STEP_LIMIT_NS);
+    engine
+}
+
+/// A conversation of one message.
+pub fn user(content: &str) -> Vec<Turn> {
+    vec![Turn {
+        role: "user".into(),
+        content: content.into(),
+    }]
+}
+
+/// A greedy answer to one message.
+pub fn generate(request: u64, content: &str, max_tokens: u32) -> WorkItem {
+    let job = GenerateJob {
+        messages: user(content),
+        max_tokens,
+        ..GenerateJob::default()
+    };
+    WorkItem {
+        request,
+        job: Some(Job::Generate(job)),
+    }
+}
+
 /// A file of reference outputs.
 pub fn reference<T: DeserializeOwned>(name: &str) -> T {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/reference")
+        .join(name);
     let text = std::fs::read_to_string(path).expect("the reference is part of the repository");
     serde_json::from_str(&text).expect("the reference is what the test expects")
 }
@@ -72,8 +118,13 @@ pub struct Said {
 impl Said {
     pub fn finished(&self, request: u64) -> &Finished {
         let mut all = self.steps.iter().flat_map(|step| &step.finished);
-        let found = all.find(|finished| finished.request == request).expect("it was answered");
-        assert!(all.all(|finished| finished.request != request), "it was answered twice");
+        let found = all
+            .find(|finished| finished.request == request)
+            .expect("it was answered");
+        assert!(
+            all.all(|finished| finished.request != request),
+            "it was answered twice"
+        );
         found
     }
 }
@@ -93,7 +144,10 @@ pub fn drain(engine: &mut dyn Engine) -> Said {
 
 pub fn embed_item<S: ToString>(request: u64, texts: &[S]) -> WorkItem {
     let texts = texts.iter().map(S::to_string).collect();
-    WorkItem { request, job: Some(Job::Embed(EmbedJob { texts })) }
+    WorkItem {
+        request,
+        job: Some(Job::Embed(EmbedJob { texts })),
+    }
 }
 
 pub fn values(vector: &Vector) -> Vec<f32> {
@@ -105,7 +159,10 @@ pub fn values(vector: &Vector) -> Vec<f32> {
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| f64::from(*a) * f64::from(*b))
+            .sum()
     };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -6,4 +6,5 @@
 mod corrupt;
 mod fixture;
 mod minilm;
+mod smollm2;
 mod speed;

@@ -57,8 +57,9 @@ fn one_ragged_batch_and_a_shuffled_one_meet_the_reference() {
     let cases = cases();
     // 7 has no factor in common with the number of cases, so this visits each once.
     for stride in [1, 7] {
-        let order: Vec<&Case> =
-            (0..cases.len()).map(|at| &cases[at * stride % cases.len()]).collect();
+        let order: Vec<&Case> = (0..cases.len())
+            .map(|at| &cases[at * stride % cases.len()])
+            .collect();
         let texts: Vec<&String> = order.iter().map(|case| &case.text).collect();
         engine.assign(0, u64::MAX);
         engine.add(embed_item(1, &texts));
@@ -96,7 +97,9 @@ fn one_text_is_not_stuck_behind_many() {
     let said = drain(engine.as_mut());
     let ended = |request| {
         let of = |step: &bulkhead_worker::engine::StepOutcome| {
-            step.finished.iter().any(|finished| finished.request == request)
+            step.finished
+                .iter()
+                .any(|finished| finished.request == request)
         };
         said.steps.iter().position(of).expect("answered")
     };
@@ -118,16 +121,29 @@ fn cancelling_drops_a_request_and_no_other() {
     engine.add(embed_item(3, &["gone before its batch is through"]));
     engine.step(&now);
     engine.cancel(3);
-    assert_eq!(drain(engine.as_mut()).steps.len(), 1, "the batch is dropped at once");
+    assert_eq!(
+        drain(engine.as_mut()).steps.len(),
+        1,
+        "the batch is dropped at once"
+    );
 }
 
 #[test]
 fn what_cannot_run_is_answered_and_not_kept() {
     let mut engine = minilm();
     engine.add(embed_item::<&str>(1, &[]));
-    let generate = GenerateJob { prompt: "hello".into(), ..GenerateJob::default() };
-    engine.add(WorkItem { request: 2, job: Some(Job::Generate(generate)) });
-    engine.add(WorkItem { request: 3, job: None });
+    let generate = GenerateJob {
+        prompt: "hello".into(),
+        ..GenerateJob::default()
+    };
+    engine.add(WorkItem {
+        request: 2,
+        job: Some(Job::Generate(generate)),
+    });
+    engine.add(WorkItem {
+        request: 3,
+        job: None,
+    });
     let said = drain(engine.as_mut());
     for request in 1..=3 {
         assert_eq!(said.finished(request).outcome(), Outcome::Invalid);
@@ -144,5 +160,9 @@ fn a_scrub_covers_the_scratch_and_finds_it_clean() {
     assert!(scrubbed.verified > 9 * 384 * 4, "{scrubbed:?}");
     assert!(scrubbed.zeroed >= scrubbed.verified);
     assert_eq!(scrubbed.residue, 0);
-    assert_eq!(engine.scrub().verified, 0, "what is clean is not counted again");
+    assert_eq!(
+        engine.scrub().verified,
+        0,
+        "what is clean is not counted again"
+    );
 }

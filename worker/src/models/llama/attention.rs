@@ -1,0 +1,134 @@
+//! Attention of every new token to its own sequence's earlier tokens, over paged keys and values.
+
+use super::kv::Layout;
+use crate::models::simd;
+use bulkhead_worker_core::BLOCK_TOKENS;
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+
+/// One new token: which blocks its sequence has, and where in the sequence it is.
+#[derive(Clone, Copy)]
+pub struct Query<'a> {
+    pub blocks: &'a [u32],
+    pub position: usize,
+}
+
+/// `out = attention(q)` for one layer: `q` and `out` have a row of all heads for each query. Each
+/// task is one query and one key-value head with the query heads that share it.
+pub fn attend(
+    q: &[f32],
+    q_stride: usize,
+    queries: &[Query<'_>],
+    kv: &[f32],
+    layout: Layout,
+    layer: usize,
+    out: &mut [f32],
+) {
+    let width = out.len() / queries.len().max(1);
+    let group = width / layout.heads;
+    out.par_chunks_mut(group)
+        .enumerate()
+        .for_each(|(task, out)| {
+            let (row, head) = (task / layout.heads, task % layout.heads);
+            let q = &q[row * q_stride + head * group..][..group];
+            simd::run(Head {
+                q,
+                query: queries[row],
+                kv,
+                layout,
+                layer,
+                head,
+                out,
+            });
+        });
+}
+
+struct Head<'a> {
+    q: &'a [f32],
+    query: Query<'a>,
+    kv: &'a [f32],
+    layout: Layout,
+    layer: usize,
+    head: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Head<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.compute::<S, 1>(simd),
+            8 => self.compute::<S, 2>(simd),
+            4 => self.compute::<S, 4>(simd),
+            _ => self.compute::<S, 16>(simd),
+        }
+    }
+}
+
+impl Head<'_> {
+    #[inline(always)]
+    fn compute<S: Simd, const V: usize>(self, simd: S) {
+        let (width, part) = (self.layout.width, self.layout.part());
+        let length = self.query.position + 1;
+        let blocks = &self.query.blocks[..length.div_ceil(BLOCK_TOKENS)];
+        let heads = self.q.len() / width;
+        let padded = blocks.len() * BLOCK_TOKENS;
+        let mut scores = vec![0f32; heads * padded];
+        for (nth, block) in blocks.iter().enumerate() {
+            let start = self.layout.keys(*block as usize, self.layer, self.head);
+            let keys = &self.kv[start..start + part];
+            for (q, scores) in self
+                .q
+                .chunks_exact(width)
+                .zip(scores.chunks_exact_mut(padded))
+            {
+                let scores = &mut scores[nth * BLOCK_TOKENS..][..BLOCK_TOKENS];
+                block_scores::<S, V>(simd, q, keys, scores);
+            }
+        }
+        let scale = 1.0 / (width as f32).sqrt();
+        self.out.fill(0.0);
+        for scores in scores.chunks_exact_mut(padded) {
+            simd::softmax_in(simd, &mut scores[..length], scale);
+        }
+        for (nth, block) in blocks.iter().enumerate() {
+            let start = self.layout.keys(*block as usize, self.layer, self.head) + part;
+            let values = &self.kv[start..start + part];
+            let tokens = BLOCK_TOKENS.min(length - nth * BLOCK_TOKENS);
+            for (out, p) in self
+                .out
+                .chunks_exact_mut(width)
+                .zip(scores.chunks_exact(padded))
+            {
+                let p = &p[nth * BLOCK_TOKENS..][..tokens];
+                for (p, value) in p.iter().zip(values.chunks_exact(width)) {
+                    for (out, v) in out.iter_mut().zip(value) {
+                        *out += p * v;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The products of one query with 16 keys. Four sums in turn, since one would wait for itself.
+#[inline(always)]
+fn block_scores<S: Simd, const V: usize>(simd: S, q: &[f32], keys: &[f32], out: &mut [f32]) {
+    let (keys, _) = S::as_simd_f32s(keys);
+    let (keys, _) = keys.as_chunks::<V>();
+    let mut sums = [[simd.splat_f32s(0.0); V]; 4];
+    for (q, keys) in q.chunks_exact(4).zip(keys.chunks_exact(4)) {
+        for way in 0..4 {
+            let q = simd.splat_f32s(q[way]);
+            for v in 0..V {
+                sums[way][v] = simd.mul_add_f32s(q, keys[way][v], sums[way][v]);
+            }
+        }
+    }
+    let (out, _) = S::as_mut_simd_f32s(out);
+    for v in 0..V {
+        let left = simd.add_f32s(sums[0][v], sums[1][v]);
+        out[v] = simd.add_f32s(left, simd.add_f32s(sums[2][v], sums[3][v]));
+    }
+}

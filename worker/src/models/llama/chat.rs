@@ -1,0 +1,157 @@
+//! A conversation becomes a prompt: the model's own template, with roles that cannot be forged.
+//!
+//! A user's message may hold `<|im_end|>`. Rendered and then read like the rest, it would end the
+//! message and let the user speak as the system. So every character in a message that could begin a
+//! control token is marked while rendering; control tokens are then looked for in what is left, which
+//! only the template wrote, and the marks are taken away again.
+
+use super::FILE;
+use super::gguf::Gguf;
+use super::tokenizer::{Part, TextCodec};
+use crate::models::LoadError;
+use bulkhead_proto::internal::Turn;
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, context};
+use std::collections::HashSet;
+
+/// Instructions that rendering may take: plenty for thousands of messages, and an end for a loop.
+const FUEL: u64 = 1_000_000;
+const NAME: &str = "chat";
+/// Roles that a message may have.
+const ROLES: [&str; 3] = ["system", "user", "assistant"];
+
+/// Why a conversation cannot be rendered: the caller's fault, and nothing a retry would change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChatError {
+    /// The model has no template.
+    #[error("this model has no chat template: give `prompt` instead of `messages`")]
+    NoTemplate,
+    /// An unknown role.
+    #[error("a message's role is none of system, user and assistant")]
+    Role,
+    /// The template did not accept the messages.
+    #[error("the model's chat template does not accept these messages; check the order of roles")]
+    Template,
+    /// All characters for marks are taken.
+    #[error("the messages use up all of Unicode's private characters")]
+    Marks,
+}
+
+/// The model's chat template.
+pub struct Chat {
+    environment: Option<Environment<'static>>,
+    begin: String,
+    end: String,
+}
+
+impl Chat {
+    /// Reads the template, if the file has one.
+    pub fn parse(gguf: &Gguf<'_>, codec: &TextCodec) -> Result<Self, LoadError> {
+        let literal = |key: &str| -> Result<String, LoadError> {
+            let token = gguf.number(key)?;
+            Ok(token
+                .and_then(|token| codec.control_text(token))
+                .unwrap_or_default()
+                .to_owned())
+        };
+        let source = gguf.text("tokenizer.chat_template")?;
+        Ok(Chat {
+            environment: source.map(environment).transpose()?,
+            begin: literal("tokenizer.ggml.bos_token_id")?,
+            end: literal("tokenizer.ggml.eos_token_id")?,
+        })
+    }
+
+    /// The prompt for `messages`, ready to be encoded.
+    pub fn parts(&self, messages: &[Turn], codec: &TextCodec) -> Result<Vec<Part>, ChatError> {
+        let starts = codec.control_starts();
+        let mark = free_mark(messages).ok_or(ChatError::Marks)?;
+        let marked: Vec<Turn> = messages
+            .iter()
+            .map(|turn| Turn {
+                role: turn.role.clone(),
+                content: add_marks(&turn.content, &starts, mark),
+            })
+            .collect();
+        let mut parts = codec.split(&self.render(&marked)?);
+        for part in &mut parts {
+            if let Part::Text(text) = part
+                && text.contains(mark)
+            {
+                *text = text.replace(mark, "");
+            }
+        }
+        Ok(parts)
+    }
+
+    /// The prompt's text, control tokens written out.
+    pub fn render(&self, messages: &[Turn]) -> Result<String, ChatError> {
+        let environment = self.environment.as_ref().ok_or(ChatError::NoTemplate)?;
+        if !messages
+            .iter()
+            .all(|turn| ROLES.contains(&turn.role.as_str()))
+        {
+            return Err(ChatError::Role);
+        }
+        let turns: Vec<_> = messages
+            .iter()
+            .map(|turn| context! { role => &turn.role, content => &turn.content })
+            .collect();
+        let values = context! {
+            messages => turns,
+            add_generation_prompt => true,
+            bos_token => &self.begin,
+            eos_token => &self.end,
+        };
+        // The error's text may quote a message, so it goes no further.
+        let template = environment
+            .get_template(NAME)
+            .map_err(|_| ChatError::Template)?;
+        template.render(values).map_err(|_| ChatError::Template)
+    }
+}
+
+fn environment(source: String) -> Result<Environment<'static>, LoadError> {
+    // As the authors of such templates have it.
+    let syntax = SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .keep_trailing_newline(true)
+        .build()
+        .map_err(|error| LoadError::bad(FILE, error))?;
+    let mut environment = Environment::new();
+    environment.set_syntax(syntax);
+    environment.set_fuel(Some(FUEL));
+    environment.add_function(
+        "raise_exception",
+        |why: String| -> Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
+        },
+    );
+    environment
+        .add_template_owned(NAME, source)
+        .map_err(|error| LoadError::bad(FILE, format!("its chat template: {error}")))?;
+    Ok(environment)
+}
+
+/// A private character that no message holds.
+fn free_mark(messages: &[Turn]) -> Option<char> {
+    let private = '\u{E000}'..='\u{F8FF}';
+    let taken: HashSet<char> = messages
+        .iter()
+        .flat_map(|turn| turn.content.chars())
+        .filter(|character| private.contains(character))
+        .collect();
+    private.into_iter().find(|mark| !taken.contains(mark))
+}
+
+fn add_marks(content: &str, starts: &[char], mark: char) -> String {
+    let mut marked = String::with_capacity(content.len() + 16);
+    for character in content.chars() {
+        marked.push(character);
+        if starts.contains(&character) {
+            marked.push(mark);
+        }
+    }
+    marked
+}

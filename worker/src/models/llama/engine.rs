@@ -1,0 +1,302 @@
+//! The generation engine: sequences join and leave at every step, each step bounded.
+//!
+//! A sequence starts once the blocks that it can ever need are free, in order of arrival. A step's
+//! tokens are shared by [`share`]; its size follows from what earlier steps took. A sequence that
+//! ends, for whatever reason, has its blocks zeroed before the step's outcome is returned.
+
+use super::FILE;
+use super::chat::Chat;
+use super::gguf::Gguf;
+use super::kv::Kv;
+use super::model::{Model, Row, Scratch};
+use super::sequence::Sequence;
+use super::tokenizer::TextCodec;
+use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
+use crate::models::scratch::sum;
+use crate::models::{Compute, LoadError, ModelFiles};
+use bulkhead_proto::internal::{Finished, GenerateJob, Outcome, Piece, WorkItem, work_item::Job};
+use bulkhead_worker_core::{StepCost, Table, share};
+use std::collections::VecDeque;
+
+/// Sequences that run at once at most.
+const SEQUENCES_MAX: usize = 64;
+/// Tokens of one step at most, however fast the machine: bounds memory.
+const STEP_TOKENS_MAX: usize = 512;
+/// A token before anything was measured, nanoseconds.
+const TOKEN_NS_GUESS: u64 = 5_000_000;
+/// The pool while warming up: enough for a few tokens of any model.
+const WARM_UP_QUOTA_BYTES: u64 = 64 << 20;
+
+struct Running {
+    sequence: Sequence,
+    table: Table,
+}
+
+/// Text generation.
+pub struct LlamaEngine {
+    compute: Compute,
+    model: Model,
+    codec: TextCodec,
+    chat: Chat,
+    kv: Kv,
+    step_limit_ns: u64,
+    /// In tokens.
+    cost: StepCost,
+    turn: usize,
+    scratch: Scratch,
+    waiting: VecDeque<Sequence>,
+    running: Vec<Running>,
+    answers: Vec<Finished>,
+}
+
+impl LlamaEngine {
+    /// Loads from model.gguf.
+    pub(crate) fn load(mut files: ModelFiles, compute: Compute) -> Result<Self, LoadError> {
+        let bytes = files.take(FILE)?;
+        let gguf = Gguf::parse(&bytes)?;
+        let codec = TextCodec::parse(&gguf)?;
+        let chat = Chat::parse(&gguf, &codec)?;
+        let model = Model::parse(&gguf)?;
+        let mut engine = LlamaEngine {
+            kv: Kv::empty(model.layout()),
+            cost: StepCost::new(1, TOKEN_NS_GUESS),
+            compute,
+            model,
+            codec,
+            chat,
+            step_limit_ns: u64::MAX,
+            turn: 0,
+            scratch: Scratch::default(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            answers: Vec::new(),
+        };
+        engine.warm_up();
+        Ok(engine)
+    }
+
+    /// A few tokens through everything, so that whatever is made on first use is made now.
+    fn warm_up(&mut self) {
+        self.assign(WARM_UP_QUOTA_BYTES, u64::MAX);
+        self.add_job(
+            0,
+            GenerateJob {
+                prompt: "ready?".into(),
+                max_tokens: 2,
+                ..Default::default()
+            },
+        );
+        while self.has_work() {
+            self.step(&|| 0);
+        }
+        self.scrub();
+        self.kv = Kv::empty(self.model.layout());
+        self.cost = StepCost::new(1, TOKEN_NS_GUESS);
+    }
+
+    fn add_job(&mut self, request: u64, job: GenerateJob) {
+        let context = self.model.context_tokens();
+        match Sequence::new(request, job, &self.codec, &self.chat, context) {
+            Ok(sequence) if sequence.kv_tokens() > self.kv.capacity_tokens() => {
+                let (needed, have) = (sequence.kv_tokens(), self.kv.capacity_tokens());
+                let detail = format!(
+                    "prompt and answer may take {needed} tokens of KV memory, and the tenant's \
+                     quota holds {have}; ask for fewer max_tokens or a larger quota"
+                );
+                self.answer(request, Outcome::OverQuota, detail);
+            }
+            Ok(sequence) => self.waiting.push_back(sequence),
+            Err(detail) => self.answer(request, Outcome::Invalid, detail),
+        }
+    }
+
+    fn answer(&mut self, request: u64, outcome: Outcome, detail: String) {
+        let outcome = outcome.into();
+        self.answers.push(Finished {
+            request,
+            outcome,
+            detail,
+            ..Finished::default()
+        });
+    }
+
+    /// Lets waiting sequences start, the oldest first, while there is room for the first of them.
+    fn admit(&mut self) {
+        while self.running.len() < SEQUENCES_MAX {
+            let Some(sequence) = self.waiting.pop_front() else {
+                return;
+            };
+            match self.kv.take(sequence.kv_tokens()) {
+                Ok(Some(table)) => self.running.push(Running { sequence, table }),
+                Ok(None) => return self.waiting.push_front(sequence),
+                // It fitted when it came: blocks were lost since, because they could not be cleaned.
+                Err(error) => self.answer(sequence.request, Outcome::Internal, error.to_string()),
+            }
+        }
+    }
+
+    /// The next step's rows, and which of them end a sequence's known tokens (row, sequence).
+    fn plan(&mut self) -> (Vec<Row>, Vec<(usize, usize)>) {
+        let budget = self.cost.units_within(self.step_limit_ns) as usize;
+        let asks: Vec<_> = self
+            .running
+            .iter()
+            .map(|running| running.sequence.ask())
+            .collect();
+        let given = share(&asks, budget.min(STEP_TOKENS_MAX), self.turn);
+        self.turn = self.turn.wrapping_add(1);
+        let (mut rows, mut ends) = (Vec::new(), Vec::new());
+        for (table, (running, given)) in self.running.iter_mut().zip(given).enumerate() {
+            let sequence = &mut running.sequence;
+            for position in sequence.computed..sequence.computed + given {
+                rows.push(Row {
+                    token: sequence.tokens[position],
+                    position,
+                    table,
+                });
+            }
+            sequence.computed += given;
+            if given > 0 && sequence.is_computed() {
+                ends.push((rows.len() - 1, table));
+            }
+        }
+        (rows, ends)
+    }
+
+    /// Chooses the next token of every sequence in `ends`; returns which sequences are over.
+    fn choose(
+        &mut self,
+        ends: &[(usize, usize)],
+        logits: &mut [f32],
+        outcome: &mut StepOutcome,
+    ) -> Vec<usize> {
+        let mut over = Vec::new();
+        for ((_, at), logits) in ends
+            .iter()
+            .zip(logits.chunks_exact_mut(self.model.vocabulary()))
+        {
+            let sequence = &mut self.running[*at].sequence;
+            let token = sequence
+                .sampler
+                .choose(logits, u64::from(sequence.generated()));
+            let (text, reason) = sequence.push(token, &self.codec);
+            let (request, output_tokens) = (sequence.request, sequence.generated());
+            if !text.is_empty() {
+                outcome.pieces.push(Piece {
+                    request,
+                    text,
+                    output_tokens,
+                });
+            }
+            if let Some(reason) = reason {
+                over.push(*at);
+                outcome.finished.push(Finished {
+                    request,
+                    outcome: Outcome::Ok.into(),
+                    input_tokens: sequence.prompt_tokens as u32,
+                    output_tokens,
+                    finish_reason: reason.into(),
+                    ..Finished::default()
+                });
+            }
+        }
+        over
+    }
+
+    /// Ends the sequence at `at`: its blocks are zeroed here.
+    fn end(&mut self, at: usize) {
+        let Running { sequence, table } = self.running.remove(at);
+        drop(sequence);
+        self.kv.end(table);
+    }
+}
+
+impl Engine for LlamaEngine {
+    fn info(&self) -> ModelInfo {
+        ModelInfo {
+            task: "generate",
+            dimensions: 0,
+            context_tokens: self.model.context_tokens() as u32,
+            kv_bytes_per_token: self.model.layout().token_bytes(),
+        }
+    }
+
+    fn assign(&mut self, quota_bytes: u64, step_limit_ns: u64) {
+        self.step_limit_ns = step_limit_ns;
+        // Without memory for a pool every request is answered OVER_QUOTA, with numbers.
+        let layout = self.model.layout();
+        self.kv = Kv::new(layout, quota_bytes).unwrap_or_else(|_| Kv::empty(layout));
+    }
+
+    fn add(&mut self, item: WorkItem) {
+        match item.job {
+            Some(Job::Generate(job)) => self.add_job(item.request, job),
+            _ => {
+                let detail = "this model generates text and does nothing else".to_owned();
+                self.answer(item.request, Outcome::Invalid, detail);
+            }
+        }
+    }
+
+    fn cancel(&mut self, request: u64) {
+        let waiting = self.waiting.len();
+        self.waiting.retain(|sequence| sequence.request != request);
+        let running = self
+            .running
+            .iter()
+            .position(|one| one.sequence.request == request);
+        if let Some(at) = running {
+            self.end(at);
+        }
+        if running.is_some() || self.waiting.len() < waiting {
+            self.answer(request, Outcome::Cancelled, String::new());
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !(self.waiting.is_empty() && self.running.is_empty() && self.answers.is_empty())
+    }
+
+    fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome {
+        let began = now_ns();
+        self.admit();
+        let mut outcome = StepOutcome {
+            finished: std::mem::take(&mut self.answers),
+            ..StepOutcome::default()
+        };
+        if self.running.is_empty() {
+            return outcome;
+        }
+        let (rows, ends) = self.plan();
+        let wanted: Vec<usize> = ends.iter().map(|(row, _)| *row).collect();
+        let tables: Vec<&Table> = self.running.iter().map(|running| &running.table).collect();
+        let (model, kv) = (&self.model, &mut self.kv);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let logits = self
+            .compute
+            .run(|| model.forward(&rows, &wanted, &tables, kv, &mut scratch));
+        let over = self.choose(&ends, logits, &mut outcome);
+        self.scratch = scratch;
+        outcome.sequences = self.running.len() as u32;
+        for at in over.into_iter().rev() {
+            self.end(at);
+        }
+        outcome.tokens = rows.len() as u32;
+        self.cost
+            .observe(rows.len() as u64, now_ns().saturating_sub(began));
+        outcome
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.kv.held_bytes()
+    }
+
+    /// Scratch is only needed inside a step, so all of it is zeroed and read back, whoever is live.
+    fn scrub(&mut self) -> Scrubbed {
+        let stacks = Scrubbed {
+            zeroed: self.compute.scrub_stacks(),
+            ..Scrubbed::default()
+        };
+        sum(sum(self.kv.scrub(), self.scratch.scrub()), stacks)
+    }
+}
