@@ -201,7 +201,11 @@ impl<'a> Life<'a> {
 
     /// The connection cannot be relied on any more; whoever watches this life ends it.
     fn give_up(&mut self, why: &io::Error) {
-        tracing::error!("the scheduler's connection to the launcher failed: {why}");
+        // Closed at the other end: how the scheduler ended is told when it is buried.
+        let closed = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        if !closed.contains(&why.kind()) {
+            tracing::error!("the scheduler's connection to the launcher failed: {why}");
+        }
         self.connected = false;
     }
 }
