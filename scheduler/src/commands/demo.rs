@@ -6,7 +6,6 @@
 
 mod evidence;
 mod findings;
-mod latency;
 mod neighbour;
 mod people;
 mod preparation;
@@ -18,9 +17,10 @@ mod talk;
 use super::{Outcome, audit};
 use crate::{
     cli::{Demo, Globals},
-    client::{Admin, Operators},
+    client::{Admin, Operators, load::ms},
     config::Config,
 };
+use bulkhead_audit::verify::Report;
 use evidence::Evidence;
 use findings::{Findings, Steps};
 use people::People;
@@ -43,36 +43,36 @@ const DEMO_MAX: Duration = Duration::from_secs(300);
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub fn run(_globals: &Globals, args: Demo) -> Outcome {
+    let screen = Screen::new(args.json);
+    screen.line("Bulkhead: two organisations' agents on one machine, in a temporary folder")?;
+    screen.step(1, "Models")?;
+    let models = preparation::models(args.models.as_deref())?;
+    screen.say(&format!(
+        "{EMBED_MODEL} and {GENERATE_MODEL} from {}",
+        models.display()
+    ))?;
     tokio::runtime::Runtime::new()?.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
         tokio::select! {
-            outcome = demo(args) => outcome,
+            outcome = demo(&args, &screen, &models) => outcome,
             _ = tokio::signal::ctrl_c() => Err("interrupted; the server was stopped".into()),
             _ = terminated.recv() => Err("terminated; the server was stopped".into()),
         }
     })
 }
 
-async fn demo(args: Demo) -> Outcome {
-    let screen = Screen::new(args.json);
-    screen.line("Bulkhead: two organisations' agents on one machine, in a temporary folder")?;
-    screen.step(1, "Models")?;
-    let models = preparation::models(args.models.as_deref()).await?;
-    screen.say(&format!(
-        "{EMBED_MODEL} and {GENERATE_MODEL} from {}",
-        models.display()
-    ))?;
+async fn demo(args: &Demo, screen: &Screen, models: &Path) -> Outcome {
     let seal = preparation::seal().await?;
     let folder = tempfile::Builder::new()
         .prefix("bulkhead-demo-")
         .tempdir()?;
-    let mut server = Server::start(&config(folder.path(), &models, &seal.granted))?;
+    let mut server = Server::start(&config(folder.path(), models, &seal.granted))?;
     let shown = tokio::time::timeout(
         DEMO_MAX,
-        show(&args, seal, &screen, &mut server, folder.path()),
+        show(args, seal, screen, &mut server, folder.path()),
     );
     let outcome = match shown.await {
-        Ok(Ok(findings)) => conclude(&args, &screen, &findings),
+        Ok(Ok(findings)) => conclude(args, screen, &findings),
         Ok(Err(failure)) => Err(with_log(&failure, &server)),
         Err(_) => Err(with_log(
             &"the demo took longer than it may".into(),
@@ -97,7 +97,7 @@ async fn show(
     let started = Instant::now();
     screen.step(2, "Server")?;
     let endpoints = server.ready().await?;
-    let ready_ms = latency::ms(started.elapsed());
+    let ready_ms = ms(started.elapsed());
     screen.say(&format!(
         "{} ready after {ready_ms:.0} ms",
         endpoints.agents
@@ -156,8 +156,8 @@ async fn show(
         false => server.stop().await?,
     }
     let audit = audit::check(&folder.join("audit"), None, None)?;
-    for line in audit.to_string().lines() {
-        screen.say(line)?;
+    for line in ledger_lines(&audit) {
+        screen.say(&line)?;
     }
     Ok(Findings::of(Steps {
         seal,
@@ -171,6 +171,31 @@ async fn show(
         audit,
         seconds: started.elapsed().as_secs_f64(),
     }))
+}
+
+/// What the verifier found, without the roots.
+fn ledger_lines(report: &Report) -> [String; 3] {
+    let requests = &report.requests;
+    let trees: Vec<String> = (report.tenants.iter())
+        .map(|tree| format!("{} {}", tree.tenant, tree.records))
+        .collect();
+    let state = match report.closed {
+        true => "closed in good order, every record covered by a signed checkpoint",
+        false => "live; what is older than a second is covered by a signed checkpoint",
+    };
+    [
+        format!(
+            "{} verifies: {} records, {} signed checkpoints",
+            report.log, report.records, report.checkpoints
+        ),
+        format!(
+            "requests: {} admitted, {} completed; records by tree: {}",
+            requests.admitted,
+            requests.completed,
+            trees.join(", ")
+        ),
+        state.to_owned(),
+    ]
 }
 
 fn conclude(args: &Demo, screen: &Screen, findings: &Findings) -> Outcome {

@@ -4,7 +4,7 @@
 //! tables carry their unit, and JSON names carry it too.
 
 use bulkhead_proto::v1::{Receipt, Usage};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde::Serialize;
 use std::{
     io::{self, Write as _},
@@ -46,7 +46,9 @@ pub fn json_line(value: &impl Serialize) -> io::Result<()> {
 /// A table; columns whose header ends in `>` are aligned to the right.
 pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::NOTHING);
+    table.set_style(TableComponent::HeaderLines, '─');
+    table.set_style(TableComponent::MiddleHeaderIntersections, '─');
     table.set_header(headers.iter().map(|header| header.trim_end_matches('>')));
     table.add_rows(rows);
     for (index, header) in headers.iter().enumerate() {

@@ -155,7 +155,7 @@ fn workers(workers: &[WorkerStatus]) -> String {
             worker.pid.to_string(),
             worker.state.clone(),
             output::bytes(worker.kv_bytes),
-            output::list(&worker.seal, "-"),
+            format!("{} layers", worker.seal.len()),
         ]
     });
     output::table(

@@ -2,13 +2,12 @@
 
 use super::{
     evidence::Totals,
-    latency::Latency,
     neighbour::Neighbour,
     preparation::Seal,
     revocation::Revocation,
     talk::{Answer, Similarity},
 };
-use crate::commands::output;
+use crate::{client::load::Latency, commands::output};
 use bulkhead_audit::verify::Report;
 use serde::Serialize;
 

@@ -1,21 +1,15 @@
 //! The noisy neighbour: one tenant sends a text at a time, the other floods the same model.
 //!
-//! The victim is an open loop: texts are sent on a fixed schedule, whether earlier ones were answered
-//! or not, and a latency counts from the moment that the schedule named. A closed loop would slow down
-//! with the server and hide the very waiting that is to be measured.
+//! The victim is an open loop and the flood a closed one; `client::load` says why.
 
-use super::{Failure, evidence::Evidence, latency::Latency};
-use crate::client::{AgentClient, ClientError};
+use super::{Failure, evidence::Evidence};
+use crate::client::{
+    AgentClient, ClientError,
+    load::{Flood, Latency, OpenLoop, Schedule, open_loop},
+};
 use bulkhead_proto::v1::EmbedRequest;
 use serde::Serialize;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
-use tokio::task::JoinSet;
+use std::time::{Duration, Instant};
 
 /// The victim's schedule: one text each.
 const VICTIM_EVERY: Duration = Duration::from_millis(100);
@@ -29,9 +23,6 @@ const OUTSTANDING: usize = 4;
 const TEXTS: usize = 32;
 /// No single request is waited for longer than this.
 const REQUEST_MAX: Duration = Duration::from_secs(60);
-/// The least pause after a refusal, and the longest.
-const BACK_OFF_MIN: Duration = Duration::from_millis(20);
-const BACK_OFF_MAX: Duration = Duration::from_secs(1);
 
 /// About 38 tokens.
 const TEXT: &str = "The officer of the watch closed the forward doors before the storm, wrote down \
@@ -44,7 +35,7 @@ pub struct Neighbour {
     pub alone: Latency,
     pub beside: Latency,
     /// Victim's requests that were not answered, of both runs.
-    pub failed: usize,
+    pub failed: u64,
     pub p99_ratio: f64,
     pub aggressor_outstanding_texts: usize,
     pub aggressor_texts_per_s: f64,
@@ -74,27 +65,26 @@ pub async fn measure(
     // Both workers are warm before anything is measured: a cold start is not what this is about.
     let tokens_per_text = one(victim, evidence).await?;
     one(aggressor, evidence).await?;
-    let (alone, failed_alone) = schedule(victim, evidence, ALONE_FOR).await;
+    let alone = schedule(victim, evidence, ALONE_FOR).await;
 
-    let flood = Flood::begin(aggressor, evidence).await?;
+    let flood = flood(aggressor, evidence).await?;
     tokio::time::sleep(FLOOD_RISES_FOR).await;
-    flood.served.store(0, Ordering::Relaxed);
-    let began = Instant::now();
-    let (beside, failed_beside) = schedule(victim, evidence, BESIDE_FOR).await;
-    let texts_per_s = flood.served.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
-    let refused = flood.refused.load(Ordering::Relaxed);
+    let (before, began) = (flood.served(), Instant::now());
+    let beside = schedule(victim, evidence, BESIDE_FOR).await;
+    let served = flood.served().since(&before);
+    let texts_per_s = served.units as f64 / began.elapsed().as_secs_f64();
     drop(flood);
 
     let outstanding = CONNECTIONS * OUTSTANDING * TEXTS;
     Ok(Neighbour {
         tokens_per_text,
-        p99_ratio: beside.p99_ms / alone.p99_ms.max(f64::MIN_POSITIVE),
-        alone,
-        beside,
-        failed: failed_alone + failed_beside,
+        p99_ratio: beside.latency.p99_ms / alone.latency.p99_ms.max(f64::MIN_POSITIVE),
+        failed: failed(&alone) + failed(&beside),
+        alone: alone.latency,
+        beside: beside.latency,
         aggressor_outstanding_texts: outstanding,
         aggressor_texts_per_s: texts_per_s,
-        aggressor_refused: refused,
+        aggressor_refused: served.refused.total(),
         single_queue_wait_ms: match texts_per_s > 0.0 {
             true => outstanding as f64 / texts_per_s * 1e3,
             false => 0.0,
@@ -110,78 +100,46 @@ async fn one(client: &AgentClient, evidence: &Evidence) -> Result<u32, ClientErr
     Ok(response.embeddings.first().map_or(0, |e| e.tokens))
 }
 
-/// The victim's open loop. Returns the latencies of what was answered, and how many were not.
-async fn schedule(victim: &AgentClient, evidence: &Evidence, for_: Duration) -> (Latency, usize) {
-    let start = tokio::time::Instant::now();
-    let mut sent = JoinSet::new();
-    let mut due = start;
-    while due < start + for_ {
-        tokio::time::sleep_until(due).await;
-        let (client, evidence) = (victim.clone(), evidence.clone());
-        sent.spawn(async move {
-            one(&client, &evidence).await?;
-            Ok::<Duration, ClientError>(due.elapsed())
-        });
-        due += VICTIM_EVERY;
-    }
-    let ended = sent.join_all().await;
-    let all = ended.len();
-    let answered: Vec<Duration> = ended.into_iter().filter_map(Result::ok).collect();
-    let failed = all - answered.len();
-    (Latency::of(answered), failed)
+/// The victim's open loop.
+async fn schedule(victim: &AgentClient, evidence: &Evidence, lasts: Duration) -> OpenLoop {
+    let schedule = Schedule {
+        every: VICTIM_EVERY,
+        lasts,
+        patience: REQUEST_MAX,
+    };
+    open_loop(schedule, || {
+        let (victim, evidence) = (victim.clone(), evidence.clone());
+        async move { one(&victim, &evidence).await.map(drop) }
+    })
+    .await
 }
 
-/// Requests that go on until this is dropped.
-struct Flood {
-    served: Arc<AtomicU64>,
-    refused: Arc<AtomicU64>,
-    _tasks: JoinSet<()>,
+/// Requests of the victim that were not answered.
+fn failed(run: &OpenLoop) -> u64 {
+    run.unanswered as u64 + run.failed.total()
 }
 
-impl Flood {
-    async fn begin(aggressor: &AgentClient, evidence: &Evidence) -> Result<Flood, ClientError> {
-        let served = Arc::new(AtomicU64::new(0));
-        let refused = Arc::new(AtomicU64::new(0));
-        let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let client = aggressor.another_connection().await?;
-            for _ in 0..OUTSTANDING {
-                tasks.spawn(pour(
-                    client.clone(),
-                    evidence.clone(),
-                    Arc::clone(&served),
-                    Arc::clone(&refused),
-                ));
-            }
-        }
-        Ok(Flood {
-            served,
-            refused,
-            _tasks: tasks,
-        })
-    }
-}
-
-/// One of the flood's requests after the other.
-async fn pour(
-    client: AgentClient,
-    evidence: Evidence,
-    served: Arc<AtomicU64>,
-    refused: Arc<AtomicU64>,
-) {
-    loop {
-        match client.embed(request(TEXTS), REQUEST_MAX).await {
-            Ok(response) => {
-                served.fetch_add(response.embeddings.len() as u64, Ordering::Relaxed);
-                evidence.add(response.receipt);
-            }
-            Err(error) => {
-                refused.fetch_add(1, Ordering::Relaxed);
-                let pause = error.retry_after().unwrap_or(BACK_OFF_MIN);
-                tokio::time::sleep(pause.clamp(BACK_OFF_MIN, BACK_OFF_MAX)).await;
-            }
+/// Begins the flood.
+async fn flood(aggressor: &AgentClient, evidence: &Evidence) -> Result<Flood, ClientError> {
+    let mut senders = Vec::with_capacity(CONNECTIONS * OUTSTANDING);
+    for _ in 0..CONNECTIONS {
+        let connection = aggressor.another_connection().await?;
+        for _ in 0..OUTSTANDING {
+            let (client, evidence) = (connection.clone(), evidence.clone());
+            senders.push(move || {
+                let (client, evidence) = (client.clone(), evidence.clone());
+                async move { many(&client, &evidence).await }
+            });
         }
     }
+    Ok(Flood::begin(senders))
+}
+
+/// One request of the flood. Returns how many texts were served.
+async fn many(client: &AgentClient, evidence: &Evidence) -> Result<u64, ClientError> {
+    let response = client.embed(request(TEXTS), REQUEST_MAX).await?;
+    evidence.add(response.receipt);
+    Ok(response.embeddings.len() as u64)
 }
 
 fn request(texts: usize) -> EmbedRequest {
@@ -225,7 +183,7 @@ pub fn lines(found: &Neighbour) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn found(p99_ms: f64, failed: usize) -> Neighbour {
+    fn found(p99_ms: f64, failed: u64) -> Neighbour {
         Neighbour {
             beside: Latency {
                 requests: 100,

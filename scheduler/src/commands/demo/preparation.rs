@@ -2,6 +2,7 @@
 
 use super::Failure;
 use crate::{
+    commands::models::pull::starters,
     config::{self, Config},
     launcher::programs,
 };
@@ -13,8 +14,6 @@ use std::{
 };
 use tokio::process::Command;
 
-/// The download of two models on a slow line.
-const PULL_MAX: Duration = Duration::from_secs(30 * 60);
 const PROBE_MAX: Duration = Duration::from_secs(10);
 
 /// What the worker says of one layer of the seal.
@@ -36,8 +35,9 @@ pub struct Seal {
     pub missing: Vec<String>,
 }
 
-/// The folder of the models; fetches what is missing.
-pub async fn models(given: Option<&Path>) -> Result<PathBuf, Failure> {
+/// The folder of the models; fetches what is missing. To be called where no runtime is: it blocks for
+/// as long as a download takes.
+pub fn models(given: Option<&Path>) -> Result<PathBuf, Failure> {
     let dir = match given {
         Some(dir) => std::path::absolute(dir)?,
         None => config::default_models_dir()
@@ -55,11 +55,8 @@ pub async fn models(given: Option<&Path>) -> Result<PathBuf, Failure> {
         )
         .into());
     }
-    pull(&dir).await?;
-    match complete(&dir) {
-        true => Ok(dir),
-        false => Err(format!("the models are not in {} after fetching", dir.display()).into()),
-    }
+    starters(&dir, None)?;
+    Ok(dir)
 }
 
 /// Whether both models are there.
@@ -67,24 +64,6 @@ fn complete(dir: &Path) -> bool {
     [super::EMBED_MODEL, super::GENERATE_MODEL]
         .iter()
         .all(|name| crate::models::load(&dir.join(name)).is_ok())
-}
-
-/// `bulkhead models pull`, whose progress bars appear on standard error.
-async fn pull(dir: &Path) -> Result<(), Failure> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command
-        .args(["models", "pull"])
-        .env("BULKHEAD_MODELS", dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .kill_on_drop(true);
-    let status = tokio::time::timeout(PULL_MAX, command.status())
-        .await
-        .map_err(|_| "fetching the models took longer than 30 minutes")??;
-    match status.success() {
-        true => Ok(()),
-        false => Err("the models could not be fetched; see above".into()),
-    }
 }
 
 /// Asks the worker which layers this machine grants.

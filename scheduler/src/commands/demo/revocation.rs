@@ -1,7 +1,7 @@
 //! An agent is revoked while it holds a good token and a stream of its is running.
 
-use super::{Failure, latency::ms, screen::Screen};
-use crate::client::{Admin, AgentClient, ClientError};
+use super::{Failure, screen::Screen};
+use crate::client::{Admin, AgentClient, ClientError, load::ms};
 use bulkhead_proto::v1::{EmbedRequest, GenerateRequest, GenerateResponse};
 use serde::Serialize;
 use std::time::{Duration, Instant};

@@ -23,7 +23,7 @@ const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
 /// Lines of the log that are shown when something fails.
-const LOG_LINES_SHOWN: usize = 30;
+const LOG_LINES_SHOWN: usize = 40;
 
 /// Where the server can be reached, as it wrote it down itself.
 #[derive(Clone, Debug, Deserialize)]
@@ -53,6 +53,8 @@ impl Server {
             .arg("--config")
             .arg(&file)
             .arg("serve")
+            // Its log is shown where something fails, without a terminal's colours.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

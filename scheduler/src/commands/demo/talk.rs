@@ -1,7 +1,7 @@
 //! Real models at work: three sentences compared, and an answer as it streams.
 
-use super::{Failure, evidence::Evidence, latency::ms, screen::Screen};
-use crate::client::{AgentClient, ClientError};
+use super::{Failure, evidence::Evidence, screen::Screen};
+use crate::client::{AgentClient, ClientError, load::ms};
 use bulkhead_proto::v1::{ChatMessage, EmbedRequest, GenerateRequest};
 use serde::Serialize;
 use std::time::{Duration, Instant};
