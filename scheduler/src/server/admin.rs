@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status};
 
-use super::{clock, errors::Refused};
+use super::{audit_log::Position, clock, errors::Refused};
 
 /// The service.
 #[derive(Clone)]
@@ -146,14 +146,11 @@ impl Admin for AdminService {
             }
         }
         let details = json!({ "agent": change.agent.id, "before": change.before.name(), "after": change.agent.status.name() });
-        let body = records::act("agent.status", details);
-        let position =
-            self.app
-                .submitter
-                .audit
-                .append_end(&change.agent.tenant, RecordKind::Admin, "", body);
-        if self.app.submitter.audit.up() && position.await.is_err() {
-            return Err(Refused::audit_down().into_status());
+        if self.app.submitter.audit.up() {
+            self.record(&change.agent.tenant, "agent.status", details)
+                .await?;
+        } else {
+            self.hand_in(&change.agent.tenant, "agent.status", details);
         }
         Ok(Response::new(wire_agent(&change.agent)))
     }
@@ -208,16 +205,20 @@ impl AdminService {
     }
 
     async fn record(&self, tenant: &str, what: &str, details: Value) -> Result<(), Status> {
-        let position = self.app.submitter.audit.append_end(
-            tenant,
-            RecordKind::Admin,
-            "",
-            records::act(what, details),
-        );
+        let mut position = self.hand_in(tenant, what, details);
         position
+            .durable()
             .await
             .map(|_| ())
             .map_err(|_| Refused::audit_down().into_status())
+    }
+
+    fn hand_in(&self, tenant: &str, what: &str, details: Value) -> Position {
+        let body = records::act(what, details);
+        self.app
+            .submitter
+            .audit
+            .append_end(tenant, RecordKind::Admin, "", body)
     }
 }
 

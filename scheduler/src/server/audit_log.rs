@@ -41,8 +41,22 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 #[error("the audit log does not take records now")]
 pub struct LogDown;
 
-/// A record's place once it is durable: its leaf index in its tenant's tree.
-pub type Position = oneshot::Receiver<u64>;
+/// How long an answer waits for its record before it is given up. The record itself is kept.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A record on its way to be durable.
+#[derive(Debug)]
+pub struct Position(oneshot::Receiver<u64>);
+
+impl Position {
+    /// Its leaf index in its tenant's tree, once it is durable. May be asked again after an error.
+    pub async fn durable(&mut self) -> Result<u64, LogDown> {
+        match tokio::time::timeout(PATIENCE, &mut self.0).await {
+            Ok(Ok(position)) => Ok(position),
+            _ => Err(LogDown),
+        }
+    }
+}
 
 struct Pending {
     append: Append,
@@ -144,7 +158,7 @@ impl AuditLog {
             since: Instant::now(),
         });
         self.wake.notify_one();
-        position
+        Position(position)
     }
 
     /// Waits until all that was handed in is durable, then has the log signed a last time.

@@ -72,15 +72,11 @@ async fn token(State(app): State<App>, form: Result<Form<TokenForm>, FormRejecti
 async fn issued(app: &App, token: TokenResponse) -> Response {
     let details = json!({ "agent": token.agent.id, "token": token.token_id, "scope": token.scope });
     let body = records::act("token.issue", details);
-    let recorded =
-        match app
-            .submitter
-            .audit
-            .append(&token.agent.tenant, RecordKind::Admin, "", body)
-        {
-            Ok(position) => position.await.is_ok(),
-            Err(_) => false,
-        };
+    let log = &app.submitter.audit;
+    let recorded = match log.append(&token.agent.tenant, RecordKind::Admin, "", body) {
+        Ok(mut position) => position.durable().await.is_ok(),
+        Err(_) => false,
+    };
     if recorded {
         return answer(StatusCode::OK, token.body());
     }

@@ -7,7 +7,7 @@
 //! that is. A client that hangs up cancels its request; the records are written all the same.
 
 use super::{
-    audit_log::AuditLog,
+    audit_log::{AuditLog, Position},
     clock::Clock,
     driver::{self, Job, Message, NewRequest, Update, Usage},
     errors::Refused,
@@ -20,17 +20,12 @@ use bulkhead_proto::{
     internal::{RecordKind, Vector},
     v1::{Context, Receipt, Scrub},
 };
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-/// How long an answer waits for the log to come back before its request is given up.
-const AUDIT_PATIENCE: Duration = Duration::from_secs(5);
 /// Answers that may wait for a slow reader before its request's keeper waits too.
 const ANSWERS_MAX: usize = 64;
 /// Bytes of text that count as one token, before a tokenizer has seen it. Low, so that the estimate
@@ -165,46 +160,58 @@ impl Keeper {
             .audit
             .append(self.tenant(), RecordKind::Refused, &self.request_id, body)
         {
-            Ok(position) => {
-                let _ = tokio::time::timeout(AUDIT_PATIENCE, position).await;
-            }
+            // Its answer is a refusal either way.
+            Ok(mut position) => drop(position.durable().await),
             Err(_) => self.to.refusals.count(refused.reason),
         }
         self.refuse(refused).await;
     }
 
-    async fn admitted(&self, body: Vec<u8>, mut said: mpsc::UnboundedReceiver<Update>) {
+    async fn admitted(&self, body: Vec<u8>, said: mpsc::UnboundedReceiver<Update>) {
         // The log may have gone down since it was asked: the record is then kept until it is back,
         // because the core has accepted and so there is an end to record.
-        let position =
-            self.to
-                .audit
-                .append_end(self.tenant(), RecordKind::Admitted, &self.request_id, body);
-        let mut gate = Gate::Closed(position);
+        let kind = RecordKind::Admitted;
+        let position = self
+            .to
+            .audit
+            .append_end(self.tenant(), kind, &self.request_id, body);
         // The agent may have been revoked between its authentication and the core's acceptance, too
         // early for the revocation to find this request: so it is asked again now.
         if self.to.identity.recheck(self.permit.principal()).is_err() {
             self.cancel(CancelReason::Revoked).await;
         }
+        self.relay(Gate::Closed(position), said).await;
+    }
+
+    /// Hands on what the request says, as fast as its client reads. Text that a slow client has not
+    /// taken yet is kept as one piece; the request's end and its record wait for no client.
+    async fn relay(&self, mut gate: Gate, mut said: mpsc::UnboundedReceiver<Update>) {
+        let mut unsent = String::new();
         loop {
             tokio::select! {
                 biased;
                 () = self.answers.closed() => {
                     self.cancel(CancelReason::Client).await;
-                    return self.finish_alone(gate, said).await;
+                    return self.finish_alone(said).await;
                 }
                 update = said.recv() => match update {
                     Some(Update::Piece { text }) => {
+                        unsent.push_str(&text);
                         if !self.open(&mut gate).await {
-                            return self.finish_alone(gate, said).await;
+                            self.cancel(CancelReason::Audit).await;
+                            self.refuse(Refused::audit_down()).await;
+                            return self.finish_alone(said).await;
                         }
-                        // A full channel means a slow reader; a closed one is seen above.
-                        let _ = self.answers.send(Answer::Piece { text }).await;
                     }
-                    Some(Update::Ended(ended)) => return self.ended(gate, *ended).await,
+                    Some(Update::Ended(ended)) => return self.ended(gate, unsent, *ended).await,
                     Some(Update::Accepted | Update::Refused(_)) => {}
-                    None => return self.lost(gate).await,
+                    None => return self.lost().await,
                 },
+                room = self.answers.reserve(), if !unsent.is_empty() => {
+                    if let Ok(room) = room {
+                        room.send(Answer::Piece { text: std::mem::take(&mut unsent) });
+                    }
+                }
             }
         }
     }
@@ -212,47 +219,40 @@ impl Keeper {
     /// Waits until the admitted record is durable: nothing of an answer leaves before.
     async fn open(&self, gate: &mut Gate) -> bool {
         if let Gate::Closed(position) = gate {
-            match tokio::time::timeout(AUDIT_PATIENCE, position).await {
-                Ok(Ok(position)) => {
-                    *gate = Gate::Open(position);
-                    let _ = self.answers.send(Answer::Admitted).await;
-                }
-                _ => {
-                    self.cancel(CancelReason::Audit).await;
-                    *gate = Gate::Failed;
-                    self.refuse(Refused::audit_down()).await;
-                }
-            }
+            let Ok(position) = position.durable().await else {
+                return false;
+            };
+            *gate = Gate::Open(position);
+            // Nothing was sent before this, so there is room.
+            let _ = self.answers.send(Answer::Admitted).await;
         }
-        matches!(gate, Gate::Open(_))
+        true
     }
 
     /// Nobody listens any more: the request still gets its end, and its record.
-    async fn finish_alone(&self, _gate: Gate, mut said: mpsc::UnboundedReceiver<Update>) {
+    async fn finish_alone(&self, mut said: mpsc::UnboundedReceiver<Update>) {
         while let Some(update) = said.recv().await {
             if let Update::Ended(ended) = update {
-                let _ = self.completed(&ended);
+                self.complete(records::completed(&ended));
                 return;
             }
         }
-        let _ = self.to.audit.append_end(
-            self.tenant(),
-            RecordKind::Completed,
-            &self.request_id,
-            records::lost(),
-        );
+        self.complete(records::lost());
     }
 
-    async fn ended(&self, mut gate: Gate, mut ended: driver::Ended) {
-        let completed = self.completed(&ended);
+    async fn ended(&self, mut gate: Gate, unsent: String, mut ended: driver::Ended) {
+        let mut completed = self.complete(records::completed(&ended));
         if !self.open(&mut gate).await {
-            return;
+            return self.refuse(Refused::audit_down()).await;
         }
         let Gate::Open(admitted_position) = gate else {
             return;
         };
-        let Ok(Ok(completed_position)) = tokio::time::timeout(AUDIT_PATIENCE, completed).await
-        else {
+        if !unsent.is_empty() {
+            // A client that has gone away shows here as an error, and the record stands.
+            let _ = self.answers.send(Answer::Piece { text: unsent }).await;
+        }
+        let Ok(completed_position) = completed.durable().await else {
             return self.refuse(Refused::audit_down()).await;
         };
         if let Some(refused) = Refused::from_end(ended.end, &ended.detail) {
@@ -278,23 +278,15 @@ impl Keeper {
         let _ = self.answers.send(Answer::Done(Box::new(done))).await;
     }
 
-    fn completed(&self, ended: &driver::Ended) -> oneshot::Receiver<u64> {
-        self.to.audit.append_end(
-            self.tenant(),
-            RecordKind::Completed,
-            &self.request_id,
-            records::completed(ended),
-        )
+    fn complete(&self, body: Vec<u8>) -> Position {
+        self.to
+            .audit
+            .append_end(self.tenant(), RecordKind::Completed, &self.request_id, body)
     }
 
     /// The driver is gone; that ends the process, but not without this record.
-    async fn lost(&self, _gate: Gate) {
-        let _ = self.to.audit.append_end(
-            self.tenant(),
-            RecordKind::Completed,
-            &self.request_id,
-            records::lost(),
-        );
+    async fn lost(&self) {
+        self.complete(records::lost());
         self.refuse(Refused::stopping()).await;
     }
 
@@ -321,7 +313,6 @@ impl Keeper {
 
 /// Whether the admitted record is durable.
 enum Gate {
-    Closed(oneshot::Receiver<u64>),
+    Closed(Position),
     Open(u64),
-    Failed,
 }
