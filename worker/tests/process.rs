@@ -182,6 +182,9 @@ fn a_required_layer_that_is_missing_is_named_and_nothing_is_served() {
     assert_eq!(worker.end().code(), Some(1));
 }
 
+/// What breaks the protocol.
+type Break<'a> = &'a dyn Fn(&mut Worker);
+
 #[test]
 fn whoever_breaks_the_protocol_loses_the_worker() {
     let second_assignment = |worker: &mut Worker| worker.send(assign());
@@ -198,7 +201,7 @@ fn whoever_breaks_the_protocol_loses_the_worker() {
             .write_all(&[3, 0, 0, 0, 0xFF, 0xFF, 0xFF])
             .unwrap();
     };
-    let cases: [(&str, &dyn Fn(&mut Worker)); 5] = [
+    let cases: [(&str, Break<'_>); 5] = [
         ("second assignment", &second_assignment),
         ("second load", &second_load),
         ("second lease", &second_lease),
