@@ -166,7 +166,7 @@ pub fn lines(found: &Neighbour) -> Vec<String> {
             found.aggressor_texts_per_s, found.aggressor_outstanding_texts, found.aggressor_refused
         ),
         format!(
-            "p99 × {:.1}; in one queue for all, acme would have waited about {:.1} s",
+            "p99 × {:.2}; in one queue for all, acme would have waited about {:.1} s",
             found.p99_ratio,
             found.single_queue_wait_ms / 1e3
         ),
