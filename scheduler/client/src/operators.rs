@@ -35,8 +35,13 @@ impl Operators {
 
     /// The greatest value of a metric over all its labels; `None` where it has none yet.
     pub async fn metric_max(&self, name: &str) -> Result<Option<f64>, ClientError> {
+        Ok(self.metrics().await?.max(name))
+    }
+
+    /// All metrics as they are now.
+    pub async fn metrics(&self) -> Result<Metrics, ClientError> {
         let (_, text) = self.get("/metrics").await?;
-        Ok(metric_max(&text, name))
+        Ok(Metrics(text))
     }
 
     async fn get(&self, path: &str) -> Result<(StatusCode, String), ClientError> {
@@ -77,13 +82,29 @@ impl Operators {
     }
 }
 
-/// From Prometheus' text format: `name{labels} value` or `name value`, comments begin with `#`.
-fn metric_max(text: &str, name: &str) -> Option<f64> {
-    text.lines()
-        .filter_map(|line| line.strip_prefix(name))
-        .filter(|rest| rest.starts_with(['{', ' ']))
-        .filter_map(|rest| rest.rsplit(' ').next()?.parse::<f64>().ok())
-        .reduce(f64::max)
+/// All metrics of a moment, in Prometheus' text format: `name{labels} value` or `name value`, comments
+/// begin with `#`.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics(String);
+
+impl Metrics {
+    /// The greatest value of a metric over all its labels; `None` where it has none yet.
+    pub fn max(&self, name: &str) -> Option<f64> {
+        self.values(name, "").reduce(f64::max)
+    }
+
+    /// The sum of a metric's values over all labels that hold `label` (as `name="value"`; "" for all).
+    pub fn sum(&self, name: &str, label: &str) -> f64 {
+        self.values(name, label).sum()
+    }
+
+    fn values(&self, name: &str, label: &str) -> impl Iterator<Item = f64> {
+        self.0
+            .lines()
+            .filter_map(move |line| line.strip_prefix(name))
+            .filter(move |rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse().ok())
+    }
 }
 
 #[cfg(test)]
@@ -94,8 +115,12 @@ mod tests {
     fn a_metric_is_read_over_all_its_labels() {
         let text =
             "# TYPE step_max gauge\nstep_max{model=\"a\"} 0.5\nstep_max 0.75\nstep_maximum 9\n";
-        assert_eq!(metric_max(text, "step_max"), Some(0.75));
-        assert_eq!(metric_max(text, "other"), None);
+        let metrics = Metrics(text.into());
+        assert_eq!(metrics.max("step_max"), Some(0.75));
+        assert_eq!(metrics.max("other"), None);
+        assert_eq!(metrics.sum("step_max", ""), 1.25);
+        assert_eq!(metrics.sum("step_max", "model=\"a\""), 0.5);
+        assert_eq!(metrics.sum("other", ""), 0.0);
     }
 
     #[tokio::test]

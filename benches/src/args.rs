@@ -1,0 +1,132 @@
+//! The command line: what can be typed, with its bounds.
+
+use clap::{Args as Group, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Measures Bulkhead: each scenario runs the real programs and prints figures.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bulkhead-bench",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "The programs bulkhead, bulkhead-worker and bulkhead-audit must lie beside this one:
+  cargo build --release --workspace && ./target/release/bulkhead-bench noisy"
+)]
+pub struct Args {
+    #[command(subcommand)]
+    pub scenario: Scenario,
+    /// Print one JSON object on standard output, and the table on standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to measure: cpu or cuda:N
+    #[arg(long, global = true, default_value = "cpu")]
+    pub device: String,
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// How servers are started.
+#[derive(Clone, Debug, Group)]
+pub struct ServerArgs {
+    /// Folder of the models [default: where `bulkhead models pull` puts them]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub models: Option<PathBuf>,
+    /// A line of the server's configuration, such as scheduling.quantum_ms=20; may be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Scenario {
+    /// A tenant's latency alone, and beside another tenant's flood of the same model
+    Noisy(Noisy),
+    /// Texts and tokens a second, through the whole server, for one client
+    Engine(Engine),
+    /// Zeroing and reading back: speed beside plain memset, and its share of the lane's time
+    Scrub(Scrub),
+    /// Durable records a second, and what they add to a bare fdatasync
+    Audit(Audit),
+}
+
+impl Scenario {
+    /// The name in results.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Scenario::Noisy(_) => "noisy",
+            Scenario::Engine(_) => "engine",
+            Scenario::Scrub(_) => "scrub",
+            Scenario::Audit(_) => "audit",
+        }
+    }
+}
+
+#[derive(Debug, Group)]
+pub struct Noisy {
+    /// How long the victim is measured alone, and again beside the flood
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub seconds: u64,
+    /// The victim's schedule: one text each, milliseconds
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub every_ms: u64,
+    /// The flood's connections
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub connections: u32,
+    /// The flood's requests outstanding on each connection
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub outstanding: u32,
+    /// Texts in each of the flood's requests
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub texts: u32,
+}
+
+#[derive(Debug, Group)]
+pub struct Engine {
+    /// How long each figure is measured
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub seconds: u64,
+}
+
+#[derive(Debug, Group)]
+pub struct Scrub {
+    /// How long the server is measured
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub seconds: u64,
+    /// Size of the buffer that is filled and read back, MiB
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub mib: u32,
+    /// Measure the kernels alone, without a server
+    #[arg(long)]
+    pub kernels_only: bool,
+}
+
+#[derive(Debug, Group)]
+pub struct Audit {
+    /// How long appends are measured
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=120))]
+    pub seconds: u64,
+    /// Appenders at a time, each waiting until its record is durable
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub appenders: u32,
+    /// Bytes of each record's content
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub body_bytes: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_follow_the_scenario() {
+        let args = Args::parse_from(["bulkhead-bench", "noisy", "--json", "--seconds", "3"]);
+        assert!(args.json && args.scenario.name() == "noisy");
+        assert!(Args::try_parse_from(["bulkhead-bench", "noisy", "--seconds", "0"]).is_err());
+    }
+}

@@ -1,1 +1,0 @@
-//! Load generator, scenario runner and micro-benches

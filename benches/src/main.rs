@@ -1,0 +1,77 @@
+//! `bulkhead-bench`: runs a scenario against the real programs and prints what it measured.
+//!
+//! Each scenario starts what it measures by itself, from the programs beside this one, in a temporary
+//! folder, and ends it again. A figure that cannot be measured honestly on this machine is an error or
+//! is missing from the result; none is ever made up, and none is compared with a number from elsewhere:
+//! what a figure is compared with ran in the same run, or is named as not compared.
+
+mod args;
+mod device;
+mod machine;
+mod report;
+mod scenario;
+mod server;
+mod workload;
+
+use args::{Args, Scenario};
+use clap::Parser as _;
+use report::{Figure, Report};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Why a scenario gave no result; its text says what to do.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(report) => match report.print(args.json) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error.into()),
+        },
+        Err(failure) => fail(&failure),
+    }
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    eprintln!("bulkhead-bench: {failure}");
+    ExitCode::FAILURE
+}
+
+fn run(args: &Args) -> Result<Report, Failure> {
+    if cfg!(debug_assertions) {
+        eprintln!(
+            "note: this is a development build; measure with `cargo build --release` for figures to keep"
+        );
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    let results = runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        // What a scenario started ends when the scenario is dropped.
+        tokio::select! {
+            results = measure(args) => results,
+            _ = tokio::signal::ctrl_c() => Err("interrupted; what was started was ended".into()),
+            _ = terminated.recv() => Err("terminated; what was started was ended".into()),
+        }
+    })?;
+    Ok(Report::of(args.scenario.name(), results))
+}
+
+async fn measure(args: &Args) -> Result<Vec<Figure>, Failure> {
+    let device = device::find(&args.device)?;
+    match &args.scenario {
+        Scenario::Scrub(scrub) => scenario::scrub::measure(&device, scrub, &args.server).await,
+        Scenario::Noisy(noisy) => {
+            device.must_be_cpu()?;
+            scenario::noisy::measure(noisy, &args.server).await
+        }
+        Scenario::Engine(engine) => {
+            device.must_be_cpu()?;
+            scenario::engine::measure(engine, &args.server).await
+        }
+        Scenario::Audit(audit) => {
+            device.must_be_cpu()?;
+            scenario::audit::measure(audit).await
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The scenarios. Each starts what it measures, measures it, and returns figures.
+
+pub mod audit;
+pub mod engine;
+pub mod noisy;
+pub mod scrub;
