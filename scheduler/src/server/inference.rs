@@ -4,6 +4,7 @@
 
 use super::{
     catalog::{ANY, Entry},
+    checks,
     driver::Job,
     errors::Refused,
     state::App,
@@ -19,19 +20,13 @@ use bulkhead_proto::{
         inference_server::Inference,
     },
 };
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 
 /// Output tokens where the caller names none.
 const OUTPUT_TOKENS_DEFAULT: u32 = 256;
-const STOPS_MAX: usize = 16;
-const STOP_BYTES_MAX: usize = 256;
-const TURNS_MAX: usize = 512;
-const CLAIMS_BYTES_MAX: usize = 8 << 10;
-const SENSITIVITIES: [&str; 5] = ["", "public", "internal", "confidential", "restricted"];
-
 /// The service.
 #[derive(Clone)]
 pub struct InferenceService {
@@ -48,7 +43,7 @@ impl Inference for InferenceService {
         let (permit, model) = self
             .permit(&extensions, Action::Embed, &body.model)
             .map_err(Refused::into_status)?;
-        self.check_embed(&body).map_err(Refused::into_status)?;
+        checks::embed(&self.app.config.limits, &body).map_err(Refused::into_status)?;
         let job = Job::Embed(EmbedJob { texts: body.texts });
         let work = self
             .work(job, &model, body.context, &headers)
@@ -74,7 +69,7 @@ impl Inference for InferenceService {
         let (permit, model) = self
             .permit(&extensions, Action::Generate, &body.model)
             .map_err(Refused::into_status)?;
-        self.check_generate(&body).map_err(Refused::into_status)?;
+        checks::generate(&self.app.config.limits, &body).map_err(Refused::into_status)?;
         let context = body.context.clone();
         let job = Job::Generate(generate_job(body));
         let work = self
@@ -162,57 +157,6 @@ impl InferenceService {
         self.app.record_refusal(agent.as_deref(), reason);
     }
 
-    fn check_embed(&self, body: &EmbedRequest) -> Result<(), Refused> {
-        let max = self.app.config.limits.texts_per_request_max;
-        if body.texts.is_empty() {
-            return Err(invalid("there are no texts to embed"));
-        }
-        if body.texts.len() > max {
-            return Err(invalid(format!(
-                "{} texts are over the limit of {max} a request; send them in parts",
-                body.texts.len()
-            )));
-        }
-        check_claims(body.context.as_ref())
-    }
-
-    fn check_generate(&self, body: &GenerateRequest) -> Result<(), Refused> {
-        let max = self.app.config.limits.output_tokens_max;
-        if body.messages.is_empty() == body.prompt.is_empty() {
-            return Err(invalid("give either messages or a prompt"));
-        }
-        if body.messages.len() > TURNS_MAX {
-            return Err(invalid(format!("more than {TURNS_MAX} messages")));
-        }
-        if let Some(turn) = body
-            .messages
-            .iter()
-            .find(|m| !["system", "user", "assistant"].contains(&m.role.as_str()))
-        {
-            return Err(invalid(format!(
-                "a role is \"system\", \"user\" or \"assistant\", not one of {} characters",
-                turn.role.len()
-            )));
-        }
-        if body.max_tokens > max {
-            return Err(invalid(format!("max_tokens is over the limit of {max}")));
-        }
-        if !(0.0..=100.0).contains(&body.temperature) || !(0.0..=1.0).contains(&body.top_p) {
-            return Err(invalid("temperature is 0 to 100 and top_p is 0 to 1"));
-        }
-        if body.stop.len() > STOPS_MAX
-            || body
-                .stop
-                .iter()
-                .any(|s| s.is_empty() || s.len() > STOP_BYTES_MAX)
-        {
-            return Err(invalid(format!(
-                "at most {STOPS_MAX} stop strings of 1 to {STOP_BYTES_MAX} bytes"
-            )));
-        }
-        check_claims(body.context.as_ref())
-    }
-
     fn work(
         &self,
         job: Job,
@@ -226,8 +170,8 @@ impl InferenceService {
                 let timeout = value
                     .to_str()
                     .ok()
-                    .and_then(timeout)
-                    .ok_or_else(|| invalid("the grpc-timeout header is malformed"))?;
+                    .and_then(checks::timeout)
+                    .ok_or_else(|| checks::invalid("the grpc-timeout header is malformed"))?;
                 let timeout = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
                 Some(self.app.submitter.clock.now_ns().saturating_add(timeout))
             }
@@ -260,7 +204,7 @@ fn fits(entry: &Entry, action: Action) -> Result<(), Refused> {
     if entry.task == task || entry.task == ANY {
         return Ok(());
     }
-    Err(invalid(format!(
+    Err(checks::invalid(format!(
         "this model is for {:?}, not for {task:?}",
         entry.task
     )))
@@ -281,49 +225,6 @@ fn wire_model(entry: &Entry) -> Model {
         dimensions: entry.dimensions,
         context_tokens: entry.context_tokens,
     }
-}
-
-fn invalid(message: impl Into<String>) -> Refused {
-    Refused::new(Code::InvalidArgument, "REQUEST_INVALID", message)
-}
-
-fn check_claims(context: Option<&Context>) -> Result<(), Refused> {
-    let Some(claims) = context else { return Ok(()) };
-    let bytes = claims.purpose.len()
-        + claims.reason.len()
-        + claims.sources.iter().map(String::len).sum::<usize>();
-    if bytes > CLAIMS_BYTES_MAX || claims.sources.len() > 256 {
-        return Err(invalid(format!(
-            "the context is over its limit of {CLAIMS_BYTES_MAX} bytes"
-        )));
-    }
-    if !SENSITIVITIES.contains(&claims.sensitivity.as_str()) {
-        return Err(invalid(
-            "sensitivity is \"public\", \"internal\", \"confidential\" or \"restricted\"",
-        ));
-    }
-    if !(0.0..=1.0).contains(&claims.confidence) {
-        return Err(invalid("confidence is 0 to 1"));
-    }
-    Ok(())
-}
-
-/// Parses a grpc-timeout: at most 8 digits and a unit.
-fn timeout(text: &str) -> Option<Duration> {
-    let digits = text.get(..text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let n: u64 = digits.parse().ok()?;
-    Some(match text.as_bytes().last()? {
-        b'H' => Duration::from_secs(n * 3600),
-        b'M' => Duration::from_secs(n * 60),
-        b'S' => Duration::from_secs(n),
-        b'm' => Duration::from_millis(n),
-        b'u' => Duration::from_micros(n),
-        b'n' => Duration::from_nanos(n),
-        _ => return None,
-    })
 }
 
 fn generate_job(body: GenerateRequest) -> GenerateJob {
@@ -405,22 +306,4 @@ fn stream(
             }
         }),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
-        assert_eq!(timeout("0n"), Some(Duration::ZERO));
-        assert_eq!(timeout("250m"), Some(Duration::from_millis(250)));
-        assert_eq!(
-            timeout("99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
-        );
-        for bad in ["", "m", "1", "-1m", "123456789m", "1.5S", "1x", "é"] {
-            assert_eq!(timeout(bad), None, "{bad}");
-        }
-    }
 }

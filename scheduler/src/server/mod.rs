@@ -8,6 +8,7 @@ mod admin;
 mod audit_log;
 mod auth;
 mod catalog;
+mod checks;
 mod clock;
 mod door;
 mod driver;
