@@ -2,7 +2,6 @@
 
 use bulkhead_proto::frame::{self, FrameError, HEADER_BYTES};
 use prost::Message;
-use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The next message; `None` at a clean end of the stream.
@@ -16,6 +15,6 @@ pub async fn read<M: Message + Default>(
     }
     input.read_exact(&mut header[got..]).await?;
     let mut body = vec![0u8; frame::length(header)?];
-    input.read_exact(&mut body).await.map_err(io::Error::from)?;
+    input.read_exact(&mut body).await?;
     Ok(Some(M::decode(body.as_slice())?))
 }

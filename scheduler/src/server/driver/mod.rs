@@ -27,7 +27,7 @@ use std::{
     os::fd::OwnedFd,
     sync::Arc,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use worker::Worker;
 
 /// Messages that may wait for the driver; senders wait beyond it.
@@ -48,10 +48,11 @@ pub enum Message {
         agent: AgentId,
         why: CancelReason,
     },
-    /// What a worker said; `None`: its connection ended.
+    /// What a worker said; `None`: its connection ended. `slot` is given back once it was heard.
     Worker {
         worker: WorkerId,
         frame: Option<Box<FromWorker>>,
+        slot: OwnedSemaphorePermit,
     },
     Launcher {
         message: FromLauncher,
@@ -187,7 +188,14 @@ impl Driver {
             Message::Submit(new) => self.submit(*new),
             Message::Cancel { request, why } => self.tell(Event::Cancel { request, why }),
             Message::CancelAgent { agent, why } => self.tell(Event::CancelAgent { agent, why }),
-            Message::Worker { worker, frame } => self.worker_said(worker, frame),
+            Message::Worker {
+                worker,
+                frame,
+                slot,
+            } => {
+                self.worker_said(worker, frame);
+                drop(slot);
+            }
             Message::Launcher {
                 message,
                 descriptor,

@@ -13,15 +13,18 @@ use bulkhead_proto::{
         to_worker,
     },
 };
-use std::{io, os::fd::OwnedFd};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 use tokio::{
     io::AsyncWriteExt,
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
 };
+
+/// Frames of one worker that may wait for the driver.
+const FRAMES_WAITING_MAX: usize = 4;
 
 /// What a worker is doing, for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,8 +300,11 @@ async fn write_frames(mut socket: OwnedWriteHalf, mut frames: mpsc::UnboundedRec
     }
 }
 
+/// Hands frames to the driver, a few at a time: a worker that floods waits for itself, not others
+/// for it.
 async fn read_frames(worker: WorkerId, mut socket: OwnedReadHalf, inbox: mpsc::Sender<Message>) {
-    loop {
+    let slots = Arc::new(Semaphore::new(FRAMES_WAITING_MAX));
+    while let Ok(slot) = slots.clone().acquire_owned().await {
         let frame = match frames::read::<FromWorker>(&mut socket).await {
             Ok(frame) => frame,
             Err(error) => {
@@ -307,8 +313,12 @@ async fn read_frames(worker: WorkerId, mut socket: OwnedReadHalf, inbox: mpsc::S
             }
         };
         let ended = frame.is_none();
-        let frame = frame.map(Box::new);
-        if inbox.send(Message::Worker { worker, frame }).await.is_err() || ended {
+        let message = Message::Worker {
+            worker,
+            frame: frame.map(Box::new),
+            slot,
+        };
+        if inbox.send(message).await.is_err() || ended {
             return;
         }
     }
