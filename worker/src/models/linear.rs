@@ -13,8 +13,11 @@ use rayon::prelude::*;
 const TILE: usize = 32;
 /// Inputs that share a scale.
 pub const GROUP: usize = 32;
-/// Rows from which on the rows, not the outputs, are divided among the threads; per thread.
-const ROWS_PER_THREAD: usize = 8;
+/// Rows per thread from which on the rows are divided among the threads. With fewer, the outputs are:
+/// that divides evenly, and each weight is read by one thread only.
+const ROWS_PER_THREAD: usize = 48;
+/// Rows of one thread are a multiple of this, so that most go through the widest kernel.
+const ROWS_TOGETHER: usize = 8;
 
 /// A matrix in rows (one per output), before it is packed.
 #[derive(Debug)]
@@ -105,7 +108,7 @@ impl Linear {
                 q,
                 bits,
             } if q.len() == count
-                && inputs % GROUP == 0
+                && inputs.is_multiple_of(GROUP)
                 && scale.len() == count / GROUP
                 && offset.len() == count / GROUP
                 && (*bits == 4 || *bits == 8) =>
@@ -137,7 +140,7 @@ impl Linear {
         let groups = self.group_sums(x);
         let (width, per_row) = (self.outputs, groups.len() / rows.max(1));
         if rows >= ROWS_PER_THREAD * threads {
-            let chunk = rows.div_ceil(threads).next_multiple_of(ROWS_PER_THREAD);
+            let chunk = rows.div_ceil(threads).next_multiple_of(ROWS_TOGETHER);
             out.par_chunks_mut(chunk * width)
                 .enumerate()
                 .for_each(|(at, out)| {
@@ -166,7 +169,7 @@ impl Linear {
                     out[row * width + first..][..keep].copy_from_slice(&part[..keep]);
                 }
             }
-            finish(out);
+            out.par_chunks_mut(width * ROWS_TOGETHER).for_each(&finish);
         }
     }
 
@@ -493,7 +496,7 @@ mod tests {
     fn every_number_of_rows_and_outputs_multiplies_right() {
         for (inputs, outputs) in [(64, 32), (96, 70), (32, 1), (128, 160)] {
             let w = noise(inputs * outputs, 1);
-            for rows in (1..20).chain([33, 64]) {
+            for rows in (1..20).chain([33, 64, 1000]) {
                 check(inputs, outputs, rows, &Rows::F32(w.clone()), &w);
             }
         }

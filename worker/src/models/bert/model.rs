@@ -43,7 +43,9 @@ impl Config {
             config.max_position_embeddings,
         ];
         let sound = sizes.iter().all(|size| (1..=DIMENSION_MAX).contains(size))
-            && config.hidden_size % config.num_attention_heads == 0;
+            && config
+                .hidden_size
+                .is_multiple_of(config.num_attention_heads);
         if !sound {
             return Err(LoadError::bad(CONFIG, "its sizes make no model"));
         }

@@ -261,9 +261,10 @@ mod tests {
 
     #[test]
     fn each_format_taken_over_bit_by_bit_agrees_with_candle() {
+        type Take = fn(&[u8]) -> Rows;
         let noise: Vec<f32> = (0..1024).map(|at| (at as f32 * 0.7).sin() * 3.0).collect();
         let tensor = Tensor::from_vec(noise, (4, 256), &Device::Cpu).expect("sizes agree");
-        let take: [(GgmlDType, fn(&[u8]) -> Rows); 3] = [
+        let take: [(GgmlDType, Take); 3] = [
             (GgmlDType::Q4_0, q4_0),
             (GgmlDType::Q4_1, q4_1),
             (GgmlDType::Q8_0, q8_0),

@@ -134,7 +134,11 @@ impl Model {
             width,
         };
         let rotated = size("rope.dimension_count", DIMENSION_MAX).unwrap_or(width);
-        if hidden % heads != 0 || heads % kv_heads != 0 || width % 4 != 0 || rotated != width {
+        if !(hidden.is_multiple_of(heads)
+            && heads.is_multiple_of(kv_heads)
+            && width.is_multiple_of(4))
+            || rotated != width
+        {
             return Err(bad("its heads make no model that is supported"));
         }
         let vocabulary = gguf.list("tokenizer.ggml.tokens", |_| Ok(()))?.len();
