@@ -1,0 +1,146 @@
+//! `kill -9` of a worker, of the audit process and of the scheduler, each under load from two tenants.
+
+use super::{
+    accounts_for,
+    load::{Load, Report},
+};
+use bulkhead_tests::{
+    models::turn, options::Options, process::kill, server::Server, wait::eventually,
+};
+use std::{fs::File, time::Duration};
+
+/// Work per token: enough that requests are under way when something dies.
+const NS_PER_TOKEN: u64 = 200_000;
+const CONNECTIONS: usize = 6;
+/// Answers before the fault and after it.
+const ENOUGH: usize = 60;
+
+struct Loaded {
+    server: Server,
+    acme: Load,
+    globex: Load,
+    _turn: File,
+}
+
+async fn loaded() -> Loaded {
+    let turn = turn("load");
+    let server = Server::start(Options::null(NS_PER_TOKEN)).await;
+    let (a, g) = (
+        server.agent("acme", "a").await,
+        server.agent("globex", "g").await,
+    );
+    let acme = Load::start(&a, CONNECTIONS).await;
+    let globex = Load::start(&g, CONNECTIONS).await;
+    acme.progress(ENOUGH).await;
+    globex.progress(ENOUGH).await;
+    Loaded {
+        server,
+        acme,
+        globex,
+        _turn: turn,
+    }
+}
+
+/// Demands that every failure has one of these reasons.
+fn only(report: &Report, reasons: &[&str]) {
+    let strange = report
+        .failed
+        .keys()
+        .find(|r| !reasons.contains(&r.as_str()));
+    assert_eq!(strange, None, "{:?}", report.failed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_worker_harms_its_own_tenant_alone() {
+    let Loaded {
+        server,
+        acme,
+        globex,
+        _turn,
+    } = loaded().await;
+    let dead = server.worker("acme").await;
+    kill(dead);
+    acme.progress(ENOUGH).await;
+    globex.progress(ENOUGH).await;
+    assert_ne!(server.worker("acme").await, dead, "a fresh worker serves");
+
+    let (acme, globex) = (acme.finish().await, globex.finish().await);
+    assert_eq!(
+        globex.failed.len(),
+        0,
+        "the other tenant notices nothing: {:?}",
+        globex.failed
+    );
+    only(&acme, &["WORKER_LOST"]);
+    assert!(
+        !acme.failed.is_empty(),
+        "requests were under way, and were told"
+    );
+    accounts_for(server, &[&acme, &globex]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_audit_process_refuses_and_comes_back() {
+    let Loaded {
+        server,
+        acme,
+        globex,
+        _turn,
+    } = loaded().await;
+    // Refusals are seen while it is down, which it is for a tenth of a second: kill until they are.
+    let down = eventually(
+        Duration::from_secs(30),
+        "requests are refused",
+        async || {
+            let before = acme.failures();
+            kill(server.processes("bulkhead-audit").first()?.pid);
+            acme.progress(1).await;
+            (acme.failures() > before).then_some(())
+        },
+    );
+    down.await;
+    acme.progress(ENOUGH).await;
+    globex.progress(ENOUGH).await;
+    server.ready().await;
+
+    let (acme, globex) = (acme.finish().await, globex.finish().await);
+    for report in [&acme, &globex] {
+        only(report, &["AUDIT_UNAVAILABLE"]);
+    }
+    accounts_for(server, &[&acme, &globex]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_scheduler_leaves_nothing_open() {
+    let Loaded {
+        server,
+        acme,
+        globex,
+        _turn,
+    } = loaded().await;
+    let dead = server.scheduler();
+    kill(dead);
+    acme.progress(ENOUGH).await;
+    globex.progress(ENOUGH).await;
+    assert_ne!(server.scheduler(), dead, "a fresh scheduler serves");
+
+    let (acme, globex) = (acme.finish().await, globex.finish().await);
+    for report in [&acme, &globex] {
+        // The connection broke, or nobody listened yet.
+        only(
+            report,
+            &[
+                "Unavailable",
+                "Unknown",
+                "Cancelled",
+                "Internal",
+                "AUDIT_UNAVAILABLE",
+            ],
+        );
+        assert!(
+            !report.failed.is_empty(),
+            "a broken connection is not hidden"
+        );
+    }
+    accounts_for(server, &[&acme, &globex]).await;
+}

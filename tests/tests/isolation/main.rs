@@ -1,0 +1,5 @@
+//! Promises 3 and 4 from outside: what the kernel says of a worker's seal, and what the memory of our
+//! processes holds after a job.
+
+mod memory;
+mod seal;

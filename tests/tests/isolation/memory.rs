@@ -1,0 +1,151 @@
+//! Clean memory: after a job, and once its client has gone, neither the scheduler nor the worker holds
+//! the prompt's text or its token ids. Read from outside, through `/proc/PID/mem`.
+//!
+//! The same search with zeroing switched off finds them (`without_zeroing_the_search_finds_traces`):
+//! without that, a search that looks in the wrong place would pass.
+
+use bulkhead_proto::v1::GenerateRequest;
+use bulkhead_tests::{
+    agent::{Client, chat, collect},
+    memory::{Traces, canary},
+    models::{self, turn},
+    options::Options,
+    process::as_root,
+    server::Server,
+    wait::eventually,
+};
+use std::time::Duration;
+
+/// Buffers of the connection are freed when the server has noticed that the client hung up.
+const CLEAN_WITHIN: Duration = Duration::from_secs(10);
+
+/// A sentence whose token ids are known from the reference, to be searched for beside the canary.
+const BERT_TEXT: &str = "The quick brown fox jumps over the lazy dog.";
+const BERT_IDS: [u32; 10] = [1996, 4248, 2829, 4419, 14523, 2058, 1996, 13971, 3899, 1012];
+const LLAMA_TEXT: &str = "Explain what a scheduler does, briefly.";
+const LLAMA_IDS: [u32; 8] = [36971, 732, 253, 43574, 1072, 28, 13099, 30];
+
+/// How a job ends.
+#[derive(Clone, Copy, Debug)]
+enum Job {
+    Embed,
+    Generate,
+    /// The client hangs up after the first piece.
+    Cancelled,
+}
+
+impl Job {
+    fn traces(self, canary: &str) -> Traces {
+        match self {
+            Job::Embed => Traces::of(canary, &BERT_IDS),
+            Job::Generate | Job::Cancelled => Traces::of(canary, &LLAMA_IDS),
+        }
+    }
+
+    async fn run(self, client: Client, canary: &str) {
+        match self {
+            Job::Embed => {
+                let text = format!("{canary} {BERT_TEXT}");
+                client
+                    .embed("minilm", &[&text])
+                    .await
+                    .expect("an embedding");
+            }
+            Job::Generate => {
+                let stream = client.generate(request(canary, 8)).await.expect("a stream");
+                collect(stream).await.expect("an answer");
+            }
+            Job::Cancelled => {
+                let mut stream = client
+                    .generate(request(canary, 200))
+                    .await
+                    .expect("a stream");
+                stream.message().await.expect("it runs").expect("a piece");
+            }
+        }
+    }
+}
+
+fn request(canary: &str, max_tokens: u32) -> GenerateRequest {
+    chat("smollm2", &format!("{canary}\n{LLAMA_TEXT}"), max_tokens)
+}
+
+/// Runs a job from a connection that is closed afterwards, and gives what to look for.
+async fn ran(server: &Server, job: Job) -> Traces {
+    let canary = canary();
+    let client = server.agent("acme", &canary[..16]).await.client().await;
+    job.run(client, &canary).await;
+    job.traces(&canary)
+}
+
+/// Traces in each of the processes that a prompt passes through.
+async fn found(server: &Server, traces: &Traces) -> Vec<(&'static str, usize)> {
+    let worker = server.worker("acme").await;
+    let processes = [
+        ("worker", worker),
+        ("scheduler", server.scheduler()),
+        ("audit", server.audit()),
+    ];
+    let count = |(name, pid)| (name, traces.count_in(pid));
+    processes.into_iter().map(count).collect()
+}
+
+async fn becomes_clean(job: Job) {
+    let _turn = turn("models");
+    let server = Server::start(Options::models(models::dir())).await;
+    // Twice: what a first job leaves behind, a second one may overwrite or keep.
+    for _ in 0..2 {
+        let traces = ran(&server, job).await;
+        let mut last = Vec::new();
+        let clean = eventually(CLEAN_WITHIN, "no trace is left", async || {
+            last = found(&server, &traces).await;
+            if last.iter().any(|(_, traces)| *traces > 0) {
+                eprintln!("{job:?}: {last:?}");
+                return None;
+            }
+            Some(())
+        });
+        clean.await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_an_embedded_text() {
+    if as_root("memory::nothing_is_left_of_an_embedded_text") {
+        becomes_clean(Job::Embed).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_prompt() {
+    if as_root("memory::nothing_is_left_of_a_prompt") {
+        becomes_clean(Job::Generate).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_a_prompt_whose_client_hung_up() {
+    if as_root("memory::nothing_is_left_of_a_prompt_whose_client_hung_up") {
+        becomes_clean(Job::Cancelled).await;
+    }
+}
+
+#[tokio::test]
+async fn without_zeroing_the_search_finds_traces() {
+    if !as_root("memory::without_zeroing_the_search_finds_traces") {
+        return;
+    }
+    let _turn = turn("models");
+    let options = Options::models(models::dir()).without("zeroing");
+    let server = Server::start(options).await;
+    for job in [Job::Embed, Job::Generate] {
+        let traces = ran(&server, job).await;
+        let found = found(&server, &traces).await;
+        for (name, traces) in found {
+            assert!(
+                traces > 0 || name == "audit",
+                "{job:?} leaves traces in the {name}"
+            );
+        }
+    }
+}
