@@ -100,11 +100,14 @@ pub struct Scrub {
     pub kernels_only: bool,
 }
 
-#[derive(Debug, Group)]
+#[derive(Clone, Debug, Group)]
 pub struct Audit {
-    /// How long appends are measured
+    /// How long each figure is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=120))]
     pub seconds: u64,
+    /// Records a second, on a fixed schedule, of which the latency is measured
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub paced_rps: u32,
     /// Appenders at a time, each waiting until its record is durable
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub appenders: u32,

@@ -1,4 +1,5 @@
-//! The audit log under load: the real `bulkhead-audit`, many appenders, each waiting for durability.
+//! The audit log under load: the real `bulkhead-audit`, paced for what a record waits, saturated for how
+//! many a second become durable.
 //!
 //! Beside it, in the same folder and the same run, runs what it is measured against: one write and one
 //! fdatasync after the other, with nothing else done. What the log adds to that is encryption, hashing,
@@ -9,7 +10,7 @@ mod process;
 
 use crate::{Failure, Figure, args, server::beside};
 use bulkhead_client::load::Latency;
-use process::{Appended, AuditProcess};
+use process::AuditProcess;
 use serde::Deserialize;
 use std::{
     path::Path,
@@ -23,85 +24,99 @@ struct Verified {
     records: u64,
 }
 
-/// Runs the scenario.
-pub async fn measure(args: &args::Audit) -> Result<Vec<Figure>, Failure> {
-    let (seconds, appenders, bytes) = (args.seconds, args.appenders, args.body_bytes as usize);
-    let measured = tokio::task::spawn_blocking(move || run(seconds, appenders as usize, bytes));
-    measured.await?
-}
-
-fn run(seconds: u64, appenders: usize, body_bytes: usize) -> Result<Vec<Figure>, Failure> {
-    let folder = tempfile::Builder::new()
-        .prefix("bulkhead-bench-audit-")
-        .tempdir()?;
-    let lasts = Duration::from_secs(seconds);
-    // Half before and half after: a disk that changes its pace meets both sides.
-    eprintln!("fdatasync alone");
-    let mut bare = disk::fdatasync_loop(folder.path(), body_bytes, lasts / 2)?;
-    eprintln!("{appenders} appenders");
-    let audit = AuditProcess::start(&beside("bulkhead-audit")?, folder.path())?;
-    let appended = audit.drive(appenders, body_bytes, lasts)?;
-    bare.extend(disk::fdatasync_loop(folder.path(), body_bytes, lasts / 2)?);
-    eprintln!("verification");
-    let (records, verified_in) = verify(folder.path())?;
-    if records < appended.latencies.len() as u64 {
-        return Err(format!(
-            "{records} records are in the log, {} were acknowledged",
-            appended.latencies.len()
-        )
-        .into());
-    }
-    Ok(figures(
-        appended,
-        Latency::of(bare),
-        records,
-        verified_in,
-        appenders,
-    ))
-}
-
-fn figures(
-    appended: Appended,
+/// What was measured.
+struct Measured {
+    append_rps: f64,
+    paced: Latency,
     bare: Latency,
     records: u64,
     verified_in: Duration,
-    appenders: usize,
-) -> Vec<Figure> {
-    let rate = appended.latencies.len() as f64 / appended.took.as_secs_f64();
-    let log = Latency::of(appended.latencies);
+}
+
+/// Runs the scenario.
+pub async fn measure(args: &args::Audit) -> Result<Vec<Figure>, Failure> {
+    let args = args.clone();
+    let measured = tokio::task::spawn_blocking(move || {
+        let measured = run(&args)?;
+        Ok(figures(&args, &measured))
+    });
+    measured.await?
+}
+
+fn run(args: &args::Audit) -> Result<Measured, Failure> {
+    let body_bytes = args.body_bytes as usize;
+    let folder = tempfile::Builder::new()
+        .prefix("bulkhead-bench-audit-")
+        .tempdir()?;
+    let lasts = Duration::from_secs(args.seconds);
+    // Half before and half after: a disk that changes its pace meets both sides.
+    eprintln!("fdatasync alone");
+    let mut bare = disk::fdatasync_loop(folder.path(), body_bytes, lasts / 2)?;
+    let mut audit = AuditProcess::start(&beside("bulkhead-audit")?, folder.path())?;
+    eprintln!("{} records a second", args.paced_rps);
+    let every = Duration::from_secs(1) / args.paced_rps;
+    let paced = audit.paced(every, body_bytes, lasts)?;
+    eprintln!("fdatasync alone");
+    bare.extend(disk::fdatasync_loop(folder.path(), body_bytes, lasts / 2)?);
+    eprintln!("{} appenders", args.appenders);
+    let append_rps = audit.saturate(args.appenders.into(), body_bytes, lasts)?;
+    let sent = audit.end()?;
+    eprintln!("verification");
+    let (records, verified_in) = verify(folder.path())?;
+    if records < sent {
+        return Err(format!("{records} records are in the log, {sent} were acknowledged").into());
+    }
+    Ok(Measured {
+        append_rps,
+        paced: Latency::of(paced),
+        bare: Latency::of(bare),
+        records,
+        verified_in,
+    })
+}
+
+fn figures(args: &args::Audit, m: &Measured) -> Vec<Figure> {
     let us = |ms: f64| ms * 1e3;
+    let paced = format!(
+        "open loop, {} records/s, {} records",
+        args.paced_rps, m.paced.requests
+    );
     vec![
         Figure::higher(
             "append_rps",
-            rate,
+            m.append_rps,
             "records/s",
-            format!("{appenders} appenders, each waits until its record is durable"),
+            format!(
+                "{} appenders, each waits until its record is durable",
+                args.appenders
+            ),
         ),
         Figure::lower(
             "added_p99_vs_fdatasync",
-            us(log.p99_ms - bare.p99_ms),
+            us(m.paced.p99_ms - m.bare.p99_ms),
             "µs",
-            "p99 of one write and fdatasync of the same size, same disk, same run",
+            "append_p99_us less fdatasync_p99_us",
         ),
-        Figure::lower(
-            "append_p50_us",
-            us(log.p50_ms),
-            "µs",
-            format!("{} records", log.requests),
-        ),
-        Figure::lower("append_p99_us", us(log.p99_ms), "µs", ""),
+        Figure::lower("append_p50_us", us(m.paced.p50_ms), "µs", paced),
+        Figure::lower("append_p99_us", us(m.paced.p99_ms), "µs", ""),
         Figure::lower(
             "fdatasync_p50_us",
-            us(bare.p50_ms),
+            us(m.bare.p50_ms),
             "µs",
-            format!("{} writes, one after the other", bare.requests),
+            format!(
+                "{} writes of as many bytes, one after the other, same disk, same run",
+                m.bare.requests
+            ),
         ),
-        Figure::lower("fdatasync_p99_us", us(bare.p99_ms), "µs", ""),
+        Figure::lower("fdatasync_p99_us", us(m.bare.p99_ms), "µs", ""),
         Figure::higher(
             "verify_rps",
-            records as f64 / verified_in.as_secs_f64(),
+            m.records as f64 / m.verified_in.as_secs_f64(),
             "records/s",
-            format!("`bulkhead-audit verify`, {records} records, start of the process included"),
+            format!(
+                "`bulkhead-audit verify`, {} records, start of the process included",
+                m.records
+            ),
         ),
     ]
 }

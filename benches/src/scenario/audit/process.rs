@@ -1,7 +1,9 @@
 //! The real audit process, started as the launcher starts it, and a scheduler's side of its socket.
 //!
-//! One connection, as in service. Each appender has one record on its way at a time: when it is durable,
-//! the next is sent, so that as many are outstanding as there are appenders.
+//! One connection, as in service. `saturate` keeps so many records on their way, the next leaving when one
+//! is durable: that shows how many a second are possible, and its latencies are only their number over
+//! that rate. `paced` sends on a fixed schedule and counts from the time that it named: that shows what a
+//! request waits.
 
 use crate::Failure;
 use bulkhead_proto::{
@@ -12,11 +14,11 @@ use bulkhead_proto::{
     },
 };
 use std::{
-    collections::HashMap,
     fs::File,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
     process::{Child, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -25,20 +27,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// Tenants among which the records are divided.
 const TENANTS: u64 = 16;
 
-/// What the appenders saw.
-pub struct Appended {
-    /// From sending a record until it was known to be durable.
-    pub latencies: Vec<Duration>,
-    pub took: Duration,
-}
-
 /// A running audit process.
 pub struct AuditProcess {
     child: Child,
     socket: UnixStream,
-    sent: HashMap<u64, Instant>,
+    /// The number of the next record.
     next: u64,
-    body: Vec<u8>,
 }
 
 impl AuditProcess {
@@ -63,87 +57,88 @@ impl AuditProcess {
         let mut audit = AuditProcess {
             child,
             socket: ours,
-            sent: HashMap::new(),
             next: 1,
-            body: Vec::new(),
         };
         let session = b"bulkhead-bench..".to_vec();
         audit.say(to_audit::Message::Hello(Hello { session }))?;
-        match audit.hear()? {
+        match hear(&mut audit.socket)? {
             Message::Open(_) => Ok(audit),
             other => Err(format!("the audit process did not open its log: {other:?}").into()),
         }
     }
 
-    /// Keeps `appenders` records on their way for as long as this lasts, then ends the process in
-    /// order.
-    pub fn drive(
-        mut self,
-        appenders: usize,
+    /// Keeps `appenders` records of `body_bytes` on their way for as long as this lasts. Returns how
+    /// many became durable in a second.
+    pub fn saturate(
+        &mut self,
+        appenders: u64,
         body_bytes: usize,
         lasts: Duration,
-    ) -> Result<Appended, Failure> {
-        self.body = vec![b'x'; body_bytes];
-        let started = Instant::now();
-        let mut latencies = Vec::new();
-        self.append(appenders)?;
-        while !self.sent.is_empty() {
-            let durable = self.durable()?;
-            let now = Instant::now();
-            let sent = durable.iter().filter_map(|d| self.sent.remove(&d.number));
-            latencies.extend(sent.map(|sent| now - sent));
+    ) -> Result<f64, Failure> {
+        let (started, mut done, mut outstanding) = (Instant::now(), 0, appenders);
+        self.append(appenders, body_bytes)?;
+        while outstanding > 0 {
+            let durable = durable(&mut self.socket)?.len() as u64;
+            done += durable;
+            outstanding -= durable;
             if started.elapsed() < lasts {
-                self.append(durable.len())?;
+                self.append(durable, body_bytes)?;
+                outstanding += durable;
             }
         }
-        let took = started.elapsed();
-        self.end()?;
-        Ok(Appended { latencies, took })
+        Ok(done as f64 / started.elapsed().as_secs_f64())
+    }
+
+    /// Sends one record each `every`, whether earlier ones are durable or not, for as long as this
+    /// lasts. Returns how long each waited, from the time at which it was due.
+    pub fn paced(
+        &mut self,
+        every: Duration,
+        body_bytes: usize,
+        lasts: Duration,
+    ) -> Result<Vec<Duration>, Failure> {
+        let mut answers = self.socket.try_clone()?;
+        let (start, first) = (Instant::now(), self.next);
+        let count = (lasts.as_nanos() / every.as_nanos()) as u64;
+        let due = move |index: u64| start + every * index as u32;
+        let waiting = thread::spawn(move || -> Result<Vec<Duration>, Failure> {
+            let mut latencies = Vec::new();
+            while (latencies.len() as u64) < count {
+                let durable = durable(&mut answers)?;
+                let now = Instant::now();
+                latencies.extend(durable.iter().map(|d| now - due(d.number - first)));
+            }
+            Ok(latencies)
+        });
+        for index in 0..count {
+            thread::sleep(due(index).saturating_duration_since(Instant::now()));
+            self.append(1, body_bytes)?;
+        }
+        waiting
+            .join()
+            .map_err(|_| "the thread that takes answers panicked")?
     }
 
     /// Sends so many records in one frame, as the scheduler does with all that is waiting.
-    fn append(&mut self, records: usize) -> Result<(), Failure> {
-        let appends = (0..records as u64).map(|n| self.record(self.next + n));
-        let appends: Vec<Append> = appends.collect();
-        let now = Instant::now();
-        self.sent.extend(appends.iter().map(|a| (a.number, now)));
-        self.next += records as u64;
+    fn append(&mut self, records: u64, body_bytes: usize) -> Result<(), Failure> {
+        let numbers = self.next..self.next + records;
+        self.next = numbers.end;
+        let appends = numbers.map(|n| record(n, body_bytes)).collect();
         self.say(to_audit::Message::Append(AppendBatch { appends }))
     }
 
-    /// Every odd number admits a request, the even one after it completes it.
-    fn record(&self, number: u64) -> Append {
-        let request = number.div_ceil(2);
-        let kind = match number % 2 {
-            1 => RecordKind::Admitted,
-            _ => RecordKind::Completed,
-        };
-        Append {
-            number,
-            tenant: format!("tenant-{}", request % TENANTS),
-            kind: kind.into(),
-            request_id: format!("request-{request}"),
-            body: self.body.clone(),
-        }
-    }
-
-    fn durable(&mut self) -> Result<Vec<Durable>, Failure> {
-        match self.hear()? {
-            Message::Durable(batch) => Ok(batch.durable),
-            other => Err(format!("the audit process takes no records: {other:?}").into()),
-        }
-    }
-
-    fn end(mut self) -> Result<(), Failure> {
+    /// Has the log sealed, and waits for the process's orderly end. Returns how many records it was
+    /// sent.
+    pub fn end(mut self) -> Result<u64, Failure> {
         self.say(to_audit::Message::Seal(Seal {}))?;
-        match self.hear()? {
+        match hear(&mut self.socket)? {
             Message::Sealed(_) => {}
             other => return Err(format!("the log was not sealed: {other:?}").into()),
         }
         self.socket.shutdown(std::net::Shutdown::Both)?;
         let status = self.child.wait()?;
         match status.success() {
-            true => Ok(()),
+            true => Ok(self.next - 1),
             false => Err(format!("the audit process did not end in order: {status}").into()),
         }
     }
@@ -152,12 +147,35 @@ impl AuditProcess {
         let message = Some(message);
         Ok(frame::write(&mut self.socket, &ToAudit { message })?)
     }
+}
 
-    fn hear(&mut self) -> Result<Message, Failure> {
-        frame::read::<FromAudit>(&mut self.socket)?
-            .and_then(|answer| answer.message)
-            .ok_or_else(|| "the audit process hung up".into())
+/// Every odd number admits a request, the even one after it completes it.
+fn record(number: u64, body_bytes: usize) -> Append {
+    let request = number.div_ceil(2);
+    let kind = match number % 2 {
+        1 => RecordKind::Admitted,
+        _ => RecordKind::Completed,
+    };
+    Append {
+        number,
+        tenant: format!("tenant-{}", request % TENANTS),
+        kind: kind.into(),
+        request_id: format!("request-{request}"),
+        body: vec![b'x'; body_bytes],
     }
+}
+
+fn durable(socket: &mut UnixStream) -> Result<Vec<Durable>, Failure> {
+    match hear(socket)? {
+        Message::Durable(batch) => Ok(batch.durable),
+        other => Err(format!("the audit process takes no records: {other:?}").into()),
+    }
+}
+
+fn hear(socket: &mut UnixStream) -> Result<Message, Failure> {
+    frame::read::<FromAudit>(socket)?
+        .and_then(|answer| answer.message)
+        .ok_or_else(|| "the audit process hung up".into())
 }
 
 impl Drop for AuditProcess {
