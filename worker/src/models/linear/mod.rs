@@ -5,9 +5,15 @@
 //! 32 inputs) stay packed and are unpacked in registers; activations are never quantised, so the result
 //! is that of f32 arithmetic on the file's weights, and no copy of an activation is left in scratch.
 
+mod kernel;
+mod pack;
+
 use super::simd;
-use pulp::{Simd, WithSimd};
+use kernel::Tiles;
 use rayon::prelude::*;
+
+pub use pack::Rows;
+use pack::{Packed, pack_affine, pack_f32, padded};
 
 /// Outputs of one tile.
 const TILE: usize = 32;
@@ -19,66 +25,6 @@ const ROWS_PER_THREAD: usize = 48;
 /// Rows of one thread are a multiple of this, so that most go through the widest kernel.
 const ROWS_TOGETHER: usize = 8;
 
-/// A matrix in rows (one per output), before it is packed.
-#[derive(Debug)]
-pub enum Rows {
-    /// Plain.
-    F32(Vec<f32>),
-    /// `scale * q + offset`, per group of [`GROUP`] inputs.
-    Affine {
-        /// One per group.
-        scale: Vec<f32>,
-        /// One per group.
-        offset: Vec<f32>,
-        /// One per weight.
-        q: Vec<u8>,
-        /// 4 or 8: what `q` fits in.
-        bits: usize,
-    },
-}
-
-impl Rows {
-    /// Puts the rows of `other` behind these. Both must be of one kind.
-    pub fn append(&mut self, other: Rows) -> bool {
-        match (self, other) {
-            (Rows::F32(all), Rows::F32(more)) => all.extend(more),
-            (
-                Rows::Affine {
-                    scale,
-                    offset,
-                    q,
-                    bits,
-                },
-                Rows::Affine {
-                    scale: scale2,
-                    offset: offset2,
-                    q: q2,
-                    bits: bits2,
-                },
-            ) => {
-                scale.extend(scale2);
-                offset.extend(offset2);
-                q.extend(q2);
-                *bits = (*bits).max(bits2);
-            }
-            _ => return false,
-        }
-        true
-    }
-}
-
-#[derive(Debug)]
-enum Packed {
-    /// Per tile: [input][output].
-    F32(Vec<f32>),
-    /// Per tile and group: the scales of 32 outputs, their offsets, and words of 8 or 4 weights.
-    Affine {
-        scales: Vec<f32>,
-        words: Vec<u32>,
-        bits: usize,
-    },
-}
-
 /// A packed matrix, ready to multiply.
 #[derive(Debug)]
 pub struct Linear {
@@ -86,11 +32,6 @@ pub struct Linear {
     outputs: usize,
     packed: Packed,
     bias: Vec<f32>,
-}
-
-/// Outputs with the last tile filled up.
-fn padded(outputs: usize) -> usize {
-    outputs.next_multiple_of(TILE)
 }
 
 impl Linear {
@@ -236,218 +177,6 @@ impl Linear {
             }
         }
     }
-}
-
-fn pack_f32(inputs: usize, outputs: usize, rows: &[f32]) -> Vec<f32> {
-    let mut packed = vec![0f32; padded(outputs) * inputs];
-    for (output, row) in rows.chunks_exact(inputs).enumerate() {
-        let tile = &mut packed[output / TILE * inputs * TILE..][..inputs * TILE];
-        for (w, to) in row.iter().zip(tile.chunks_exact_mut(TILE)) {
-            to[output % TILE] = *w;
-        }
-    }
-    packed
-}
-
-/// A weight q is unpacked by putting its bits at the top of the mantissa of 1.0, which gives
-/// 1 + q / 2^bits without any conversion; scale and offset are stored so as to undo that.
-fn pack_affine(
-    inputs: usize,
-    outputs: usize,
-    scale: &[f32],
-    offset: &[f32],
-    q: &[u8],
-    bits: usize,
-) -> Packed {
-    let groups = inputs / GROUP;
-    let blocks = padded(outputs) / TILE * groups;
-    let per_word = 32 / bits;
-    let range = (1u32 << bits) as f32;
-    let mut scales = vec![0f32; blocks * 2 * TILE];
-    let mut words = vec![0u32; blocks * bits * TILE];
-    for output in 0..outputs {
-        let (tile, lane) = (output / TILE, output % TILE);
-        for group in 0..groups {
-            let (from, block) = (output * groups + group, tile * groups + group);
-            scales[2 * block * TILE + lane] = scale[from] * range;
-            scales[(2 * block + 1) * TILE + lane] = offset[from] - scale[from] * range;
-            for (at, q) in q[from * GROUP..][..GROUP].iter().enumerate() {
-                words[(block * bits + at / per_word) * TILE + lane] |=
-                    u32::from(*q) << (at % per_word * bits);
-            }
-        }
-    }
-    Packed::Affine {
-        scales,
-        words,
-        bits,
-    }
-}
-
-struct Tiles<'a> {
-    linear: &'a Linear,
-    first: usize,
-    count: usize,
-    x: &'a [f32],
-    groups: &'a [f32],
-    out: &'a mut [f32],
-    stride: usize,
-}
-
-impl WithSimd for Tiles<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        // Vectors per tile, and rows at a time as registers allow.
-        match S::F32_LANES {
-            16 => self.each::<S, 8, 2>(simd),
-            8 => self.each::<S, 3, 4>(simd),
-            4 => self.each::<S, 3, 8>(simd),
-            _ => self.each::<S, 1, 32>(simd),
-        }
-    }
-}
-
-impl Tiles<'_> {
-    #[inline(always)]
-    fn each<S: Simd, const R: usize, const V: usize>(&mut self, simd: S) {
-        let rows = self.x.len() / self.linear.inputs;
-        for tile in 0..self.count {
-            let mut row = 0;
-            while row < rows {
-                row += match rows - row {
-                    left if left >= R => self.rows::<S, R, V>(simd, tile, row),
-                    left if left >= 4 && R > 4 => self.rows::<S, 4, V>(simd, tile, row),
-                    left if left >= 2 && R > 2 => self.rows::<S, 2, V>(simd, tile, row),
-                    _ => self.rows::<S, 1, V>(simd, tile, row),
-                };
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn rows<S: Simd, const R: usize, const V: usize>(
-        &mut self,
-        simd: S,
-        tile: usize,
-        row: usize,
-    ) -> usize {
-        let inputs = self.linear.inputs;
-        let at = self.first + tile;
-        let x: [&[f32]; R] = std::array::from_fn(|r| &self.x[(row + r) * inputs..][..inputs]);
-        let (bias, _) = S::as_simd_f32s(&self.linear.bias[at * TILE..][..TILE]);
-        let start: [S::f32s; V] = std::array::from_fn(|v| bias[v]);
-        let result = match &self.linear.packed {
-            Packed::F32(w) => {
-                let w = &w[at * inputs * TILE..][..inputs * TILE];
-                plain::<S, R, V>(simd, x, w, [start; R])
-            }
-            Packed::Affine {
-                scales,
-                words,
-                bits,
-            } => {
-                let groups = inputs / GROUP;
-                let sums = std::array::from_fn(|r| &self.groups[(row + r) * groups..][..groups]);
-                let scales = &scales[at * groups * 2 * TILE..][..groups * 2 * TILE];
-                let words = &words[at * groups * bits * TILE..][..groups * bits * TILE];
-                if *bits == 4 {
-                    affine::<S, R, V, 4>(simd, x, sums, scales, words, [start; R])
-                } else {
-                    affine::<S, R, V, 8>(simd, x, sums, scales, words, [start; R])
-                }
-            }
-        };
-        for (r, result) in result.iter().enumerate() {
-            let to = (row + r) * self.stride + tile * TILE;
-            let keep = TILE.min(self.stride - tile * TILE);
-            if keep == TILE {
-                let (to, _) = S::as_mut_simd_f32s(&mut self.out[to..][..TILE]);
-                to.copy_from_slice(result);
-            } else {
-                let mut whole = [0f32; TILE];
-                S::as_mut_simd_f32s(&mut whole).0.copy_from_slice(result);
-                self.out[to..][..keep].copy_from_slice(&whole[..keep]);
-            }
-        }
-        R
-    }
-}
-
-/// R rows times one tile of plain weights.
-#[inline(always)]
-fn plain<S: Simd, const R: usize, const V: usize>(
-    simd: S,
-    x: [&[f32]; R],
-    w: &[f32],
-    mut acc: [[S::f32s; V]; R],
-) -> [[S::f32s; V]; R] {
-    let (w, _) = S::as_simd_f32s(w);
-    let (w, _) = w.as_chunks::<V>();
-    for (at, w) in w.iter().enumerate() {
-        for r in 0..R {
-            let x = simd.splat_f32s(x[r][at]);
-            for v in 0..V {
-                acc[r][v] = simd.mul_add_f32s(x, w[v], acc[r][v]);
-            }
-        }
-    }
-    acc
-}
-
-/// R rows times one tile of packed weights of B bits.
-#[inline(always)]
-fn affine<S: Simd, const R: usize, const V: usize, const B: usize>(
-    simd: S,
-    x: [&[f32]; R],
-    sums: [&[f32]; R],
-    scales: &[f32],
-    words: &[u32],
-    mut acc: [[S::f32s; V]; R],
-) -> [[S::f32s; V]; R] {
-    let (scales, _) = S::as_simd_f32s(scales);
-    let (scales, _) = scales.as_chunks::<V>();
-    let (scales, _) = scales.as_chunks::<2>();
-    let (words, _) = S::as_simd_u32s(words);
-    let (words, _) = words.as_chunks::<V>();
-    let (words, _) = words.as_chunks::<B>();
-    // The weight's bits at the top of the mantissa of a number between 1 and 2.
-    let top = 23 - B;
-    let mask = simd.splat_u32s(((1u32 << B) - 1) << top);
-    let one = simd.splat_u32s(1f32.to_bits());
-    let zero = simd.splat_f32s(0.0);
-    for (group, ([scale, offset], words)) in scales.iter().zip(words).enumerate() {
-        let mut part = [[zero; V]; R];
-        for (word, packed) in words.iter().enumerate() {
-            for nth in 0..32 / B {
-                let mut w = [zero; V];
-                for v in 0..V {
-                    let moved = if nth * B <= top {
-                        let by = simd.splat_u32s((top - nth * B) as u32);
-                        simd.wrapping_dyn_shl_u32s(packed[v], by)
-                    } else {
-                        let by = simd.splat_u32s((nth * B - top) as u32);
-                        simd.wrapping_dyn_shr_u32s(packed[v], by)
-                    };
-                    w[v] = simd.transmute_f32s_u32s(simd.or_u32s(simd.and_u32s(moved, mask), one));
-                }
-                for r in 0..R {
-                    let x = simd.splat_f32s(x[r][group * GROUP + word * (32 / B) + nth]);
-                    for v in 0..V {
-                        part[r][v] = simd.mul_add_f32s(x, w[v], part[r][v]);
-                    }
-                }
-            }
-        }
-        for r in 0..R {
-            let sum = simd.splat_f32s(sums[r][group]);
-            for v in 0..V {
-                acc[r][v] = simd.mul_add_f32s(scale[v], part[r][v], acc[r][v]);
-                acc[r][v] = simd.mul_add_f32s(offset[v], sum, acc[r][v]);
-            }
-        }
-    }
-    acc
 }
 
 #[cfg(test)]

@@ -1,0 +1,116 @@
+//! Rows of weights as a file has them, and as tiles that the kernels read.
+
+use super::{GROUP, TILE};
+
+/// A matrix in rows (one per output), before it is packed.
+#[derive(Debug)]
+pub enum Rows {
+    /// Plain.
+    F32(Vec<f32>),
+    /// `scale * q + offset`, per group of [`GROUP`] inputs.
+    Affine {
+        /// One per group.
+        scale: Vec<f32>,
+        /// One per group.
+        offset: Vec<f32>,
+        /// One per weight.
+        q: Vec<u8>,
+        /// 4 or 8: what `q` fits in.
+        bits: usize,
+    },
+}
+
+impl Rows {
+    /// Puts the rows of `other` behind these. Both must be of one kind.
+    pub fn append(&mut self, other: Rows) -> bool {
+        match (self, other) {
+            (Rows::F32(all), Rows::F32(more)) => all.extend(more),
+            (
+                Rows::Affine {
+                    scale,
+                    offset,
+                    q,
+                    bits,
+                },
+                Rows::Affine {
+                    scale: scale2,
+                    offset: offset2,
+                    q: q2,
+                    bits: bits2,
+                },
+            ) => {
+                scale.extend(scale2);
+                offset.extend(offset2);
+                q.extend(q2);
+                *bits = (*bits).max(bits2);
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+/// Weights in tiles.
+#[derive(Debug)]
+pub(super) enum Packed {
+    /// Per tile: [input][output].
+    F32(Vec<f32>),
+    /// Per tile and group: the scales of 32 outputs, their offsets, and words of 8 or 4 weights.
+    Affine {
+        scales: Vec<f32>,
+        words: Vec<u32>,
+        bits: usize,
+    },
+}
+
+/// Outputs with the last tile filled up.
+pub(super) fn padded(outputs: usize) -> usize {
+    outputs.next_multiple_of(TILE)
+}
+
+/// Plain weights, per tile with a tile's outputs side by side.
+pub(super) fn pack_f32(inputs: usize, outputs: usize, rows: &[f32]) -> Vec<f32> {
+    let mut packed = vec![0f32; padded(outputs) * inputs];
+    for (output, row) in rows.chunks_exact(inputs).enumerate() {
+        let tile = &mut packed[output / TILE * inputs * TILE..][..inputs * TILE];
+        for (w, to) in row.iter().zip(tile.chunks_exact_mut(TILE)) {
+            to[output % TILE] = *w;
+        }
+    }
+    packed
+}
+
+/// A weight q is unpacked by putting its bits at the top of the mantissa of 1.0, which gives
+/// 1 + q / 2^bits without any conversion; scale and offset are stored so as to undo that.
+pub(super) fn pack_affine(
+    inputs: usize,
+    outputs: usize,
+    scale: &[f32],
+    offset: &[f32],
+    q: &[u8],
+    bits: usize,
+) -> Packed {
+    let groups = inputs / GROUP;
+    let blocks = padded(outputs) / TILE * groups;
+    let per_word = 32 / bits;
+    let range = (1u32 << bits) as f32;
+    let mut scales = vec![0f32; blocks * 2 * TILE];
+    let mut words = vec![0u32; blocks * bits * TILE];
+    for output in 0..outputs {
+        let (tile, lane) = (output / TILE, output % TILE);
+        for group in 0..groups {
+            let (from, block) = (output * groups + group, tile * groups + group);
+            scales[2 * block * TILE + lane] = scale[from] * range;
+            scales[(2 * block + 1) * TILE + lane] = offset[from] - scale[from] * range;
+            for (at, q) in q[from * GROUP..][..GROUP].iter().enumerate() {
+                words[(block * bits + at / per_word) * TILE + lane] |=
+                    u32::from(*q) << (at % per_word * bits);
+            }
+        }
+    }
+    Packed::Affine {
+        scales,
+        words,
+        bits,
+    }
+}
