@@ -12,6 +12,8 @@ pub struct Machine {
     pub cores: usize,
     pub memory_bytes: u64,
     pub kernel: String,
+    /// Mean of runnable tasks over the minute before: other programs, since the scenario had not begun.
+    pub load_before: f64,
     /// "release" or "dev": how this program was built, and with it those beside it.
     pub build: &'static str,
 }
@@ -23,6 +25,7 @@ impl Machine {
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         Machine {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            load_before: load(),
             memory_bytes: cpu.as_ref().map_or(0, |cpu| cpu.memory_bytes),
             cpu: cpu.map_or_else(|| "unknown".into(), |cpu| cpu.name),
             kernel: format!("{} {}", std::env::consts::OS, kernel.trim()),
@@ -34,17 +37,29 @@ impl Machine {
         }
     }
 
+    /// True where other programs took so much of it that figures tell of them too.
+    pub fn busy(&self) -> bool {
+        self.load_before > self.cores as f64 / 4.0
+    }
+
     /// In one line, for people.
     pub fn line(&self) -> String {
         format!(
-            "{}, {} cores, {} GiB, {}, {} build",
+            "{}, {} cores, {} GiB, {}, load {} before, {} build",
             self.cpu,
             self.cores,
             self.memory_bytes >> 30,
             self.kernel,
+            self.load_before,
             self.build
         )
     }
+}
+
+fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_whitespace().next();
+    first.and_then(|word| word.parse().ok()).unwrap_or(0.0)
 }
 
 /// The commit that this program lies in the working tree of, with `-dirty` where that was changed;

@@ -15,6 +15,7 @@ mod workload;
 
 use args::{Args, Scenario};
 use clap::Parser as _;
+use machine::Machine;
 use report::{Figure, Report};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,6 +45,13 @@ fn run(args: &Args) -> Result<Report, Failure> {
             "note: this is a development build; measure with `cargo build --release` for figures to keep"
         );
     }
+    let machine = Machine::this();
+    if machine.busy() {
+        eprintln!(
+            "note: other programs keep this machine busy (load {}): figures tell of them too",
+            machine.load_before
+        );
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     let results = runtime.block_on(async {
         let mut terminated = signal(SignalKind::terminate())?;
@@ -54,7 +62,7 @@ fn run(args: &Args) -> Result<Report, Failure> {
             _ = terminated.recv() => Err("terminated; what was started was ended".into()),
         }
     })?;
-    Ok(Report::of(args.scenario.name(), results))
+    Ok(Report::of(args.scenario.name(), machine, results))
 }
 
 async fn measure(args: &Args) -> Result<Vec<Figure>, Failure> {

@@ -62,11 +62,11 @@ impl Figure {
 }
 
 impl Report {
-    /// The figures of a scenario, on this machine.
-    pub fn of(scenario: &'static str, results: Vec<Figure>) -> Report {
+    /// The figures of a scenario, on the machine as it was before.
+    pub fn of(scenario: &'static str, machine: Machine, results: Vec<Figure>) -> Report {
         Report {
             scenario,
-            machine: Machine::this(),
+            machine,
             commit: machine::commit(),
             results,
         }
@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn the_object_has_the_names_that_trends_are_kept_by() {
         let figure = Figure::lower("victim_p99_ratio/flood", 1.5, "ratio", "alone");
-        let json = serde_json::to_value(Report::of("noisy", vec![figure])).unwrap();
+        let json =
+            serde_json::to_value(Report::of("noisy", Machine::this(), vec![figure])).unwrap();
         let keys: Vec<&str> = json
             .as_object()
             .unwrap()

@@ -4,6 +4,8 @@
 //! workers are warm before anything is measured; what the first request of a tenant costs is a figure
 //! of its own. The flood is measured alone too, so that what the victim's isolation costs it shows.
 
+mod span;
+
 use crate::{
     Failure, Figure,
     args::{self, ServerArgs},
@@ -11,9 +13,10 @@ use crate::{
     workload::{self, TOKENS_PER_TEXT},
 };
 use bulkhead_client::{
-    AgentClient, Metrics,
+    AgentClient, ClientError, Metrics,
     load::{Flood, OpenLoop, Schedule, Served, ms, open_loop},
 };
+use span::Span;
 use std::time::{Duration, Instant};
 
 /// The flood is under way this long before anything beside it is measured.
@@ -33,8 +36,9 @@ struct Measured {
     flood_alone: f64,
     flood_beside: f64,
     flood: Served,
-    /// Share of the lane's time beside the flood that the victim got.
-    victim_lane_share: f64,
+    /// The server's own view of the two runs.
+    alone: Span,
+    beside: Span,
     longest_step_ms: f64,
 }
 
@@ -65,7 +69,9 @@ async fn run(
     warm_up(aggressor).await?;
     workload::embed(aggressor.clone(), texts).await?;
     eprintln!("the victim alone, {} s", args.seconds);
+    let before = server.metrics().await?;
     let victim_alone = open_loop(schedule, || one(victim)).await;
+    let alone = Span::new(before, server.metrics().await?);
 
     let flood = begin(args, aggressor).await?;
     tokio::time::sleep(FLOOD_RISES_FOR).await;
@@ -83,8 +89,9 @@ async fn run(
         flood_alone,
         flood_beside,
         flood: flood.served(),
-        victim_lane_share: lane_share(&before, &after),
         longest_step_ms: longest_step_ms(&after)?,
+        alone,
+        beside: Span::new(before, after),
     })
 }
 
@@ -96,9 +103,7 @@ async fn warm_up(client: &AgentClient) -> Result<Duration, Failure> {
     Ok(started.elapsed())
 }
 
-fn one(
-    client: &AgentClient,
-) -> impl Future<Output = Result<(), bulkhead_client::ClientError>> + use<> {
+fn one(client: &AgentClient) -> impl Future<Output = Result<(), ClientError>> + use<> {
     let client = client.clone();
     async move { workload::embed(client, 1).await.map(|_| ()) }
 }
@@ -122,18 +127,6 @@ async fn rate_over<T>(flood: &Flood, work: impl Future<Output = T>) -> (f64, T) 
     let done = work.await;
     let texts = flood.served().since(&before).units;
     (texts as f64 / started.elapsed().as_secs_f64(), done)
-}
-
-fn lane_share(before: &Metrics, after: &Metrics) -> f64 {
-    let lane = |tenant: &str| {
-        let label = match tenant {
-            "" => String::new(),
-            name => format!("tenant=\"{name}\""),
-        };
-        let at = |metrics: &Metrics| metrics.sum("bulkhead_lane_microseconds_total", &label);
-        at(after) - at(before)
-    };
-    lane(VICTIM) / lane("").max(1.0)
 }
 
 fn longest_step_ms(metrics: &Metrics) -> Result<f64, Failure> {
@@ -204,7 +197,7 @@ fn figures(args: &args::Noisy, m: &Measured) -> Vec<Figure> {
         ),
         Figure::lower(
             "victim_lane_share/flood",
-            m.victim_lane_share,
+            m.beside.lane_share(VICTIM),
             "ratio",
             "lane time of both tenants; its fair share is 0.5",
         ),
@@ -221,6 +214,8 @@ fn figures(args: &args::Noisy, m: &Measured) -> Vec<Figure> {
             format!("{} answered", m.flood.answers),
         ),
     ];
+    figures.extend(inside("alone", &m.alone));
+    figures.extend(inside("flood", &m.beside));
     let refused = [
         ("aggressor", &m.flood.refused),
         ("victim", &m.victim_beside.failed),
@@ -236,6 +231,35 @@ fn figures(args: &args::Noisy, m: &Measured) -> Vec<Figure> {
         }));
     }
     figures
+}
+
+/// Where the time goes, by the server's own clock: before the lane, on it, and for the records.
+fn inside(run: &str, span: &Span) -> [Figure; 4] {
+    let mean = |name: &str, value_ms: f64, what: &str| {
+        Figure::lower(&format!("{name}/{run}"), value_ms, "ms", what)
+    };
+    [
+        mean(
+            "victim_queue_mean_ms",
+            span.queue_mean_ms(VICTIM),
+            "from acceptance to its lane",
+        ),
+        mean(
+            "victim_lane_mean_ms",
+            span.lane_mean_ms(VICTIM),
+            "from grant to release, for each request",
+        ),
+        mean(
+            "step_mean_ms",
+            span.step_mean_ms(),
+            "all tenants' steps, the workers' own clocks",
+        ),
+        mean(
+            "audit_mean_ms",
+            span.audit_mean_ms(),
+            "until a record is durable; two a request",
+        ),
+    ]
 }
 
 fn lost(seen: &OpenLoop) -> f64 {
