@@ -144,10 +144,14 @@ impl Server {
 
     /// Its processes of this name: "bulkhead" is the scheduler.
     pub fn processes(&self, name: &str) -> Vec<Process> {
-        let name: String = name.chars().take(15).collect();
-        let mut all = process::descendants(self.pid());
+        let mut all = self.all_processes();
         all.retain(|process| process.name == name);
         all
+    }
+
+    /// All its processes but the launcher.
+    pub fn all_processes(&self) -> Vec<Process> {
+        process::descendants(self.pid())
     }
 
     /// The scheduler's process number.

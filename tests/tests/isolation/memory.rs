@@ -6,7 +6,7 @@
 
 use bulkhead_proto::v1::GenerateRequest;
 use bulkhead_tests::{
-    agent::{Client, chat, collect},
+    agent::{Client, chat, collect, random_hex},
     memory::{Traces, canary},
     models::{self, turn},
     options::Options,
@@ -14,10 +14,14 @@ use bulkhead_tests::{
     server::Server,
     wait::eventually,
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Buffers of the connection are freed when the server has noticed that the client hung up.
 const CLEAN_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the kernel calls the processes that a prompt passes through.
+const WORKER: &str = "bulkhead-worker";
+const SCHEDULER: &str = "bulkhead";
 
 /// A sentence whose token ids are known from the reference, to be searched for beside the canary.
 const BERT_TEXT: &str = "The quick brown fox jumps over the lazy dog.";
@@ -73,21 +77,25 @@ fn request(canary: &str, max_tokens: u32) -> GenerateRequest {
 /// Runs a job from a connection that is closed afterwards, and gives what to look for.
 async fn ran(server: &Server, job: Job) -> Traces {
     let canary = canary();
-    let client = server.agent("acme", &canary[..16]).await.client().await;
+    let client = server
+        .agent("acme", &format!("a-{}", random_hex(8)))
+        .await
+        .client()
+        .await;
     job.run(client, &canary).await;
     job.traces(&canary)
 }
 
-/// Traces in each of the processes that a prompt passes through.
-async fn found(server: &Server, traces: &Traces) -> Vec<(&'static str, usize)> {
-    let worker = server.worker("acme").await;
-    let processes = [
-        ("worker", worker),
-        ("scheduler", server.scheduler()),
-        ("audit", server.audit()),
-    ];
-    let count = |(name, pid)| (name, traces.count_in(pid));
-    processes.into_iter().map(count).collect()
+/// Traces in all the processes that a prompt passes through, and in those that it does not.
+fn found(server: &Server, traces: &Traces) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for process in server.all_processes() {
+        *found.entry(process.name).or_default() += traces.count_in(process.pid);
+    }
+    for name in [WORKER, SCHEDULER] {
+        assert!(found.contains_key(name), "{name} is among {found:?}");
+    }
+    found
 }
 
 async fn becomes_clean(job: Job) {
@@ -96,14 +104,14 @@ async fn becomes_clean(job: Job) {
     // Twice: what a first job leaves behind, a second one may overwrite or keep.
     for _ in 0..2 {
         let traces = ran(&server, job).await;
-        let mut last = Vec::new();
+        let mut last = BTreeMap::new();
         let clean = eventually(CLEAN_WITHIN, "no trace is left", async || {
-            last = found(&server, &traces).await;
-            if last.iter().any(|(_, traces)| *traces > 0) {
+            last = found(&server, &traces);
+            let clean = last.values().all(|traces| *traces == 0);
+            if !clean {
                 eprintln!("{job:?}: {last:?}");
-                return None;
             }
-            Some(())
+            clean.then_some(())
         });
         clean.await;
     }
@@ -140,11 +148,11 @@ async fn without_zeroing_the_search_finds_traces() {
     let server = Server::start(options).await;
     for job in [Job::Embed, Job::Generate] {
         let traces = ran(&server, job).await;
-        let found = found(&server, &traces).await;
-        for (name, traces) in found {
+        let found = found(&server, &traces);
+        for name in [WORKER, SCHEDULER] {
             assert!(
-                traces > 0 || name == "audit",
-                "{job:?} leaves traces in the {name}"
+                found[name] > 0,
+                "{job:?} leaves traces in {name}: {found:?}"
             );
         }
     }
