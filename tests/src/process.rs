@@ -4,6 +4,7 @@
 //! Only `/proc` is read. Reading a sealed worker's memory takes root, or a user namespace in which the
 //! tests are: `as_root` sees to that.
 
+use nix::{sys::signal::Signal, unistd::Pid};
 use std::{
     fs::{self, File},
     io,
@@ -42,8 +43,21 @@ pub fn alive(pid: i32) -> bool {
 
 /// Kills at once.
 pub fn kill(pid: i32) {
-    let pid = nix::unistd::Pid::from_raw(pid);
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("it is ours and alive");
+    send(pid, Signal::SIGKILL);
+}
+
+/// Stops a process where it is; all it holds stays open.
+pub fn freeze(pid: i32) {
+    send(pid, Signal::SIGSTOP);
+}
+
+/// Lets a frozen process go on.
+pub fn thaw(pid: i32) {
+    send(pid, Signal::SIGCONT);
+}
+
+fn send(pid: i32, signal: Signal) {
+    nix::sys::signal::kill(Pid::from_raw(pid), signal).expect("it is ours and alive");
 }
 
 fn all() -> Vec<Process> {

@@ -3,6 +3,7 @@
 
 mod drain;
 mod faults;
+mod frozen;
 mod full;
 mod load;
 mod tampering;
