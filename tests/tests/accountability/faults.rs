@@ -5,7 +5,12 @@ use super::{
     load::{Load, Report},
 };
 use bulkhead_tests::{
-    models::turn, options::Options, process::kill, server::Server, wait::eventually,
+    agent::{collect, prompt},
+    models::turn,
+    options::Options,
+    process::kill,
+    server::Server,
+    wait::eventually,
 };
 use std::{fs::File, time::Duration};
 
@@ -118,8 +123,17 @@ async fn a_killed_scheduler_leaves_nothing_open() {
         globex,
         _turn,
     } = loaded().await;
+    // A long one, on record as admitted: its first piece is there.
+    let streamer = server.agent("acme", "streamer").await.client().await;
+    let stream = streamer.generate(prompt("null", "go on", 4000)).await;
+    let mut stream = stream.expect("it begins");
+    stream.message().await.expect("it runs").expect("a piece");
     let dead = server.scheduler();
     kill(dead);
+    collect(stream)
+        .await
+        .map(|_| ())
+        .expect_err("its server is gone");
     acme.progress(ENOUGH).await;
     globex.progress(ENOUGH).await;
     assert_ne!(server.scheduler(), dead, "a fresh scheduler serves");
@@ -142,5 +156,11 @@ async fn a_killed_scheduler_leaves_nothing_open() {
             "a broken connection is not hidden"
         );
     }
-    accounts_for(server, &[&acme, &globex]).await;
+    let streamed = Report {
+        sent: 1,
+        ..Report::default()
+    };
+    let requests = accounts_for(server, &[&acme, &globex, &streamed]).await;
+    let abandoned: usize = requests.values().map(|entry| entry.abandoned).sum();
+    assert!(abandoned > 0, "what the dead scheduler left open is closed");
 }

@@ -8,12 +8,16 @@ mod full;
 mod load;
 mod tampering;
 
-use bulkhead_tests::{records, server::Server};
+use bulkhead_tests::{
+    records::{self, Entry},
+    server::Server,
+};
 use load::Report;
+use std::collections::BTreeMap;
 
 /// Stops the server, and demands that its log is closed in good order, verifies, and adds up with what
-/// the clients saw.
-async fn accounts_for(mut server: Server, reports: &[&Report]) {
+/// the clients saw. The records of each request.
+async fn accounts_for(mut server: Server, reports: &[&Report]) -> BTreeMap<String, Entry> {
     assert_eq!(server.stop().await, Some(0), "an orderly end");
     let said = server
         .command(&["audit", "verify", "--json"])
@@ -24,5 +28,7 @@ async fn accounts_for(mut server: Server, reports: &[&Report]) {
 
     let seen: Vec<String> = reports.iter().flat_map(|r| r.ok.iter().cloned()).collect();
     let sent = reports.iter().map(|r| r.sent).sum();
-    records::assert_adds_up(&records::all(&server), &seen, sent);
+    let records = records::all(&server);
+    records::assert_adds_up(&records, &seen, sent);
+    records::by_request(&records)
 }
