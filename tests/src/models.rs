@@ -45,7 +45,7 @@ fn folder() -> PathBuf {
 /// Waits until no other test, of this process or another, holds the turn of this name. Tests that
 /// keep the processor busy, or measure it, take turns.
 pub fn turn(name: &str) -> File {
-    let path = std::env::temp_dir().join(format!("bulkhead-tests-{name}.lock"));
+    let path = programs::path("bulkhead").with_file_name(format!("tests-{name}.lock"));
     let file = File::create(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     file.lock().expect("locks work here");
     file

@@ -3,7 +3,7 @@
 use aws_lc_rs::digest;
 use bulkhead_proto::v1::ListModelsRequest;
 use bulkhead_tests::{
-    agent::{Client, random_hex, reason},
+    agent::{Client, collect, prompt, random_hex, reason},
     options::Options,
     records,
     server::Server,
@@ -72,13 +72,13 @@ async fn listed(client: &Client) -> Vec<String> {
         .collect()
 }
 
+/// A refusal may come at once, or end a stream that had begun.
 async fn asked(client: &Client, model: &str) -> Status {
-    let request = bulkhead_tests::agent::prompt(model, "hello", 1);
-    client
-        .generate(request)
-        .await
-        .map(|_| ())
-        .expect_err("refused")
+    let answer = match client.generate(prompt(model, "hello", 1)).await {
+        Ok(stream) => collect(stream).await.map(|_| ()),
+        Err(status) => Err(status),
+    };
+    answer.expect_err("refused")
 }
 
 #[tokio::test]
