@@ -37,9 +37,9 @@ pub enum Fork {
 }
 
 /// Starts `program` with `args`, no environment, `fds` as descriptors 3, 4, 5 …, standard input and
-/// output closed off, standard error kept. It dies with this process, is in a session of its own
-/// (the terminal's Ctrl-C is the launcher's alone), and ignores SIGTERM and SIGINT: how it ends is
-/// the launcher's to say.
+/// output closed off, standard error kept. It dies with this process, is in a process group of its
+/// own (the terminal's Ctrl-C is the launcher's alone), and ignores SIGTERM and SIGINT: how it ends
+/// is the launcher's to say.
 pub fn spawn(program: &Path, args: &[&OsStr], fds: &[BorrowedFd<'_>]) -> io::Result<Pid> {
     let program = CString::new(program.as_os_str().as_bytes())?;
     let args: Vec<_> = (args.iter())
@@ -216,11 +216,13 @@ fn die_with(launcher: Pid) -> nix::Result<()> {
     Ok(())
 }
 
-/// A session of its own, no blocked signals, and SIGTERM and SIGINT ignored.
+/// A process group of its own, no blocked signals, and SIGTERM and SIGINT ignored. Not a session of
+/// its own: the kernel groups CPU time by session first (sched_autogroup), and between groups a
+/// worker's low priority would count for nothing against the scheduler.
 fn detach() -> nix::Result<()> {
     // SAFETY: plain, async-signal-safe system calls; the empty set outlives its use.
     unsafe {
-        Errno::result(libc::setsid())?;
+        Errno::result(libc::setpgid(0, 0))?;
         for signal in [libc::SIGTERM, libc::SIGINT] {
             if libc::signal(signal, libc::SIG_IGN) == libc::SIG_ERR {
                 return Err(Errno::last());
