@@ -1,7 +1,7 @@
 //! Every refusal that an agent can get: its gRPC code, its reason, and whether to try again. The one
 //! file in which a status is chosen.
 //!
-//! Nothing here repeats what a caller sent, and nothing tells of another tenant.
+//! Nothing here repeats a text that a caller sent, and nothing tells of another tenant.
 
 use super::metrics;
 use bulkhead_core::{Bound, CancelReason, End, Outcome, Refusal};
