@@ -450,6 +450,10 @@ impl Paths {
     pub fn admin_socket(&self) -> PathBuf {
         self.data.join("admin.sock")
     }
+    /// Held by the server that uses the folder; says its process.
+    pub fn lock(&self) -> PathBuf {
+        self.data.join("lock")
+    }
     /// Where the addresses in use are written once the server listens.
     pub fn endpoints(&self) -> PathBuf {
         self.data.join("endpoints.json")

@@ -21,7 +21,8 @@ use nix::{
 use programs::Programs;
 use signals::Signals;
 use std::{
-    io,
+    fs::{File, TryLockError},
+    io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
@@ -57,6 +58,9 @@ pub enum LauncherError {
     Models(#[from] ModelsError),
     #[error(transparent)]
     Program(#[from] programs::Missing),
+    /// Another server uses the data folder.
+    #[error("a server (process {pid}) already runs on {data}; stop it, or give another --data")]
+    Taken { data: String, pid: String },
     /// The machine refused something.
     #[error("the launcher failed: {0}")]
     Io(#[from] io::Error),
@@ -75,6 +79,7 @@ enum End {
 
 /// Runs the server until it is told to end. Must be called while this process has one thread.
 pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
+    let _alone = lock(&config)?;
     let manifests = models::load_all(&config)?;
     if manifests.is_empty() {
         tracing::warn!("no models: run `bulkhead models pull`, then start again");
@@ -108,6 +113,33 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
             }
         }
     }
+}
+
+/// Takes the data folder for this process alone, until it ends, however it ends. Nothing is bound or
+/// started before.
+fn lock(config: &Config) -> Result<File, LauncherError> {
+    let path = config.paths().lock();
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::Error(e)) => return Err(e.into()),
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            file.take(16).read_to_string(&mut pid)?;
+            return Err(LauncherError::Taken {
+                data: config.data.display().to_string(),
+                pid: pid.trim().into(),
+            });
+        }
+    }
+    file.set_len(0)?;
+    writeln!(file, "{}", getpid())?;
+    Ok(file)
 }
 
 /// One life of the scheduler, from fork to the end of all that belonged to it.

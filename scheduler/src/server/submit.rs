@@ -8,12 +8,13 @@
 
 use super::{
     audit_log::{AuditLog, Position},
+    auth,
     clock::Clock,
     driver::{self, Job, Message, NewRequest, Update, Usage},
     errors::Refused,
     records,
 };
-use bulkhead_core::{AgentId, CancelReason, ModelId, RequestId, Submission, TenantId};
+use bulkhead_core::{AgentId, CancelReason, End, ModelId, RequestId, Submission, TenantId};
 use bulkhead_identity::Identity;
 use bulkhead_policy::Permit;
 use bulkhead_proto::{
@@ -255,7 +256,7 @@ impl Keeper {
         let Ok(completed_position) = completed.durable().await else {
             return self.refuse(Refused::audit_down()).await;
         };
-        if let Some(refused) = Refused::from_end(ended.end, &ended.detail) {
+        if let Some(refused) = self.why_not(&ended) {
             return self.refuse(refused).await;
         }
         let scrub = ended.scrub.take().unwrap_or_default();
@@ -276,6 +277,16 @@ impl Keeper {
             receipt,
         };
         let _ = self.answers.send(Answer::Done(Box::new(done))).await;
+    }
+
+    fn why_not(&self, ended: &driver::Ended) -> Option<Refused> {
+        // The agent's standing now says it best: suspended is not revoked.
+        if ended.end == End::Cancelled(CancelReason::Revoked)
+            && let Err(why) = self.to.identity.recheck(self.permit.principal())
+        {
+            return Some(auth::refused(why));
+        }
+        Refused::from_end(ended.end, &ended.detail)
     }
 
     fn complete(&self, body: Vec<u8>) -> Position {

@@ -5,6 +5,7 @@
 //! a decision. It never parses what a user sent, and never looks into a prompt: it only carries it from
 //! the front door to the worker's socket.
 
+mod closing;
 mod effects;
 mod launcher;
 mod request;
@@ -17,15 +18,16 @@ pub use status::Snapshot;
 
 use super::{clock::Clock, metrics::TenantLabels};
 use bulkhead_core::{
-    AgentId, CancelReason, Core, DeviceId, Effect, Event, Limits, ModelId, RequestId, TenantId,
-    TenantSettings, WorkerId,
+    AgentId, CancelReason, Core, DeviceId, Effect, Event, Limits, ModelId, Nanos, RequestId,
+    TenantId, TenantSettings, WorkerId,
 };
 use bulkhead_proto::internal::{FromLauncher, FromWorker};
 use request::Request;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     os::fd::OwnedFd,
     sync::Arc,
+    time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use worker::Worker;
@@ -97,6 +99,10 @@ pub(super) struct Driver {
     inbox: mpsc::Sender<Message>,
     tenants: BTreeMap<TenantId, TenantFacts>,
     requests: HashMap<RequestId, Request>,
+    /// Ended early, and waiting for their worker's evidence.
+    closing: HashMap<RequestId, closing::Closing>,
+    /// When each of those has waited long enough, earliest first.
+    overdue: VecDeque<(Nanos, RequestId)>,
     workers: HashMap<WorkerId, Worker>,
     effects: Vec<Effect>,
     wake_at: Option<u64>,
@@ -132,6 +138,8 @@ impl Driver {
             inbox,
             tenants: BTreeMap::new(),
             requests: HashMap::new(),
+            closing: HashMap::new(),
+            overdue: VecDeque::new(),
             workers: HashMap::new(),
             effects: Vec::new(),
             wake_at: None,
@@ -149,29 +157,37 @@ impl Driver {
     }
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        let mut shares = tokio::time::interval(std::time::Duration::from_secs(1));
+        let mut shares = tokio::time::interval(Duration::from_secs(1));
         loop {
             let now = self.setup.clock.now_ns();
-            let sleep = self
-                .wake_at
-                .map(|at| std::time::Duration::from_nanos(at.saturating_sub(now)));
+            let next = self.wake_at.into_iter().chain(self.next_overdue()).min();
+            let sleep = next.map(|at| Duration::from_nanos(at.saturating_sub(now)));
             tokio::select! {
                 message = messages.recv() => match message {
                     Some(message) => self.take(message),
                     None => return,
                 },
                 () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {
-                    self.wake_at = None;
-                    self.tell(Event::Tick);
+                    self.look_again();
                 }
                 _ = shares.tick() => self.report_shares(),
             }
             if self.requests.is_empty()
+                && self.closing.is_empty()
                 && let Some(done) = self.drained.take()
             {
                 // Whoever asked may have stopped waiting.
                 let _ = done.send(());
             }
+        }
+    }
+
+    fn look_again(&mut self) {
+        let now = self.setup.clock.now_ns();
+        self.close_overdue(now);
+        if self.wake_at.is_some_and(|at| at <= now) {
+            self.wake_at = None;
+            self.tell(Event::Tick);
         }
     }
 

@@ -132,10 +132,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn end_request(&mut self, id: RequestId, end: End, now: Nanos) {
-        let Some(request) = self.requests.remove(&id) else {
-            return;
-        };
+    pub(super) fn end_request(&mut self, request: Request, end: End, now: Nanos) {
         let finished = request.finished.unwrap_or_default();
         let usage = Usage {
             input_tokens: finished.input_tokens,

@@ -219,10 +219,14 @@ impl Driver {
             tokens_out: finished.output_tokens,
             outcome: outcome(finished.outcome()),
         };
-        if let Some(request) = self.requests.get_mut(&id)
-            && request.worker == Some(worker)
-        {
+        let open = self.requests.get_mut(&id);
+        let closing = self
+            .closing
+            .get_mut(&id)
+            .map(|closing| &mut closing.request);
+        if let Some(request) = open.or(closing).filter(|r| r.worker == Some(worker)) {
             request.finished = Some(finished);
+            self.close(id);
         }
         self.tell(event);
     }
@@ -271,6 +275,7 @@ impl Driver {
             (false, false) => "crashed",
         };
         metrics::worker_ended(how);
+        self.close_all_of(worker);
         let event = match entry.state {
             State::Starting => Event::WorkerFailed {
                 worker,
