@@ -5,6 +5,7 @@
 //! process when the scheduler is gone or breaks the protocol.
 
 use crate::evidence::STACK_BYTES;
+use crate::process;
 use bulkhead_kernels::{alloc, stack};
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::{ToWorker, to_worker::Message};
@@ -46,10 +47,10 @@ fn next(socket: &mut UnixStream) -> Message {
         Ok(Some(ToWorker {
             message: Some(message),
         })) => message,
-        Ok(None) => std::process::exit(0),
+        Ok(None) => process::hang_up(),
         Ok(Some(ToWorker { message: None })) => broken("a frame of no known kind"),
         Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
-            std::process::exit(0)
+            process::hang_up()
         }
         // A decoding error names a field, never its content.
         Err(error) => broken(&error.to_string()),
@@ -58,6 +59,8 @@ fn next(socket: &mut UnixStream) -> Message {
 
 /// Ends the process: the other side broke the protocol.
 pub fn broken(why: &str) -> ! {
-    eprintln!("bulkhead-worker: the scheduler broke the protocol: {why}; ending");
-    std::process::exit(EXIT_PROTOCOL)
+    process::say(format_args!(
+        "the scheduler broke the protocol: {why}; ending"
+    ));
+    process::end(EXIT_PROTOCOL)
 }

@@ -17,8 +17,10 @@ use bulkhead_proto::internal::{Load, Ready, Refused, ToWorker, from_worker};
 use crossbeam::channel::Receiver;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::process::ExitCode;
 use std::time::Instant;
+
+/// Exit code of a worker that refused to serve.
+const EXIT_REFUSED: i32 = 1;
 
 /// Why a worker ended before it served.
 #[derive(Debug, thiserror::Error)]
@@ -54,10 +56,10 @@ struct Loaded {
 }
 
 /// Lives one worker's life on the socket at descriptor 3. To be called once, with one thread.
-pub fn live() -> ExitCode {
+pub fn live() -> ! {
     let mut socket = match process::take_socket() {
         Ok(socket) => socket,
-        Err(error) => return complain(&RefusedToServe::NoSocket(error)),
+        Err(error) => refuse(&RefusedToServe::NoSocket(error)),
     };
     match prepare(&mut socket) {
         Ok((engine, inbox)) => serve(engine, socket, inbox),
@@ -65,16 +67,18 @@ pub fn live() -> ExitCode {
             let refused = Refused {
                 reason: why.to_string(),
             };
+            // It may hang up the moment it hears, and the reader thread then ends the process.
+            process::set_code_at_hang_up(EXIT_REFUSED);
             // If the scheduler is gone, the exit code still tells the launcher.
             let _ = serve::tell(&mut socket, from_worker::Message::Refused(refused));
-            complain(&why)
+            refuse(&why)
         }
     }
 }
 
-fn complain(why: &RefusedToServe) -> ExitCode {
-    eprintln!("bulkhead-worker: {why}");
-    ExitCode::FAILURE
+fn refuse(why: &RefusedToServe) -> ! {
+    process::say(format_args!("{why}"));
+    process::end(EXIT_REFUSED)
 }
 
 /// Everything up to and including `Ready`.
@@ -145,16 +149,18 @@ fn lock(restricted: Restricted, required: &[String]) -> Result<Sealed, RefusedTo
 }
 
 /// From the assignment to the end.
-fn serve(engine: Box<dyn Engine>, socket: UnixStream, inbox: Receiver<Message>) -> ExitCode {
+fn serve(engine: Box<dyn Engine>, socket: UnixStream, inbox: Receiver<Message>) -> ! {
     let why = match serve::assign(engine, socket, inbox) {
         Ok(server) => server.run(),
         Err(why) => why,
     };
     match why {
         ServeError::Protocol(what) => inbox::broken(what),
-        ServeError::Socket(_) => ExitCode::SUCCESS,
+        ServeError::Socket(_) => process::hang_up(),
         ServeError::Residue(bytes) => {
-            eprintln!("bulkhead-worker: {bytes} bytes were not zero after a scrub; ending");
+            process::say(format_args!(
+                "{bytes} bytes were not zero after a scrub; ending"
+            ));
             std::process::abort()
         }
     }

@@ -2,10 +2,12 @@
 //!
 //! All `unsafe` of the worker outside the seal is in this file.
 
+use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The descriptor of the socket to the scheduler.
 pub const SOCKET_FD: RawFd = 3;
@@ -64,17 +66,40 @@ pub fn lower_priority() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, COMPUTE_NICENESS) };
 }
 
+/// What the process ends with when the scheduler hangs up.
+static CODE_AT_HANG_UP: AtomicI32 = AtomicI32::new(0);
+
+/// From now on a scheduler that hangs up leaves a process that ends with this code.
+pub fn set_code_at_hang_up(code: i32) {
+    CODE_AT_HANG_UP.store(code, Ordering::SeqCst);
+}
+
+/// Ends the process since the scheduler is gone.
+pub fn hang_up() -> ! {
+    end(CODE_AT_HANG_UP.load(Ordering::SeqCst))
+}
+
+/// Ends the process at once, from any thread: the first caller's code counts. `std::process::exit`
+/// would have a second caller wait with a call that the seal kills for.
+pub fn end(code: i32) -> ! {
+    // SAFETY: does not return and reads no memory. What is left out is clean-up at exit, and this
+    // program has none: it buffers nothing, and the kernel takes its memory back.
+    unsafe { libc::_exit(code) }
+}
+
+/// Writes a line to stderr, where that is possible: under the seal a file takes no byte more, and
+/// `eprintln` would panic.
+pub fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "bulkhead-worker: {line}");
+}
+
 /// Makes every panic end the process, and say where it happened but never what was worked on: a
 /// panic's message may quote a prompt.
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         match panic.location() {
-            Some(at) => eprintln!(
-                "bulkhead-worker: bug at {}:{}; ending",
-                at.file(),
-                at.line()
-            ),
-            None => eprintln!("bulkhead-worker: bug; ending"),
+            Some(at) => say(format_args!("bug at {}:{}; ending", at.file(), at.line())),
+            None => say(format_args!("bug; ending")),
         }
         std::process::abort();
     }));

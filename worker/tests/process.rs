@@ -182,6 +182,24 @@ fn a_required_layer_that_is_missing_is_named_and_nothing_is_served() {
     assert_eq!(worker.end().code(), Some(1));
 }
 
+/// Under the seal a log file takes no byte more, and the scheduler hangs up on whoever refuses.
+#[test]
+fn a_refusal_ends_with_its_code_whatever_stderr_is_and_whoever_hangs_up_first() {
+    let load = bulkhead_proto::internal::Load {
+        required_layers: vec!["moat".to_owned()],
+        ..null_load()
+    };
+    for round in 0..8 {
+        let log = tempfile::tempfile().unwrap();
+        let mut worker = Worker::spawn_speaking_to(log.into(), &[]);
+        worker.send(To::Load(load.clone()));
+        assert!(matches!(worker.receive(), Some(From::Refused(_))));
+        worker.socket.shutdown(std::net::Shutdown::Both).unwrap();
+        let status = worker.child.wait().unwrap();
+        assert_eq!(status.code(), Some(1), "round {round}: {status}");
+    }
+}
+
 /// What breaks the protocol.
 type Break<'a> = &'a dyn Fn(&mut Worker);
 

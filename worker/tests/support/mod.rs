@@ -54,6 +54,11 @@ pub fn model_file(name: &str, content: &[u8], sha256: &str, fd: RawFd) -> (Model
 impl Worker {
     /// Starts the binary with the socket at descriptor 3 and `files` from 4 on.
     pub fn spawn(files: &[File]) -> Worker {
+        Worker::spawn_speaking_to(Stdio::inherit(), files)
+    }
+
+    /// As [`Worker::spawn`], with this as its stderr.
+    pub fn spawn_speaking_to(stderr: Stdio, files: &[File]) -> Worker {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut inherited = vec![theirs.as_raw_fd()];
@@ -62,7 +67,8 @@ impl Worker {
         command
             .env_clear()
             .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            .stderr(stderr);
         // SAFETY: between fork and exec only fcntl and dup2 are called, which are async-signal-safe,
         // on memory that was allocated before the fork.
         unsafe {
