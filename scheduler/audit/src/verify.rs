@@ -256,6 +256,14 @@ fn report(key: &VerifierKey, replay: &Replay, walk: &Walk, earlier: usize) -> Re
     }
 }
 
+/// A count and its noun, in the plural where that is due.
+fn counted(count: u64, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 impl std::fmt::Display for Report {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Counts {
@@ -267,8 +275,9 @@ impl std::fmt::Display for Report {
         writeln!(out, "{} verifies", self.log)?;
         writeln!(
             out,
-            "  records      {} in {} segments",
-            self.records, self.segments
+            "  records      {} in {}",
+            self.records,
+            counted(self.segments, "segment")
         )?;
         writeln!(
             out,
@@ -278,8 +287,12 @@ impl std::fmt::Display for Report {
         let earlier = self.earlier_checkpoints;
         writeln!(
             out,
-            "  checkpoints  {} in the log, {earlier} from earlier hold",
-            self.checkpoints
+            "  checkpoints  {} in the log; {}",
+            self.checkpoints,
+            match earlier {
+                0 => "no earlier one was given to hold it against".to_owned(),
+                n => format!("{n} kept from earlier, which the log matches"),
+            }
         )?;
         if self.closed {
             writeln!(
@@ -290,7 +303,9 @@ impl std::fmt::Display for Report {
             let (records, bytes) = (self.uncovered_records, self.unfinished_bytes);
             writeln!(
                 out,
-                "  state        live or interrupted: {records} records not covered yet, {bytes} bytes unfinished"
+                "  state        live or interrupted: {} not covered yet, {} unfinished",
+                counted(records, "record"),
+                counted(bytes, "byte")
             )?;
         }
         for TenantReport {
@@ -299,7 +314,8 @@ impl std::fmt::Display for Report {
             root,
         } in &self.tenants
         {
-            writeln!(out, "  {tenant:<24} {records:>10} records  root {root}")?;
+            let noun = if *records == 1 { "record " } else { "records" };
+            writeln!(out, "  {tenant:<24} {records:>10} {noun}  root {root}")?;
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, time::Instant};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint},
@@ -24,6 +24,10 @@ use tonic::{
 /// Every administrative act is recorded durably before it is answered, and no more than that.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a server that is about to start is waited for.
+const START_MAX: Duration = Duration::from_secs(3);
+const START_POLL: Duration = Duration::from_millis(100);
+
 /// An operator's connection to a server on this machine.
 #[derive(Clone)]
 pub struct Admin {
@@ -31,11 +35,12 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Connects to the socket of the server whose data folder this is.
+    /// Connects to the socket of the server whose data folder this is. Waits up to 3 s for one that
+    /// is just being started.
     pub async fn connect(data: &Path) -> Result<Admin, ClientError> {
         let socket = data.join("admin.sock");
         // Dialled once by hand: tonic would hide which error it was.
-        drop(dial(&socket).await?);
+        drop(dial_a_starting_server(&socket).await?);
         let path = socket.clone();
         let channel = Endpoint::from_static("http://admin.local")
             .connect_timeout(Duration::from_secs(5))
@@ -109,6 +114,18 @@ fn answer<T>(result: Result<Response<T>, Status>) -> Result<T, ClientError> {
     Ok(result?.into_inner())
 }
 
+async fn dial_a_starting_server(socket: &PathBuf) -> Result<UnixStream, ClientError> {
+    let given_up = Instant::now() + START_MAX;
+    loop {
+        match dial(socket).await {
+            Err(ClientError::NotRunning { .. }) if Instant::now() < given_up => {
+                tokio::time::sleep(START_POLL).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 async fn dial(socket: &PathBuf) -> Result<UnixStream, ClientError> {
     UnixStream::connect(socket)
         .await
@@ -127,7 +144,7 @@ async fn dial(socket: &PathBuf) -> Result<UnixStream, ClientError> {
 mod tests {
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn without_a_server_the_error_says_how_to_start_one() {
         let dir = tempfile::tempdir().unwrap();
         let error = Admin::connect(dir.path()).await.err().unwrap().to_string();

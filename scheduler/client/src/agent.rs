@@ -5,7 +5,7 @@
 
 use crate::{
     credentials::Credentials,
-    error::{ClientError, chain},
+    error::{ClientError, unreachable_because},
     tls::{Alpn, CONNECT_TIMEOUT, Server},
     token::TokenSource,
 };
@@ -120,7 +120,7 @@ async fn bounded<T>(
 async fn inference(server: &Server) -> Result<InferenceClient<Channel>, ClientError> {
     let fail = |e: tonic::transport::Error| ClientError::Unreachable {
         address: server.authority(),
-        message: chain(&e),
+        message: unreachable_because(&e),
     };
     let endpoint = Endpoint::from_shared(format!("https://{}", server.authority()))
         .map_err(fail)?

@@ -10,7 +10,7 @@ use std::{
     fmt, fs,
     io::{self, Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 use zeroize::Zeroizing;
 
@@ -58,15 +58,7 @@ impl Credentials {
     ///
     /// Fails where the file exists: a key that is still in use is never overwritten.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let text = Zeroizing::new(self.to_json()?);
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.write_all(b"\n")?;
-        file.sync_all()
+        Reserved::file(path)?.fill(self)
     }
 
     /// The file's text. Holds the private key.
@@ -92,6 +84,46 @@ impl Credentials {
             }
         }
         Ok(())
+    }
+}
+
+/// A new private file that waits for credentials, so that no agent is created whose key cannot be
+/// written. Removed again where none were written to it.
+pub struct Reserved {
+    file: fs::File,
+    path: PathBuf,
+    filled: bool,
+}
+
+impl Reserved {
+    /// Makes the file, mode 0600. Fails where one exists.
+    pub fn file(path: &Path) -> io::Result<Reserved> {
+        let mut options = fs::OpenOptions::new();
+        let file = (options.write(true).create_new(true).mode(0o600)).open(path)?;
+        Ok(Reserved {
+            file,
+            path: path.into(),
+            filled: false,
+        })
+    }
+
+    /// Writes the credentials to the disk.
+    pub fn fill(mut self, credentials: &Credentials) -> io::Result<()> {
+        let text = Zeroizing::new(credentials.to_json()?);
+        self.file.write_all(text.as_bytes())?;
+        self.file.write_all(b"\n")?;
+        self.file.sync_all()?;
+        self.filled = true;
+        Ok(())
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.filled {
+            // Where it cannot be removed, an empty file says as much.
+            let _left = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -172,6 +204,17 @@ pub mod tests {
         sample().write(&path).unwrap();
         let error = sample().write(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn a_file_that_no_credentials_came_for_is_gone_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.json");
+        let reserved = Reserved::file(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(reserved);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A server's refusal keeps all that the server said: the gRPC code, the reason of its
 //! `ErrorInfo`, the message, and when to try again.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, io, path::PathBuf, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -150,9 +150,47 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Why a server cannot be reached, with what to do about it where that is known.
+pub fn unreachable_because(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = Some(error);
+    while let Some(inner) = cause {
+        if let Some(known) = inner.downcast_ref::<io::Error>().and_then(known) {
+            return known.to_owned();
+        }
+        cause = inner.source();
+    }
+    chain(error)
+}
+
+fn known(error: &io::Error) -> Option<&'static str> {
+    use rustls::{CertificateError, Error::InvalidCertificate};
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        return Some("nobody listens there; is `bulkhead serve` running?");
+    }
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            Some(
+                "the server there has another CA than these credentials: they belong to another \
+                 server, or its CA was made anew since; create the agent anew there",
+            )
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refused_connection_and_another_ca_are_told_with_what_to_do() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert!(unreachable_because(&refused).contains("bulkhead serve"));
+        let issuer = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let other = io::Error::new(io::ErrorKind::InvalidData, issuer);
+        assert!(unreachable_because(&other).contains("another CA"));
+        assert_eq!(unreachable_because(&io::Error::other("odd")), "odd");
+    }
     use tonic_types::ErrorDetails;
 
     #[test]

@@ -18,7 +18,7 @@ mod token;
 
 pub use admin::Admin;
 pub use agent::AgentClient;
-pub use credentials::Credentials;
+pub use credentials::{Credentials, Reserved};
 pub use error::{ClientError, Refusal};
 pub use operators::{Metrics, Operators};
 pub use token::{AccessToken, TokenSource};

@@ -6,7 +6,7 @@
 use crate::{
     assertion,
     credentials::Credentials,
-    error::{ClientError, chain},
+    error::{ClientError, chain, unreachable_because},
     tls::{Alpn, Server},
 };
 use bytes::Bytes;
@@ -146,7 +146,7 @@ impl TokenSource {
             .server
             .connect(Alpn::Http1)
             .await
-            .map_err(|e| fail(&e))?;
+            .map_err(|e| self.unreachable(&unreachable_because(&e)))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|e| fail(&e))?;
