@@ -95,8 +95,9 @@ impl AuthError {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error(
-        "{name:?} is no name for a {what}: it takes 1 to 63 characters, a-z, 0-9 and '-', \
-         starting with a letter"
+        "{name:?} is no name for {article} {what}: it takes 1 to 63 characters, a-z, 0-9 and '-', \
+         starting with a letter",
+        article = if what.starts_with('a') { "an" } else { "a" }
     )]
     BadName {
         /// "tenant" or "agent".

@@ -141,7 +141,8 @@ impl Denied {
     pub(crate) fn scope_missing(action: Action) -> Denied {
         let scope = action.scope();
         let detail = format!(
-            "the token lacks the scope {:?}; ask for it at the token endpoint, if the agent has it",
+            "the token lacks the scope {:?}; ask the token endpoint for it if the agent was created \
+             with it, else use an agent that was",
             scope.name()
         );
         Denied {
@@ -152,8 +153,9 @@ impl Denied {
     }
 
     pub(crate) fn model_not_allowed(name: &str) -> Denied {
-        let detail =
-            format!("the model {name:?} is not one of this tenant's; an operator can add it");
+        let detail = format!(
+            "this tenant was created for other models than {name:?}; ListModels says which"
+        );
         Denied {
             reason: DenyReason::ModelNotAllowed,
             detail,
