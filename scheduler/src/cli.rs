@@ -7,7 +7,7 @@ use crate::config::{Config, ConfigError};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
-/// Multi-tenant inference for AI agents: sealed workers, clean memory, fair shares, an audit log.
+/// Multi-tenant inference for AI agents: sealed, clean, fair and audited.
 #[derive(Debug, Parser)]
 #[command(
     name = "bulkhead",
@@ -21,7 +21,10 @@ use std::path::PathBuf;
   bulkhead serve                 run the server
   bulkhead tenant create acme
   bulkhead agent create --tenant acme reader --out reader.json
-  bulkhead embed --credentials reader.json 'hello there'"
+  bulkhead embed --credentials reader.json 'hello there'
+
+The data folder is --data, else $BULKHEAD_DATA, else $XDG_DATA_HOME/bulkhead,
+else ~/.local/share/bulkhead."
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -33,21 +36,35 @@ pub struct Cli {
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
 pub struct Globals {
-    /// The data folder: state, keys, log [default: $XDG_DATA_HOME/bulkhead or ~/.local/share/bulkhead]
-    #[arg(long, global = true, env = "BULKHEAD_DATA", value_name = "DIR")]
+    /// State, keys, log [default: ~/.local/share/bulkhead]
+    #[arg(
+        long,
+        global = true,
+        env = "BULKHEAD_DATA",
+        hide_env = true,
+        value_name = "DIR",
+        help_heading = "Global options",
+        display_order = 900
+    )]
     pub data: Option<PathBuf>,
-    /// The configuration [default: bulkhead.toml in the data folder, if there is one]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// The configuration [default: DATA/bulkhead.toml]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Global options",
+        display_order = 901
+    )]
     pub config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show the main job on real models: two tenants, a noisy neighbour, the evidence
+    /// Show it at work on real models: two tenants, one of them noisy
     Demo(Demo),
     /// Run the server
     Serve(Serve),
-    /// Make the data folder: configuration, local CA, certificate, keys, example policy
+    /// Make the data folder: configuration, CA, certificate, keys, policy
     Init,
     /// Say what this machine offers, and what is lost where it offers less
     Doctor(Doctor),
@@ -201,7 +218,7 @@ pub enum Agent {
     Resume(AgentId),
     /// Refuse the agent for ever and stop what it runs
     Revoke(AgentId),
-    /// Revoke the agent and drop it from lists
+    /// Revoke the agent and retire it; lists show it as deleted
     Delete(AgentId),
 }
 
@@ -218,6 +235,9 @@ pub struct AgentCreate {
     /// Write the credentials to this file (mode 0600) instead of standard output
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// Print the agent as one JSON object (credentials always are one)
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -282,7 +302,7 @@ pub struct AuditVerify {
     /// The log's folder [default: audit in the data folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// The public key [default: the one beside the server's keys]
+    /// The public key [default: public.key in the log's own folder]
     #[arg(long, value_name = "FILE")]
     pub key: Option<PathBuf>,
     /// An earlier checkpoint, to detect truncation and rollback
@@ -318,7 +338,7 @@ pub struct Caller {
     /// The file that `bulkhead agent create` wrote
     #[arg(long, value_name = "FILE")]
     pub credentials: PathBuf,
-    /// Print JSON
+    /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
 }
@@ -347,7 +367,7 @@ pub struct Generate {
     /// The model
     #[arg(long, default_value = "smollm2")]
     pub model: String,
-    /// Most tokens to generate
+    /// Most tokens to generate; 0 takes the server's default
     #[arg(long, default_value_t = 128, value_name = "N")]
     pub max_tokens: u32,
     /// 0 always takes the likeliest token

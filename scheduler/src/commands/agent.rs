@@ -6,11 +6,15 @@
 use super::{Outcome, output};
 use crate::{
     cli::{Agent, AgentCreate, AgentList, Globals},
-    client::{Admin, Credentials},
+    client::{Admin, Credentials, Reserved},
 };
 use bulkhead_proto::v1;
 use serde::Serialize;
-use std::{path::Path, process::ExitCode};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 use zeroize::Zeroizing;
 
 /// An agent in JSON.
@@ -52,25 +56,25 @@ pub fn run(globals: &Globals, args: Agent) -> Outcome {
 }
 
 async fn create(data: &Path, args: AgentCreate) -> Outcome {
-    // Asked before the agent exists: a key that cannot be written is lost.
-    if let Some(path) = args.out.as_ref().filter(|path| path.exists()) {
-        return Err(format!("{} exists; name another file", path.display()).into());
-    }
     let admin = Admin::connect(data).await?;
+    // Before the agent exists: a key that cannot be written is lost.
+    let out = args.out.map(reserve).transpose()?;
     let request = v1::CreateAgentRequest {
         tenant: args.tenant,
         name: args.name,
         scopes: args.scopes,
     };
-    let credentials = Credentials::from(admin.create_agent(request).await?);
-    let Some(path) = args.out else {
+    let created = admin.create_agent(request).await?;
+    let view = created.agent.clone().map(View::from);
+    let credentials = Credentials::from(created);
+    let Some((path, file)) = out else {
         eprintln!(
             "This private key is shown once and stored nowhere. Keep it from others' eyes; `--out FILE` writes it to a private file."
         );
         output::line(&Zeroizing::new(credentials.to_json()?))?;
         return Ok(ExitCode::SUCCESS);
     };
-    if let Err(error) = credentials.write(&path) {
+    if let Err(error) = file.fill(&credentials) {
         // Nobody holds its key, so it must not stay.
         admin
             .set_agent_status(&credentials.agent, "deleted")
@@ -82,18 +86,44 @@ async fn create(data: &Path, args: AgentCreate) -> Outcome {
         )
         .into());
     }
-    output::line(&format!(
-        "Agent {} of {} created; its credentials are in {}",
-        credentials.agent,
-        credentials.tenant,
-        path.display()
-    ))?;
+    match args.json {
+        true => output::json(&view)?,
+        false => output::line(&format!(
+            "Agent {} of {} created; its credentials are in {}",
+            credentials.agent,
+            credentials.tenant,
+            path.display()
+        ))?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn reserve(path: PathBuf) -> Result<(PathBuf, Reserved), String> {
+    match Reserved::file(&path) {
+        Ok(file) => Ok((path, file)),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            Err(format!("{} exists; name another file", path.display()))
+        }
+        Err(e) => Err(format!(
+            "cannot write {}: {e}; no agent was created",
+            path.display()
+        )),
+    }
 }
 
 async fn list(data: &Path, args: AgentList) -> Outcome {
     let admin = Admin::connect(data).await?;
-    let agents = admin.list_agents(args.tenant.unwrap_or_default()).await?;
+    let tenant = args.tenant.unwrap_or_default();
+    let agents = admin.list_agents(tenant.clone()).await?;
+    if agents.is_empty() && !tenant.is_empty() {
+        let known = admin.list_tenants().await?;
+        if known.iter().all(|one| one.name != tenant) {
+            return Err(format!(
+                "there is no tenant {tenant:?}; `bulkhead tenant list` shows them all"
+            )
+            .into());
+        }
+    }
     let agents = agents.into_iter().map(View::from);
     match args.json {
         true => output::json(&agents.collect::<Vec<_>>())?,
@@ -123,7 +153,7 @@ fn listing(agents: impl Iterator<Item = View>) -> String {
         ]
     });
     output::table(
-        &["agent", "tenant", "name", "scopes", "status", "created"],
+        &["agent", "tenant", "name~", "scopes~", "status", "created"],
         rows,
     )
 }

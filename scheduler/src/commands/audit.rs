@@ -27,6 +27,8 @@ const LAST_MAX: usize = 1_000_000;
 
 /// The file in a log's folder that holds its public key.
 const PUBLIC_KEY: &str = "public.key";
+/// The folder in a log's folder that holds its records.
+const JOURNAL: &str = "journal";
 
 pub fn run(globals: &Globals, args: Audit) -> Outcome {
     let data = globals.data_dir()?;
@@ -63,10 +65,22 @@ pub fn check(
     key: Option<&Path>,
     checkpoint: Option<&Path>,
 ) -> Result<Report, Box<dyn Error + Send + Sync>> {
+    begun(log)?;
     let own = log.join(PUBLIC_KEY);
     let key = VerifierKey::parse(&text_of(key.unwrap_or(&own))?)?;
     let earlier: Vec<String> = checkpoint.map(text_of).transpose()?.into_iter().collect();
     Ok(verify::verify(log, &key, &earlier)?)
+}
+
+/// Says so where there is no log yet: the files that it lacks would name the symptom alone.
+fn begun(log: &Path) -> Result<(), String> {
+    match log.join(JOURNAL).exists() {
+        true => Ok(()),
+        false => Err(format!(
+            "there is no log in {} yet; it begins with `bulkhead serve`",
+            log.display()
+        )),
+    }
 }
 
 fn text_of(path: &Path) -> Result<String, String> {
@@ -76,7 +90,13 @@ fn text_of(path: &Path) -> Result<String, String> {
 fn show(paths: &Paths, args: AuditShow) -> Outcome {
     let log = args.dir.unwrap_or_else(|| paths.audit_log());
     let keys = args.keys.unwrap_or_else(|| paths.audit_keys());
-    let records = last(log, &keys, args.tenant, args.last.min(LAST_MAX))?;
+    begun(&log)?;
+    let count = args.last.min(LAST_MAX);
+    let records = last(log.clone(), &keys, args.tenant.clone(), count)?;
+    if let Some(tenant) = args.tenant.filter(|_| records.is_empty() && count > 0) {
+        let log = log.display();
+        return Err(format!("there is no record of a tenant {tenant:?} in {log}").into());
+    }
     let views = records.iter().map(View::from);
     match args.json {
         true => {
@@ -161,7 +181,7 @@ fn listing<'a>(records: impl Iterator<Item = View<'a>>) -> String {
         ]
     });
     output::table(
-        &["time", "tenant", "position>", "kind", "request", "says"],
+        &["time", "tenant", "position>", "kind", "request~", "says~"],
         rows,
     )
 }
@@ -174,6 +194,7 @@ mod tests {
     fn a_folder_without_a_log_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = check(dir.path(), None, None).unwrap_err().to_string();
-        assert!(error.contains("public.key"), "{error}");
+        assert!(error.contains("bulkhead serve"), "{error}");
+        assert!(error.contains(&*dir.path().to_string_lossy()), "{error}");
     }
 }

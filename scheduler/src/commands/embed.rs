@@ -68,28 +68,13 @@ fn listing(texts: &[String], view: &View) -> String {
         let tokens = view.tokens.get(index).copied().unwrap_or_default();
         let cut = view.truncated.get(index).copied().unwrap_or_default();
         vec![
-            shortened(text),
+            output::shortened(text, TEXT_CHARS_SHOWN),
             format!("{tokens}{}", if cut { ", cut" } else { "" }),
             vector.len().to_string(),
             first_values(vector),
         ]
     });
-    output::table(&["text", "tokens>", "width>", "values"], rows)
-}
-
-fn shortened(text: &str) -> String {
-    let plain: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    match plain.chars().count() > TEXT_CHARS_SHOWN {
-        true => plain
-            .chars()
-            .take(TEXT_CHARS_SHOWN - 1)
-            .chain(['…'])
-            .collect(),
-        false => plain,
-    }
+    output::table(&["text~", "tokens>", "width>", "values"], rows)
 }
 
 fn first_values(vector: &[f32]) -> String {
@@ -128,11 +113,6 @@ mod tests {
             "{table}"
         );
         assert!(!table.contains("whole"), "{table}");
-    }
-
-    #[test]
-    fn control_characters_never_reach_the_terminal() {
-        assert_eq!(shortened("a\x1b[2Jb"), "a [2Jb");
     }
 
     #[test]

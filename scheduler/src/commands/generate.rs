@@ -60,23 +60,36 @@ pub fn run(_globals: &Globals, args: Generate) -> Outcome {
     output::block_on(async {
         let client = AgentClient::connect(credentials, None).await?;
         let stream = client.generate(request, TIMEOUT).await?;
-        let printing = print_all(stream, as_json);
-        match tokio::time::timeout(TIMEOUT, printing).await {
+        let mut line_open = false;
+        let printing = print_all(stream, as_json, &mut line_open);
+        let outcome = match tokio::time::timeout(TIMEOUT, printing).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ClientError::TimedOut {
                 seconds: TIMEOUT.as_secs(),
             }
             .into()),
+        };
+        if outcome.is_err() && line_open {
+            // What went wrong must not be glued to the text.
+            output::line("")?;
         }
+        outcome
     })?
 }
 
-async fn print_all(mut stream: Streaming<GenerateResponse>, as_json: bool) -> Outcome {
+/// Prints the answer as it comes. `line_open` says whether text was printed whose line has no end yet.
+async fn print_all(
+    mut stream: Streaming<GenerateResponse>,
+    as_json: bool,
+    line_open: &mut bool,
+) -> Outcome {
     while let Some(message) = stream.message().await.map_err(ClientError::from)? {
         if !message.text.is_empty() {
+            *line_open = !as_json;
             print_piece(message.text, as_json)?;
         }
         if let Some(done) = message.done {
+            *line_open = false;
             print_done(done.into(), as_json)?;
             return Ok(ExitCode::SUCCESS);
         }

@@ -3,7 +3,7 @@
 //! Never overwrites: what exists is kept and said to exist. `serve` runs the same steps, so that a
 //! server starts with no configuration at all.
 
-use super::Outcome;
+use super::{Outcome, output};
 use crate::{
     cli::Globals,
     config::Config,
@@ -43,9 +43,9 @@ pub fn run(globals: &Globals) -> Outcome {
             Made::Renewed => "renewed",
             Made::Kept => "exists",
         };
-        println!("{made:8} {what:20} {}", path.display());
+        output::line(&format!("{made:8} {what:20} {}", path.display()))?;
     }
-    println!("\nNext: bulkhead models pull, then bulkhead serve");
+    output::line("\nNext: bulkhead models pull, then bulkhead serve")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -86,11 +86,16 @@ fn audit_keys(dir: &Path) -> Result<Made, Box<dyn std::error::Error + Send + Syn
 /// Makes a folder that only its owner may enter; one that exists must not be open to writing by
 /// others.
 pub fn private_folder(path: &Path) -> io::Result<()> {
+    let failed = |e: io::Error| {
+        let what = format!("cannot make the folder {}: {e}", path.display());
+        io::Error::new(e.kind(), what)
+    };
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(path)?;
-    let mode = fs::metadata(path)?.permissions().mode();
+        .create(path)
+        .map_err(failed)?;
+    let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
     if mode & 0o022 != 0 {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
@@ -149,6 +154,15 @@ mod tests {
             fs::metadata(&data).unwrap().permissions().mode() & 0o777,
             0o700
         );
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = private_folder(&file.join("data")).unwrap_err().to_string();
+        assert!(error.contains("file/data"), "{error}");
     }
 
     #[test]

@@ -23,8 +23,19 @@ pub mod top;
 /// How a command ends: an exit code, or what main prints before it exits with 1.
 pub type Outcome = Result<ExitCode, Box<dyn std::error::Error + Send + Sync>>;
 
+/// The exit code where the reader of standard output went away, as in `bulkhead audit show | head`:
+/// 128 + SIGPIPE, as shells show it for programs that the signal ends.
+const READER_GONE: u8 = 141;
+
 /// Runs the command that was typed.
 pub fn run(cli: Cli) -> Outcome {
+    match dispatch(cli) {
+        Err(error) if output::reader_is_gone(error.as_ref()) => Ok(ExitCode::from(READER_GONE)),
+        outcome => outcome,
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
     let globals = &cli.globals;
     match cli.command {
         Command::Demo(args) => demo::run(globals, args),

@@ -2,6 +2,8 @@
 //!
 //! Results go to standard output and nothing else does; remarks go to standard error. Numbers in
 //! tables carry their unit, and JSON names carry it too.
+//!
+//! Whoever reads standard output may stop reading (`| head`): that is `ReaderGone`, a quiet end.
 
 use bulkhead_proto::v1::{Receipt, Usage};
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
@@ -19,18 +21,44 @@ pub fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(runtime.block_on(work))
 }
 
+/// Columns of a table where neither `COLUMNS` nor a terminal says how many there are.
+const WIDTH_DEFAULT: usize = 100;
+/// A column is never cut to fewer characters.
+const CUT_CHARS_MIN: usize = 12;
+
+/// Nobody reads standard output any more.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads standard output any more")]
+struct ReaderGone;
+
+/// Whether a command ended because nobody reads its output any more.
+pub fn reader_is_gone(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+        .is_some_and(|inner| inner.is::<ReaderGone>())
+}
+
 /// Prints a line.
 pub fn line(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()
+    print(&[text, "\n"])
 }
 
 /// Prints a piece of a line, at once.
 pub fn piece(text: &str) -> io::Result<()> {
+    print(&[text])
+}
+
+fn print(parts: &[&str]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    parts
+        .iter()
+        .try_for_each(|part| out.write_all(part.as_bytes()))
+        .and_then(|()| out.flush())
+        .map_err(|e| match e.kind() {
+            kind @ io::ErrorKind::BrokenPipe => io::Error::new(kind, ReaderGone),
+            kind => io::Error::new(kind, format!("cannot write to standard output: {e}")),
+        })
 }
 
 /// Prints a value as indented JSON.
@@ -43,13 +71,28 @@ pub fn json_line(value: &impl Serialize) -> io::Result<()> {
     line(&serde_json::to_string(value)?)
 }
 
-/// A table; columns whose header ends in `>` are aligned to the right.
+/// A table; columns whose header ends in `>` are aligned to the right. Those whose header ends in `~`
+/// are cut, the widest first, where the table would be wider than the terminal.
 pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    table_within(width(), headers, rows.into_iter().collect())
+}
+
+/// Columns of the terminal.
+fn width() -> usize {
+    let told = std::env::var("COLUMNS").ok().and_then(|n| n.parse().ok());
+    let seen = || console::Term::stdout().size_checked();
+    told.filter(|columns| *columns > 0)
+        .or_else(|| seen().map(|(_, columns)| usize::from(columns)))
+        .unwrap_or(WIDTH_DEFAULT)
+}
+
+fn table_within(width: usize, headers: &[&str], mut rows: Vec<Vec<String>>) -> String {
+    cut_to(width, headers, &mut rows);
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_style(TableComponent::HeaderLines, '─');
     table.set_style(TableComponent::MiddleHeaderIntersections, '─');
-    table.set_header(headers.iter().map(|header| header.trim_end_matches('>')));
+    table.set_header(headers.iter().map(|header| bare(header)));
     table.add_rows(rows);
     for (index, header) in headers.iter().enumerate() {
         if let Some(column) = table.column_mut(index).filter(|_| header.ends_with('>')) {
@@ -57,6 +100,52 @@ pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> S
         }
     }
     table.trim_fmt()
+}
+
+/// A header without its marks.
+fn bare(header: &str) -> &str {
+    header.trim_end_matches(['>', '~'])
+}
+
+/// Cuts cells of the columns that may be cut, until the table fits or none can be cut further.
+fn cut_to(width: usize, headers: &[&str], rows: &mut [Vec<String>]) {
+    let chars = |text: &str| text.chars().count();
+    let mut widths: Vec<usize> = headers.iter().map(|header| chars(bare(header))).collect();
+    for row in rows.iter() {
+        for (column, cell) in widths.iter_mut().zip(row) {
+            *column = chars(cell).max(*column);
+        }
+    }
+    // Each column has a space on either side, and one stands between two columns.
+    let spaces = (3 * widths.len()).saturating_sub(1);
+    let mut over = (widths.iter().sum::<usize>() + spaces).saturating_sub(width);
+    while over > 0 {
+        let cuttable = |&index: &usize| headers[index].ends_with('~');
+        let widest = (0..widths.len())
+            .filter(cuttable)
+            .max_by_key(|&index| widths[index]);
+        let Some(widest) = widest.filter(|&index| widths[index] > CUT_CHARS_MIN) else {
+            break;
+        };
+        widths[widest] -= 1;
+        over -= 1;
+    }
+    for row in rows {
+        for (cell, width) in row.iter_mut().zip(&widths) {
+            *cell = shortened(cell, *width);
+        }
+    }
+}
+
+/// A text of at most `chars_max` characters, without control characters.
+pub fn shortened(text: &str, chars_max: usize) -> String {
+    let plain = || text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    match plain().count() > chars_max {
+        true => (plain().take(chars_max.saturating_sub(1)))
+            .chain(['…'])
+            .collect(),
+        false => plain().collect(),
+    }
 }
 
 /// Items in one cell; `none` where there are none.
@@ -239,5 +328,33 @@ mod tests {
             assert!(text.contains(part), "{text}");
         }
         assert!(!text.contains('>'), "{text}");
+    }
+
+    #[test]
+    fn a_table_is_no_wider_than_the_terminal_where_columns_can_be_cut() {
+        let row = vec!["req_0123456789".into(), "long ".repeat(60)];
+        let text = table_within(60, &["id", "says~"], vec![row.clone()]);
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 60),
+            "{text}"
+        );
+        assert!(
+            text.contains("req_0123456789") && text.contains('…'),
+            "{text}"
+        );
+        let whole = table_within(1000, &["id", "says~"], vec![row]);
+        assert!(!whole.contains('…'), "{whole}");
+    }
+
+    #[test]
+    fn control_characters_never_reach_the_terminal() {
+        assert_eq!(shortened("a\x1b[2Jb", 40), "a [2Jb");
+    }
+
+    #[test]
+    fn a_reader_that_went_is_told_from_other_broken_pipes() {
+        let gone = io::Error::new(io::ErrorKind::BrokenPipe, ReaderGone);
+        assert!(reader_is_gone(&gone));
+        assert!(!reader_is_gone(&io::Error::from(io::ErrorKind::BrokenPipe)));
     }
 }

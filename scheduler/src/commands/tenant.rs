@@ -79,5 +79,5 @@ fn listing(tenants: impl Iterator<Item = View>) -> String {
             output::ago(tenant.created_unix_s),
         ]
     });
-    output::table(&["tenant", "weight>", "models", "quota>", "created"], rows)
+    output::table(&["tenant", "weight>", "models~", "quota>", "created"], rows)
 }
