@@ -28,10 +28,31 @@ pub enum ConfigError {
         value: String,
         bound: &'static str,
     },
+    /// A layer of the seal that does not exist: no worker could ever have it.
+    #[error("worker.required_layers names {name:?}, which is no layer; the layers are {known}")]
+    Layer { name: String, known: String },
     /// There is nowhere to put the data folder.
     #[error("no home folder is known; say where with --data DIR or BULKHEAD_DATA")]
     NoHome,
 }
+
+/// Least quota of a worker, bytes.
+pub const QUOTA_BYTES_MIN: u64 = 1 << 20;
+
+/// The layers of a worker's seal, as the worker names them; `bulkhead doctor` tries each.
+pub const LAYERS: [&str; 11] = [
+    "no_new_privs",
+    "netns",
+    "landlock",
+    "landlock_net",
+    "landlock_scope",
+    "no_capabilities",
+    "non_dumpable",
+    "closed_fds",
+    "rlimits",
+    "seccomp",
+    "no_network",
+];
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -96,7 +117,7 @@ pub struct Scheduling {
     pub batch_tokens_max: u32,
     /// Lane time before a lease is asked to yield while another tenant waits, milliseconds.
     pub quantum_ms: u64,
-    /// The longest step that workers plan, milliseconds.
+    /// The longest step that workers plan for, milliseconds; on a loaded machine one can take longer.
     pub step_limit_ms: u64,
     /// How long after a yield a worker may keep its lane before it is killed, milliseconds.
     pub release_grace_ms: u64,
@@ -282,95 +303,102 @@ impl Config {
             "limits.message_bytes_max",
             self.limits.message_bytes_max,
             |n| (1024..=8 << 20).contains(&n),
-            "between 1 KiB and 8 MiB",
+            "must be between 1 KiB and 8 MiB",
         )?;
         bound(
             "limits.connections_max",
             self.limits.connections_max,
             |n| n > 0,
-            "at least 1",
+            "must be at least 1",
         )?;
         bound(
             "limits.streams_per_connection_max",
             self.limits.streams_per_connection_max,
             |n| n > 0,
-            "at least 1",
+            "must be at least 1",
         )?;
         bound(
             "scheduling.quantum_ms",
             s.quantum_ms,
             |n| (1..=60_000).contains(&n),
-            "between 1 and 60,000",
+            "must be between 1 and 60,000",
         )?;
         bound(
             "scheduling.step_limit_ms",
             s.step_limit_ms,
             |n| (1..=10_000).contains(&n),
-            "between 1 and 10,000",
+            "must be between 1 and 10,000",
         )?;
         bound(
             "scheduling.release_grace_ms",
             s.release_grace_ms,
             |n| n >= s.step_limit_ms,
-            "at least step_limit_ms",
+            "must be at least step_limit_ms",
         )?;
         bound(
             "scheduling.batch_tokens_max",
             s.batch_tokens_max,
             |n| n > 0,
-            "at least 1",
+            "must be at least 1",
         )?;
         bound(
             "scheduling.start_attempts_max",
             s.start_attempts_max,
             |n| n > 0,
-            "at least 1",
+            "must be at least 1",
         )?;
         bound(
             "scheduling.queue_bytes_max",
             s.queue_bytes_max,
             |n| n >= s.tenant_reserved_bytes,
-            "at least tenant_reserved_bytes",
+            "must be at least tenant_reserved_bytes",
         )?;
         bound(
             "cpu.lanes",
             self.cpu.lanes,
             |n| (1..=8).contains(&n),
-            "between 1 and 8",
+            "must be between 1 and 8",
         )?;
         bound(
             "cpu.workers_max",
             self.cpu.workers_max,
             |n| n > 0,
-            "at least 1",
+            "must be at least 1",
         )?;
         bound(
             "worker.quota_bytes",
             self.worker.quota_bytes,
-            |n| n >= 1 << 20,
-            "at least 1 MiB",
+            |n| n >= QUOTA_BYTES_MIN,
+            "must be at least 1 MiB",
         )?;
         bound(
             "audit.pending_max",
             self.audit.pending_max,
             |n| n > 0,
-            "at least 1",
+            "must be at least 1",
         )?;
         bound(
             "server.operators",
             self.server.operators,
             |a| a.ip().is_loopback(),
-            "a loopback address: metrics name tenants and are not authenticated",
+            "must be a loopback address: metrics name tenants and are not authenticated",
         )?;
         for name in &self.unsafe_.disable {
             bound(
                 "unsafe.disable",
                 name.clone(),
                 |n| n == "zeroing",
-                "only \"zeroing\" can be switched off",
+                "must be \"zeroing\": nothing else can be switched off",
             )?;
         }
-        Ok(())
+        let unknown = |name: &&String| !LAYERS.contains(&name.as_str());
+        match self.worker.required_layers.iter().find(unknown) {
+            Some(name) => Err(ConfigError::Layer {
+                name: name.clone(),
+                known: LAYERS.join(", "),
+            }),
+            None => Ok(()),
+        }
     }
 }
 
@@ -490,6 +518,19 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("loopback"), "{error}");
+    }
+
+    #[test]
+    fn a_layer_that_does_not_exist_cannot_be_required() {
+        let error = parse("[worker]\nrequired_layers = [\"landlock\", \"secomp\"]\n")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("secomp") && error.contains(" seccomp"),
+            "{error}"
+        );
+        let all = format!("[worker]\nrequired_layers = {LAYERS:?}\n");
+        assert!(parse(&all).is_ok());
     }
 
     #[test]
