@@ -15,6 +15,9 @@ mod files;
 mod machine;
 mod seal;
 
+/// Characters of one line of a finding, so that the table fits into 100 columns.
+const DETAIL_CHARS: usize = 56;
+
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
 pub struct Check {
@@ -22,7 +25,7 @@ pub struct Check {
     pub group: &'static str,
     pub name: String,
     pub ok: bool,
-    /// True where the server does not serve without it.
+    /// True where without it the server does not start, or refuses every request.
     pub required: bool,
     /// What was found; and where it is not ok, what is lost or what to do.
     pub detail: String,
@@ -65,25 +68,43 @@ fn look(config: &Config) -> Report {
 }
 
 fn print(report: &Report) -> std::io::Result<()> {
-    let rows = report.checks.iter().map(|check| {
+    let rows = report.checks.iter().flat_map(|check| {
         let state = match (check.ok, check.required) {
             (true, _) => "ok",
             (false, true) => "MISSING",
             (false, false) => "without",
         };
-        vec![
-            check.group.into(),
-            check.name.clone(),
-            state.into(),
-            check.detail.clone(),
-        ]
+        let mut details = wrapped(&check.detail).into_iter();
+        let first = [check.group, &check.name, state].map(String::from);
+        let first = first.into_iter().chain(details.next()).collect();
+        let more = details.map(|detail| {
+            let before = std::iter::repeat_n(String::new(), 3);
+            before.chain([detail]).collect()
+        });
+        std::iter::once(first).chain(more).collect::<Vec<_>>()
     });
     output::line(&output::table(&["", "what", "", "found"], rows))?;
     output::line(if report.ok {
         "Everything required is there."
     } else {
-        "Something required is missing: the server would refuse to serve."
+        "Something required is missing: `bulkhead serve` would not start, or would refuse requests."
     })
+}
+
+/// A text in lines of at most [`DETAIL_CHARS`], broken between words; a longer word stays whole.
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= DETAIL_CHARS => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 impl Check {
@@ -111,6 +132,7 @@ impl Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn the_verdict_rests_on_what_is_required_alone() {
@@ -120,6 +142,7 @@ mod tests {
             ..Config::default()
         };
         config.models.dir = dir.path().join("models");
+        config.models.null = true;
         config.worker.required_layers = vec!["no such layer".into()];
         let report = look(&config);
         let lacking = |name: &str| {
@@ -127,5 +150,43 @@ mod tests {
             found.is_some_and(|c| !c.ok && c.required)
         };
         assert!(!report.ok && lacking("no such layer"));
+    }
+
+    #[test]
+    fn what_would_keep_the_server_from_starting_or_answering_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            data: dir.path().join("data"),
+            ..Config::default()
+        };
+        config.models.dir = dir.path().join("models");
+        let lacking = |config: &Config| -> Vec<String> {
+            let checks = files::checks(config).into_iter();
+            let missing = checks.filter(|c| !c.ok && c.required && c.name != "audit program");
+            missing.map(|c| c.name).collect()
+        };
+        assert_eq!(lacking(&config), ["models"]);
+        config.models.null = true;
+        assert!(lacking(&config).is_empty());
+
+        super::super::init::ensure(&config).unwrap();
+        assert!(lacking(&config).is_empty());
+        let paths = config.paths();
+        std::fs::write(paths.policy_dir().join("mine.cedar"), "permit").unwrap();
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(paths.audit_keys(), open).unwrap();
+        let others = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(&config.data, others).unwrap();
+        assert_eq!(lacking(&config), ["data folder", "policies", "audit keys"]);
+
+        config.data = paths.policy_dir().join("mine.cedar");
+        assert!(lacking(&config).contains(&"data folder".to_owned()));
+    }
+
+    #[test]
+    fn a_long_finding_is_broken_between_words() {
+        let lines = wrapped(&"word ".repeat(40));
+        assert!(lines.len() > 1 && lines.iter().all(|l| l.chars().count() <= DETAIL_CHARS));
+        assert_eq!(lines.join(" "), "word ".repeat(40).trim());
     }
 }
