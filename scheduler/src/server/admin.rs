@@ -3,7 +3,11 @@
 //! Who may open the socket is an operator: it lies in the data folder, with mode 0600, and the peer's
 //! uid must be this process's own or root.
 
-use super::{driver::Message, records, state::App};
+use super::{
+    audit_log::Position, catalog::Catalog, clock, driver::Message, errors::Refused, records,
+    state::App,
+};
+use crate::config::QUOTA_BYTES_MIN;
 use bulkhead_core::{AgentId, CancelReason};
 use bulkhead_identity::{AgentStatus, IdentityError, Scopes};
 use bulkhead_proto::{
@@ -19,7 +23,10 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status};
 
-use super::{audit_log::Position, clock, errors::Refused};
+/// Characters of a model's name that a message quotes.
+const MODEL_NAME_CHARS_MAX: usize = 128;
+/// Unknown models that one message names.
+const MODELS_NAMED_MAX: usize = 8;
 
 /// The service.
 #[derive(Clone)]
@@ -41,6 +48,7 @@ impl Admin for AdminService {
             models: asked.models,
             quota_bytes: asked.quota_bytes,
         };
+        servable(&new, &self.app.catalog).map_err(Refused::into_status)?;
         let tenant = self
             .app
             .identity
@@ -220,6 +228,36 @@ impl AdminService {
             .audit
             .append_end(tenant, RecordKind::Admin, "", body)
     }
+}
+
+/// Refuses a tenant that could never be served, since a tenant cannot be changed once it is made. A
+/// model that belongs to another tenant counts as unknown, as it does everywhere.
+fn servable(new: &bulkhead_identity::NewTenant, catalog: &Catalog) -> Result<(), Refused> {
+    let offered = |model: &&String| {
+        let entry = catalog.get(model);
+        entry.is_some_and(|e| e.owner.is_none_or(|owner| owner == new.name))
+    };
+    let unknown: Vec<String> = (new.models.iter())
+        .filter(|m| !offered(m))
+        .take(MODELS_NAMED_MAX)
+        .map(|m| m.chars().take(MODEL_NAME_CHARS_MAX).collect())
+        .collect();
+    if !unknown.is_empty() {
+        let what = format!(
+            "this server has no model {unknown:?} for the tenant; `bulkhead models list` says which \
+             there are, and a server that is started again finds new ones"
+        );
+        return Err(Refused::new(Code::InvalidArgument, "MODELS_INVALID", what));
+    }
+    if (1..QUOTA_BYTES_MIN).contains(&new.quota_bytes) {
+        let what = format!(
+            "a quota of {} bytes is too small to serve with: give at least 1 MiB \
+             ({QUOTA_BYTES_MIN} bytes), or 0 for the server's default",
+            new.quota_bytes
+        );
+        return Err(Refused::new(Code::InvalidArgument, "QUOTA_INVALID", what));
+    }
+    Ok(())
 }
 
 fn failed(error: IdentityError) -> Status {

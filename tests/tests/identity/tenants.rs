@@ -1,7 +1,7 @@
 //! The tenant comes from the token and from nowhere else, and another tenant's model is not there.
 
 use aws_lc_rs::digest;
-use bulkhead_proto::v1::ListModelsRequest;
+use bulkhead_proto::v1::{CreateTenantRequest, ListModelsRequest};
 use bulkhead_tests::{
     agent::{Client, collect, prompt, random_hex, reason},
     options::Options,
@@ -115,14 +115,45 @@ async fn another_tenants_model_is_like_one_that_does_not_exist() {
 }
 
 #[tokio::test]
-async fn a_tenant_is_held_to_its_list_of_models() {
+async fn a_tenant_that_could_never_be_served_is_not_made() {
     let server = super::shared().await;
     let mut admin = server.admin().await;
+    let name = format!("t-{}", random_hex(4));
+    let good = CreateTenantRequest {
+        name,
+        weight: 1,
+        models: vec!["null".into()],
+        quota_bytes: 1 << 20,
+    };
+    let misspelt = CreateTenantRequest {
+        models: vec!["null".into(), "nonsense".into()],
+        ..good.clone()
+    };
+    let narrow = CreateTenantRequest {
+        quota_bytes: (1 << 20) - 1,
+        ..good.clone()
+    };
+    for (bad, why) in [(misspelt, "MODELS_INVALID"), (narrow, "QUOTA_INVALID")] {
+        let status = admin.create_tenant(bad).await.expect_err("refused");
+        assert_eq!(
+            (status.code(), reason(&status).as_str()),
+            (Code::InvalidArgument, why)
+        );
+    }
+    admin.create_tenant(good).await.expect("made");
+}
+
+#[tokio::test]
+async fn a_tenant_is_held_to_its_list_of_models() {
     let tenant = format!("t-{}", random_hex(4));
-    let request = bulkhead_proto::v1::CreateTenantRequest {
+    let models = tempfile::tempdir().expect("a folder");
+    owned_model(models.path(), "mine", &tenant);
+    let server = Server::start(Options::models(models.path()).with("models.null", true)).await;
+    let mut admin = server.admin().await;
+    let request = CreateTenantRequest {
         name: tenant.clone(),
         weight: 1,
-        models: vec!["minilm".into()],
+        models: vec!["mine".into()],
         quota_bytes: 0,
     };
     admin.create_tenant(request).await.expect("made");
@@ -135,8 +166,5 @@ async fn a_tenant_is_held_to_its_list_of_models() {
         .embed("null", &["a text"])
         .await
         .expect_err("refused");
-    assert!(
-        ["MODEL_NOT_FOUND", "MODEL_NOT_ALLOWED"].contains(&reason(&status).as_str()),
-        "{status}"
-    );
+    assert_eq!(reason(&status), "MODEL_NOT_ALLOWED", "{status}");
 }
