@@ -31,6 +31,10 @@ use tokio::{
     sync::{Notify, oneshot, watch},
 };
 
+/// The longest body of a record, bytes. The audit process takes more, but nothing of ours comes near.
+const BODY_BYTES_MAX: usize = 128 << 10;
+/// What is recorded instead of a longer one, so that no body can ever stop the log.
+const TOO_LONG: &[u8] = br#"{"error":"the record's body was over its limit and is not kept"}"#;
 /// Most records in one frame.
 const BATCH_RECORDS_MAX: usize = 1024;
 /// Most bytes of records in one frame, well under the frame's own limit.
@@ -102,9 +106,18 @@ impl AuditLog {
         }
     }
 
-    /// True while records become durable.
+    /// True while records become durable: it is connected, has room, and has not left the oldest one
+    /// waiting for longer than any answer waits.
     pub fn up(&self) -> bool {
-        self.inner.lock().up
+        self.takes(&self.inner.lock())
+    }
+
+    fn takes(&self, inner: &Inner) -> bool {
+        let stuck = inner
+            .pending
+            .front()
+            .is_some_and(|oldest| oldest.since.elapsed() > PATIENCE);
+        inner.up && !stuck && inner.pending.len() < self.pending_max
     }
 
     /// Hands in a record that opens something (a request, an operator's act).
@@ -116,7 +129,7 @@ impl AuditLog {
         body: Vec<u8>,
     ) -> Result<Position, LogDown> {
         let mut inner = self.inner.lock();
-        if !inner.up || inner.pending.len() >= self.pending_max {
+        if !self.takes(&inner) {
             return Err(LogDown);
         }
         Ok(self.push(&mut inner, tenant, kind, request_id, body))
@@ -143,6 +156,11 @@ impl AuditLog {
         body: Vec<u8>,
     ) -> Position {
         let (done, position) = oneshot::channel();
+        let body = if body.len() > BODY_BYTES_MAX {
+            TOO_LONG.to_vec()
+        } else {
+            body
+        };
         let number = inner.next_number;
         inner.next_number += 1;
         let append = Append {
@@ -157,6 +175,7 @@ impl AuditLog {
             done,
             since: Instant::now(),
         });
+        metrics::audit(inner.up, inner.pending.len());
         self.wake.notify_one();
         Position(position)
     }

@@ -5,10 +5,11 @@
 //! CANCELLED, and lets its errors past the handlers. Its routes are served by hyper behind one layer
 //! of ours, which gives every error a reason.
 
-use super::{auth, errors, inference::InferenceService, metrics, oauth, state::App};
+use super::{arriving, auth, errors, inference::InferenceService, metrics, oauth, state::App};
 use axum::{
     Router,
     body::Body,
+    extract::State,
     middleware,
     response::{IntoResponse, Response},
 };
@@ -30,6 +31,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::Code;
 
+/// The longest message to the health service, which answers anybody.
+const HEALTH_BYTES_MAX: usize = 1 << 10;
 /// How long a client may take for its TLS handshake, and for a request's headers over HTTP/1.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a silent peer is asked whether it is still there, and how long it may take to answer.
@@ -49,12 +52,14 @@ pub fn routes(app: &App) -> Router {
             auth::require_principal,
         ));
     let (_, health) = tonic_health::server::health_reporter();
+    let health = health.max_decoding_message_size(HEALTH_BYTES_MAX);
     Router::new()
         .merge(guarded)
-        .route_service("/grpc.health.v1.Health/{method}", health)
+        .route_service("/grpc.health.v1.Health/Check", health)
         .merge(oauth::routes(app.clone()))
         .fallback(unknown)
-        .layer(middleware::map_response(explain))
+        .layer(middleware::map_response_with_state(app.clone(), explain))
+        .layer(middleware::map_request(arriving::bound))
 }
 
 /// No such path: in the caller's own protocol.
@@ -72,7 +77,7 @@ async fn unknown(headers: HeaderMap) -> Response<Body> {
 }
 
 /// Gives errors that no handler of ours made a reason of our own.
-async fn explain(response: Response<Body>) -> Response<Body> {
+async fn explain(State(app): State<App>, response: Response<Body>) -> Response<Body> {
     let Some(code) = response
         .headers()
         .get("grpc-status")
@@ -88,9 +93,9 @@ async fn explain(response: Response<Body>) -> Response<Body> {
         .get("grpc-message")
         .and_then(|v| v.to_str().ok())
         .unwrap_or("");
-    errors::explain(Code::from_i32(code), message)
-        .into_status()
-        .into_http()
+    let refused = errors::explain(Code::from_i32(code), message);
+    app.record_refusal(None, refused.reason);
+    refused.into_status().into_http()
 }
 
 /// Accepts connections until told to stop, then lets the open ones finish.

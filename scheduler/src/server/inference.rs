@@ -42,12 +42,12 @@ impl Inference for InferenceService {
         let (headers, extensions, body) = request.into_parts();
         let (permit, model) = self
             .permit(&extensions, Action::Embed, &body.model)
-            .map_err(Refused::into_status)?;
-        checks::embed(&self.app.config.limits, &body).map_err(Refused::into_status)?;
+            .map_err(|r| self.refuse(&extensions, r))?;
+        checks::embed(&self.app.config.limits, &body).map_err(|r| self.refuse(&extensions, r))?;
         let job = Job::Embed(EmbedJob { texts: body.texts });
         let work = self
             .work(job, &model, body.context, &headers)
-            .map_err(Refused::into_status)?;
+            .map_err(|r| self.refuse(&extensions, r))?;
         let mut answers = self.app.submitter.submit(permit, work);
         while let Some(answer) = answers.recv().await {
             match answer {
@@ -68,13 +68,14 @@ impl Inference for InferenceService {
         let (headers, extensions, body) = request.into_parts();
         let (permit, model) = self
             .permit(&extensions, Action::Generate, &body.model)
-            .map_err(Refused::into_status)?;
-        checks::generate(&self.app.config.limits, &body).map_err(Refused::into_status)?;
+            .map_err(|r| self.refuse(&extensions, r))?;
+        checks::generate(&self.app.config.limits, &body)
+            .map_err(|r| self.refuse(&extensions, r))?;
         let context = body.context.clone();
         let job = Job::Generate(generate_job(body));
         let work = self
             .work(job, &model, context, &headers)
-            .map_err(Refused::into_status)?;
+            .map_err(|r| self.refuse(&extensions, r))?;
         let mut answers = self.app.submitter.submit(permit, work);
         // Headers are bytes of a response too: they leave once the record is durable.
         match answers.recv().await {
@@ -99,10 +100,7 @@ impl Inference for InferenceService {
             .app
             .policy
             .visible(&principal, facts, &tenant)
-            .map_err(|denied| {
-                self.record(&principal, denied.reason.name());
-                refused(denied).into_status()
-            })?;
+            .map_err(|denied| self.refuse(request.extensions(), refused(denied)))?;
         let models = all
             .iter()
             .filter(|e| seen.contains(&&*e.name))
@@ -134,10 +132,7 @@ impl InferenceService {
                     .map(|permit| (permit, entry))
             }
         };
-        let (permit, entry) = allowed.map_err(|denied| {
-            self.record(&principal, denied.reason.name());
-            refused(denied)
-        })?;
+        let (permit, entry) = allowed.map_err(refused)?;
         fits(&entry, action)?;
         Ok((permit, entry))
     }
@@ -152,9 +147,12 @@ impl InferenceService {
         })
     }
 
-    fn record(&self, principal: &Principal, reason: &'static str) {
-        let agent = self.app.identity.agent(principal.agent_id());
-        self.app.record_refusal(agent.as_deref(), reason);
+    /// Every refusal after authentication is on record, by name or in an aggregate.
+    fn refuse(&self, extensions: &Extensions, refused: Refused) -> Status {
+        let who = extensions.get::<Principal>();
+        let agent = who.and_then(|who| self.app.identity.agent(who.agent_id()));
+        self.app.record_refusal(agent.as_deref(), refused.reason);
+        refused.into_status()
     }
 
     fn work(

@@ -5,6 +5,7 @@
 //! operator reloads.
 
 mod admin;
+mod arriving;
 mod audit_log;
 mod auth;
 mod catalog;
@@ -35,6 +36,7 @@ use bulkhead_identity::{Identity, IdentityError};
 use bulkhead_policy::{PolicyEngine, PolicyError};
 use bulkhead_proto::internal::{Drained, RecordKind, ToLauncher, from_launcher, to_launcher};
 use catalog::Catalog;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use state::App;
 use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 use submit::Submitter;
@@ -44,6 +46,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub const AUDIENCE: &str = "bulkhead";
 /// How long requests that were cancelled at the end may take to be recorded.
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
+/// Descriptors kept free of agents' connections: listeners, the store, operators, the log.
+const DESCRIPTORS_RESERVED: usize = 256;
 /// How often refusals that were only counted are written down.
 const AGGREGATE_EVERY: Duration = Duration::from_secs(10);
 
@@ -71,11 +75,33 @@ pub enum ServerError {
 /// Runs the scheduler until the launcher asks it to drain, or goes away.
 pub fn run(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
     fail_whole();
+    let config = within_descriptors(config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("io")
         .build()?;
     runtime.block_on(serve(config, launcher))
+}
+
+/// Takes as many descriptors as this process may have, and lets agents open no more connections than
+/// leave enough of them for everything else: workers, the log, operators.
+fn within_descriptors(mut config: Config) -> Result<Config, ServerError> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(io::Error::from)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(io::Error::from)?;
+    let others = DESCRIPTORS_RESERVED + 2 * config.cpu.workers_max as usize;
+    let room = usize::try_from(most)
+        .unwrap_or(usize::MAX)
+        .saturating_sub(others)
+        .max(1);
+    if config.limits.connections_max > room {
+        tracing::warn!(
+            connections_max = room,
+            descriptors = most,
+            "fewer connections than configured: this process may open too few descriptors (ulimit -n)"
+        );
+        config.limits.connections_max = room;
+    }
+    Ok(config)
 }
 
 /// A panic anywhere ends the process: half a scheduler keeps no promise. The launcher starts a whole
@@ -131,6 +157,7 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
         region: Arc::from(config.server.region.as_str()),
         next_request: Arc::new(1.into()),
         refusals: Arc::default(),
+        refusal_budget: Arc::default(),
     };
     let app = App::new(state::Inner {
         config,
@@ -138,7 +165,6 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
         policy,
         catalog,
         submitter,
-        refusal_budget: records::RefusalBudget::default(),
         metrics,
         issuer,
         ca_pem,
@@ -248,7 +274,7 @@ async fn upkeep(app: App) {
     loop {
         every.tick().await;
         app.submitter.refusals.flush(&app.submitter.audit);
-        app.refusal_budget.reset();
+        app.submitter.refusal_budget.reset();
         app.metrics.run_upkeep();
     }
 }

@@ -6,7 +6,6 @@ use super::{
     driver::{Ended, Job, outcome_word},
     submit::Work,
 };
-use bulkhead_identity::Principal;
 use bulkhead_policy::Permit;
 use bulkhead_proto::internal::RecordKind;
 use parking_lot::Mutex;
@@ -78,11 +77,6 @@ pub fn lost() -> Vec<u8> {
 }
 
 /// A known agent was refused.
-pub fn refused(who: &Principal, reason: &str) -> Vec<u8> {
-    refused_agent(who.agent_id(), reason)
-}
-
-/// The same where there is no principal: its token or assertion named it, and was refused.
 pub fn refused_agent(agent: &str, reason: &str) -> Vec<u8> {
     bytes_of(&json!({ "agent": agent, "reason": reason }))
 }

@@ -1,11 +1,10 @@
 //! What the front door's handlers share.
 
-use super::{catalog::Catalog, driver, records, submit::Submitter};
+use super::{catalog::Catalog, driver, submit::Submitter};
 use crate::config::Config;
 use bulkhead_core::{TenantId, TenantSettings};
 use bulkhead_identity::{Agent, Identity, Tenant};
 use bulkhead_policy::PolicyEngine;
-use bulkhead_proto::internal::RecordKind;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{ops::Deref, sync::Arc};
 
@@ -20,7 +19,6 @@ pub struct Inner {
     pub policy: PolicyEngine,
     pub catalog: Arc<Catalog>,
     pub submitter: Submitter,
-    pub refusal_budget: records::RefusalBudget,
     pub metrics: PrometheusHandle,
     pub issuer: String,
     pub ca_pem: String,
@@ -69,17 +67,9 @@ impl App {
     /// Records a refusal where the agent is known and has not used up its records; else it is counted
     /// into the next aggregate.
     pub fn record_refusal(&self, agent: Option<&Agent>, reason: &'static str) {
-        let recorded = agent
-            .filter(|agent| self.refusal_budget.take(agent.number))
-            .is_some_and(|agent| {
-                let body = records::refused_agent(&agent.id, reason);
-                self.submitter
-                    .audit
-                    .append(&agent.tenant, RecordKind::Refused, "", body)
-                    .is_ok()
-            });
-        if !recorded {
-            self.submitter.refusals.count(reason);
+        match agent {
+            Some(agent) => self.submitter.record_refusal(agent, reason),
+            None => self.submitter.refusals.count(reason),
         }
     }
 }

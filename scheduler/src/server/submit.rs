@@ -15,7 +15,7 @@ use super::{
     records,
 };
 use bulkhead_core::{AgentId, CancelReason, End, ModelId, RequestId, Submission, TenantId};
-use bulkhead_identity::Identity;
+use bulkhead_identity::{Agent, Identity};
 use bulkhead_policy::Permit;
 use bulkhead_proto::{
     internal::{RecordKind, Vector},
@@ -32,6 +32,10 @@ const ANSWERS_MAX: usize = 64;
 /// Bytes of text that count as one token, before a tokenizer has seen it. Low, so that the estimate
 /// is rather too high than too low.
 const BYTES_PER_TOKEN: usize = 3;
+
+/// Queue memory that a request takes besides its texts, and each text besides its bytes.
+const REQUEST_BYTES: usize = 1024;
+const ITEM_BYTES: usize = 64;
 
 /// What an API hands over.
 pub struct Work {
@@ -73,6 +77,7 @@ pub struct Submitter {
     pub region: Arc<str>,
     pub next_request: Arc<AtomicU64>,
     pub refusals: Arc<records::Aggregate>,
+    pub refusal_budget: Arc<records::RefusalBudget>,
 }
 
 impl Submitter {
@@ -88,6 +93,22 @@ impl Submitter {
         };
         tokio::spawn(keeper.keep(work));
         receiver
+    }
+}
+
+impl Submitter {
+    /// Records the refusal of a known agent, up to its number of such records a period; beyond it, and
+    /// while the log is down, it is counted into the next aggregate.
+    pub fn record_refusal(&self, agent: &Agent, reason: &'static str) {
+        let body = records::refused_agent(&agent.id, reason);
+        let recorded = self.refusal_budget.take(agent.number)
+            && self
+                .audit
+                .append(&agent.tenant, RecordKind::Refused, "", body)
+                .is_ok();
+        if !recorded {
+            self.refusals.count(reason);
+        }
     }
 }
 
@@ -130,40 +151,30 @@ impl Keeper {
     }
 
     fn submission(&self, work: &Work) -> Submission {
-        let (bytes, tokens_out_max) = match &work.job {
-            Job::Embed(job) => (job.texts.iter().map(String::len).sum::<usize>(), 0),
+        let (bytes, items, tokens_out_max) = match &work.job {
+            Job::Embed(job) => (text_bytes(&job.texts), job.texts.len(), 0),
             Job::Generate(job) => {
-                let turns = job.messages.iter().map(|t| t.content.len()).sum::<usize>();
-                (turns + job.prompt.len(), job.max_tokens)
+                let turns: usize = job.messages.iter().map(|t| t.content.len()).sum();
+                let bytes = turns + job.prompt.len() + text_bytes(&job.stop);
+                let items = job.messages.len() + job.stop.len() + 1;
+                (bytes, items, job.max_tokens)
             }
-        };
-        let texts = match &work.job {
-            Job::Embed(job) => job.texts.len(),
-            Job::Generate(_) => 1,
         };
         Submission {
             request: self.id,
             tenant: TenantId(self.permit.principal().tenant_number()),
             agent: AgentId(self.permit.principal().agent_number()),
             model: work.model,
-            tokens_in: u32::try_from(bytes / BYTES_PER_TOKEN + 2 * texts).unwrap_or(u32::MAX),
+            tokens_in: u32::try_from(bytes / BYTES_PER_TOKEN + 2 * items).unwrap_or(u32::MAX),
             tokens_out_max,
-            bytes: bytes as u64 + 256,
+            bytes: (bytes + items * ITEM_BYTES + REQUEST_BYTES) as u64,
             deadline: work.deadline_ns,
         }
     }
 
-    /// The core refused: a refusal of a known agent is recorded before it is answered.
     async fn refused(&self, refused: Refused) {
-        let body = records::refused(self.permit.principal(), refused.reason);
-        match self
-            .to
-            .audit
-            .append(self.tenant(), RecordKind::Refused, &self.request_id, body)
-        {
-            // Its answer is a refusal either way.
-            Ok(mut position) => drop(position.durable().await),
-            Err(_) => self.to.refusals.count(refused.reason),
+        if let Some(agent) = self.to.identity.agent(self.permit.principal().agent_id()) {
+            self.to.record_refusal(&agent, refused.reason);
         }
         self.refuse(refused).await;
     }
@@ -326,4 +337,8 @@ impl Keeper {
 enum Gate {
     Closed(Position),
     Open(u64),
+}
+
+fn text_bytes(texts: &[String]) -> usize {
+    texts.iter().map(String::len).sum()
 }

@@ -26,7 +26,7 @@ impl Driver {
                 tenant,
                 model,
                 ..
-            } => self.start_worker(worker, tenant, model),
+            } => self.start_worker(worker, tenant, model, now),
             Effect::StopWorker { worker } => self.stop_worker(worker),
             Effect::KillWorker { worker, why } => self.kill_worker(worker, why),
             Effect::Assign { worker, requests } => self.assign(worker, &requests, now),
@@ -56,14 +56,15 @@ impl Driver {
         }
     }
 
-    fn start_worker(&mut self, worker: WorkerId, tenant: TenantId, model: ModelId) {
+    fn start_worker(&mut self, worker: WorkerId, tenant: TenantId, model: ModelId, now: Nanos) {
         let Some(name) = self.model_name(model) else {
             return self.tell(bulkhead_core::Event::WorkerFailed {
                 worker,
                 permanent: true,
             });
         };
-        self.workers.insert(worker, Worker::starting(tenant, model));
+        self.workers
+            .insert(worker, Worker::starting(tenant, model, now));
         let spawn = SpawnWorker {
             worker: worker.0,
             model: name.to_string(),
@@ -72,11 +73,13 @@ impl Driver {
         self.to_launcher(to_launcher::Message::Spawn(spawn));
     }
 
-    /// Closing its socket is the order to end: the worker exits at the end of its input.
+    /// An idle worker has nothing to finish, and its death frees its place for certain: one that was
+    /// only asked to end could refuse, and starve whoever waits for the place.
     fn stop_worker(&mut self, worker: WorkerId) {
         if let Some(entry) = self.workers.get_mut(&worker) {
             entry.stop();
         }
+        self.to_launcher(to_launcher::Message::Kill(KillWorker { worker: worker.0 }));
     }
 
     pub(super) fn kill_worker(&mut self, worker: WorkerId, why: KillReason) {

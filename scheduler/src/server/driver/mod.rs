@@ -170,7 +170,10 @@ impl Driver {
                 () = tokio::time::sleep(sleep.unwrap_or_default()), if sleep.is_some() => {
                     self.look_again();
                 }
-                _ = shares.tick() => self.report_shares(),
+                _ = shares.tick() => {
+                    self.report_shares();
+                    self.kill_slow_starts();
+                }
             }
             if self.requests.is_empty()
                 && self.closing.is_empty()

@@ -21,8 +21,8 @@ pub enum Job {
 pub struct NewRequest {
     pub submission: Submission,
     pub job: Job,
-    /// Unbounded, and bounded all the same: a request sends one piece per output token at most, and
-    /// those are limited.
+    /// Unbounded, and bounded all the same: the driver takes no more text from a worker than the
+    /// request's output tokens can be.
     pub updates: mpsc::UnboundedSender<Update>,
 }
 
@@ -69,6 +69,9 @@ pub(super) struct Request {
     pub worker: Option<WorkerId>,
     pub finished: Option<Finished>,
     pub output_tokens: u32,
+    /// Bytes of text so far, and the tokens that they may come from.
+    pub output_bytes: u64,
+    pub tokens_out_max: u32,
 }
 
 impl Driver {
@@ -91,6 +94,8 @@ impl Driver {
             worker: None,
             finished: None,
             output_tokens: 0,
+            output_bytes: 0,
+            tokens_out_max: new.submission.tokens_out_max,
         };
         self.requests.insert(id, request);
         self.tell(Event::Submit(new.submission));

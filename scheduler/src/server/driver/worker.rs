@@ -5,7 +5,9 @@
 
 use super::{Driver, Message, Update};
 use crate::server::{frames, metrics};
-use bulkhead_core::{Event, KillReason, LeaseId, ModelId, Outcome, RequestId, TenantId, WorkerId};
+use bulkhead_core::{
+    Event, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId,
+};
 use bulkhead_proto::{
     frame,
     internal::{
@@ -23,6 +25,14 @@ use tokio::{
     sync::{Semaphore, mpsc},
 };
 
+/// Why a generation may end.
+const FINISH_REASONS: [&str; 2] = ["stop", "length"];
+/// The longest explanation taken from a worker, bytes.
+const DETAIL_BYTES_MAX: usize = 512;
+/// The longest text that one output token can be, bytes.
+const TOKEN_BYTES_MAX: u64 = 1024;
+/// How long a worker may take to load and seal itself, nanoseconds.
+const START_NS_MAX: Nanos = 120_000_000_000;
 /// Frames of one worker that may wait for the driver.
 const FRAMES_WAITING_MAX: usize = 4;
 
@@ -54,12 +64,13 @@ pub(super) struct Worker {
     pub kv_bytes: u64,
     pub killed: bool,
     pub stopped: bool,
+    since: Nanos,
     /// Bounded by what the core assigns. `None` before it is spawned and once it is to end.
     socket: Option<mpsc::UnboundedSender<Vec<u8>>>,
 }
 
 impl Worker {
-    pub(super) fn starting(tenant: TenantId, model: ModelId) -> Self {
+    pub(super) fn starting(tenant: TenantId, model: ModelId, since: Nanos) -> Self {
         Worker {
             tenant,
             model,
@@ -69,6 +80,7 @@ impl Worker {
             kv_bytes: 0,
             killed: false,
             stopped: false,
+            since,
             socket: None,
         }
     }
@@ -203,14 +215,17 @@ impl Driver {
         let Some(request) = self.requests.get_mut(&id) else {
             return;
         };
-        if request.worker != Some(worker) {
+        request.output_bytes += text.len() as u64;
+        let most = u64::from(request.tokens_out_max) * TOKEN_BYTES_MAX;
+        if request.worker != Some(worker) || request.output_bytes > most {
             return self.kill_worker(worker, KillReason::Protocol);
         }
         request.output_tokens = output_tokens;
         let _ = request.updates.send(Update::Piece { text });
     }
 
-    fn finished(&mut self, worker: WorkerId, finished: internal::Finished) {
+    fn finished(&mut self, worker: WorkerId, mut finished: internal::Finished) {
+        bound_words(&mut finished);
         let id = RequestId(finished.request);
         let event = Event::Finished {
             worker,
@@ -264,6 +279,18 @@ impl Driver {
         false
     }
 
+    /// Ends workers that do not come to the end of their start.
+    pub(super) fn kill_slow_starts(&mut self) {
+        let now = self.setup.clock.now_ns();
+        let slow = self.workers.iter().filter(|(_, worker)| {
+            worker.state == State::Starting && now.saturating_sub(worker.since) > START_NS_MAX
+        });
+        let slow: Vec<WorkerId> = slow.map(|(id, _)| *id).collect();
+        for worker in slow {
+            self.kill_worker(worker, KillReason::HeldLane);
+        }
+    }
+
     /// A worker is no more, or of no more use.
     pub(super) fn worker_gone(&mut self, worker: WorkerId) {
         let Some(entry) = self.workers.remove(&worker) else {
@@ -285,6 +312,18 @@ impl Driver {
         };
         self.tell(event);
     }
+}
+
+/// A worker's words go into records and answers: they are of a known set, or short.
+fn bound_words(finished: &mut internal::Finished) {
+    if !FINISH_REASONS.contains(&finished.finish_reason.as_str()) {
+        finished.finish_reason.clear();
+    }
+    let mut end = finished.detail.len().min(DETAIL_BYTES_MAX);
+    while !finished.detail.is_char_boundary(end) {
+        end -= 1;
+    }
+    finished.detail.truncate(end);
 }
 
 fn outcome(outcome: internal::Outcome) -> Outcome {

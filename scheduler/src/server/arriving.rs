@@ -1,0 +1,91 @@
+//! A request's body has to arrive within a time: whoever sends half a message and stops must not hold
+//! memory for as long as it likes.
+//!
+//! Only the request's direction is bounded. How long an answer takes is no matter of this file.
+
+use axum::{body::Body, extract::Request};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::time::{Sleep, sleep};
+
+/// How long a body may take from the request's headers to its end. 4 MiB in this time is 1.1 Mbit/s.
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Puts the time limit on a request's body.
+pub async fn bound(request: Request) -> Request {
+    request.map(|body| {
+        Body::new(Arriving {
+            body,
+            until: Box::pin(sleep(BODY_TIME_MAX)),
+        })
+    })
+}
+
+/// A body with a time limit.
+struct Arriving {
+    body: Body,
+    until: Pin<Box<Sleep>>,
+}
+
+/// The body did not come to its end in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body did not arrive in time")]
+struct TooSlow;
+
+impl http_body::Body for Arriving {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => self
+                .until
+                .as_mut()
+                .poll(cx)
+                .map(|()| Some(Err(axum::Error::new(TooSlow)))),
+            ready => ready,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, StreamBody};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_half_way_is_an_error() {
+        let frames = tokio_stream::StreamExt::chain(
+            tokio_stream::once(Ok::<_, axum::Error>(Frame::data(Bytes::from_static(
+                b"half",
+            )))),
+            tokio_stream::pending(),
+        );
+        let request = Request::new(Body::new(StreamBody::new(frames)));
+        let body = bound(request).await.into_body();
+        let error = body.collect().await.unwrap_err().to_string();
+        assert!(error.contains("in time"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_whole_body_comes_through() {
+        let body = bound(Request::new(Body::from("whole"))).await.into_body();
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
+    }
+}
