@@ -232,10 +232,10 @@ pub struct AgentCreate {
     /// What it may do: embed, generate, models:read [default: all three]
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
     pub scopes: Vec<String>,
-    /// Write the credentials to this file (mode 0600) instead of standard output
+    /// Write the credentials to this new file, mode 0600
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Print the agent as one JSON object (credentials always are one)
+    /// With --out, print the agent as one JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -318,7 +318,7 @@ pub struct AuditShow {
     /// The log's folder [default: audit in the data folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// The folder of the keys that decrypt records [default: keys/audit in the data folder]
+    /// The folder of the keys [default: keys/audit in the data folder]
     #[arg(long, value_name = "DIR")]
     pub keys: Option<PathBuf>,
     /// Only this tenant's records
@@ -367,7 +367,7 @@ pub struct Generate {
     /// The model
     #[arg(long, default_value = "smollm2")]
     pub model: String,
-    /// Most tokens to generate; 0 takes the server's default
+    /// Most tokens; 0 takes the server's default
     #[arg(long, default_value_t = 128, value_name = "N")]
     pub max_tokens: u32,
     /// 0 always takes the likeliest token

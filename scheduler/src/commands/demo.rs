@@ -25,7 +25,7 @@ use evidence::Evidence;
 use findings::{Findings, Steps};
 use people::People;
 use screen::Screen;
-use server::Server;
+use server::{Endpoints, Server};
 use std::{
     path::Path,
     process::ExitCode,
@@ -46,7 +46,7 @@ pub fn run(_globals: &Globals, args: Demo) -> Outcome {
     let screen = Screen::new(args.json);
     screen.line("Bulkhead: two organisations' agents on one machine, in a temporary folder")?;
     screen.step(1, "Models")?;
-    let models = preparation::models(args.models.as_deref())?;
+    let models = preparation::models(args.models.as_deref(), &screen)?;
     screen.say(&format!(
         "{EMBED_MODEL} and {GENERATE_MODEL} from {}",
         models.display()
@@ -71,19 +71,22 @@ async fn demo(args: &Demo, screen: &Screen, models: &Path) -> Outcome {
         DEMO_MAX,
         show(args, seal, screen, &mut server, folder.path()),
     );
-    let outcome = match shown.await {
-        Ok(Ok(findings)) => conclude(args, screen, &findings),
-        Ok(Err(failure)) => Err(with_log(&failure, &server)),
-        Err(_) => Err(with_log(
-            &"the demo took longer than it may".into(),
-            &server,
-        )),
+    let (endpoints, findings) = match shown.await {
+        Ok(Ok(shown)) => shown,
+        Ok(Err(failure)) => return Err(with_log(failure, &server)),
+        Err(_) => {
+            let failure = "the demo took longer than it may".into();
+            return Err(with_log(failure, &server));
+        }
     };
-    if args.keep && outcome.is_ok() {
+    let code = conclude(args, screen, &findings)?;
+    if args.keep {
+        let pid = server.pid().unwrap_or_default();
+        people::tell_how_to_reach(screen, &endpoints, folder.path(), pid)?;
         server.keep();
         let _kept = folder.keep();
     }
-    outcome
+    Ok(code)
 }
 
 /// All steps with a server.
@@ -93,7 +96,7 @@ async fn show(
     screen: &Screen,
     server: &mut Server,
     folder: &Path,
-) -> Result<Findings, Failure> {
+) -> Result<(Endpoints, Findings), Failure> {
     let started = Instant::now();
     screen.step(2, "Server")?;
     let endpoints = server.ready().await?;
@@ -149,17 +152,14 @@ async fn show(
     ))?;
 
     screen.step(9, "The audit log, verified with its public key alone")?;
-    match args.keep {
-        true => {
-            people::tell_how_to_reach(screen, &endpoints, folder, server.pid().unwrap_or_default())?
-        }
-        false => server.stop().await?,
+    if !args.keep {
+        server.stop().await?;
     }
     let audit = audit::check(&folder.join("audit"), None, None)?;
-    for line in ledger_lines(&audit) {
+    for line in ledger_lines(&audit, memory.answers) {
         screen.say(&line)?;
     }
-    Ok(Findings::of(Steps {
+    let findings = Findings::of(Steps {
         seal,
         worker_seal,
         ready_ms,
@@ -170,15 +170,20 @@ async fn show(
         memory,
         audit,
         seconds: started.elapsed().as_secs_f64(),
-    }))
+    });
+    Ok((endpoints, findings))
 }
 
-/// What the verifier found, without the roots.
-fn ledger_lines(report: &Report) -> [String; 3] {
+/// What the verifier found, without the roots. `answers` came to their regular end.
+fn ledger_lines(report: &Report, answers: u64) -> [String; 3] {
     let requests = &report.requests;
     let trees: Vec<String> = (report.tenants.iter())
         .map(|tree| format!("{} {}", tree.tenant, tree.records))
         .collect();
+    let early = match requests.admitted.saturating_sub(answers) {
+        0 => String::new(),
+        count => format!(", {count} of them early (the flood's last, the revoked stream)"),
+    };
     let state = match report.closed {
         true => "closed in good order, every record covered by a signed checkpoint",
         false => "live; what is older than a second is covered by a signed checkpoint",
@@ -189,7 +194,7 @@ fn ledger_lines(report: &Report) -> [String; 3] {
             report.log, report.records, report.checkpoints
         ),
         format!(
-            "requests: {} admitted, {} completed; records by tree: {}",
+            "requests: {} admitted, {} ended{early}; records: {}",
             requests.admitted,
             requests.completed,
             trees.join(", ")
@@ -232,9 +237,12 @@ fn config(folder: &Path, models: &Path, layers: &[String]) -> Config {
     config
 }
 
-fn with_log(failure: &Failure, server: &Server) -> Failure {
+fn with_log(failure: Failure, server: &Server) -> Failure {
+    if super::output::reader_is_gone(failure.as_ref()) {
+        return failure;
+    }
     match server.log_tail() {
-        log if log.is_empty() => failure.to_string().into(),
+        log if log.is_empty() => failure,
         log => format!("{failure}\nThe server's last words:\n{log}").into(),
     }
 }

@@ -145,8 +145,10 @@ fn fair(neighbour: &Neighbour) -> Check {
         promise: "fair share",
         held: neighbour.isolated(),
         shown_by: format!(
-            "beside the flood p50 {p50_ms:.0} ms, p99 {p99_ms:.0} ms (alone {:.0}, {:.0})",
-            neighbour.alone.p50_ms, neighbour.alone.p99_ms
+            "p50 {p50_ms:.0}, p99 {p99_ms:.0} ms beside the flood, bound {:.0} ms (alone {:.0}, {:.0})",
+            neighbour.p99_bound_ms(),
+            neighbour.alone.p50_ms,
+            neighbour.alone.p99_ms
         ),
     }
 }

@@ -52,7 +52,12 @@ impl Neighbour {
         self.failed == 0
             && self.beside.requests > 0
             && self.aggressor_texts_per_s > 0.0
-            && self.beside.p99_ms < self.single_queue_wait_ms / 2.0
+            && self.beside.p99_ms < self.p99_bound_ms()
+    }
+
+    /// Below this the victim's p99 beside the flood has to stay: half of one common queue's wait.
+    pub fn p99_bound_ms(&self) -> f64 {
+        self.single_queue_wait_ms / 2.0
     }
 }
 
@@ -169,6 +174,10 @@ pub fn lines(found: &Neighbour) -> Vec<String> {
             "p99 × {:.2}; in one queue for all, acme would have waited about {:.1} s",
             found.p99_ratio,
             found.single_queue_wait_ms / 1e3
+        ),
+        format!(
+            "judged by: p99 beside the flood below half of that wait, {:.0} ms, and none of acme's requests lost",
+            found.p99_bound_ms()
         ),
     ];
     if let Some(step) = found.longest_step_ms {

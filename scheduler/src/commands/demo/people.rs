@@ -73,8 +73,9 @@ pub fn tell_how_to_reach(
     pid: u32,
 ) -> io::Result<()> {
     let folder = folder.display();
+    screen.line("")?;
     for line in [
-        format!("left running: {}", endpoints.agents),
+        format!("left running  {}", endpoints.agents),
         format!("authority     {}", endpoints.ca.display()),
         format!("credentials   {folder}/reader.json (acme), {folder}/writer.json (globex)"),
         format!("metrics       {}/metrics", endpoints.operators),
@@ -85,7 +86,7 @@ pub fn tell_how_to_reach(
         format!("try           bulkhead embed --credentials {folder}/reader.json 'hello there'"),
         format!("stop          kill {pid}; then delete {folder}"),
     ] {
-        screen.say(&line)?;
+        screen.line(&line)?;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! What has to be there before the server starts: models, and a seal that this machine grants.
 
-use super::Failure;
+use super::{Failure, screen::Screen};
 use crate::{
-    commands::models::pull::starters,
+    commands::models::pull::{starters, starters_bytes},
     config::{self, Config},
     launcher::programs,
 };
@@ -37,7 +37,7 @@ pub struct Seal {
 
 /// The folder of the models; fetches what is missing. To be called where no runtime is: it blocks for
 /// as long as a download takes.
-pub fn models(given: Option<&Path>) -> Result<PathBuf, Failure> {
+pub fn models(given: Option<&Path>, screen: &Screen) -> Result<PathBuf, Failure> {
     let dir = match given {
         Some(dir) => std::path::absolute(dir)?,
         None => config::default_models_dir()
@@ -55,6 +55,10 @@ pub fn models(given: Option<&Path>) -> Result<PathBuf, Failure> {
         )
         .into());
     }
+    screen.say(&format!(
+        "fetching {} MB of starter models…",
+        starters_bytes() / 1_000_000
+    ))?;
     starters(&dir, None)?;
     Ok(dir)
 }

