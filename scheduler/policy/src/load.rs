@@ -4,6 +4,7 @@
 //! set in the order of their names; each policy's id says which file it is from.
 
 use cedar_policy::{PolicyId, PolicySet, PolicySetError, Schema, ValidationMode, Validator};
+use miette::Diagnostic;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -63,13 +64,21 @@ pub(crate) fn schema() -> Result<Schema, PolicyError> {
 pub(crate) fn policies(schema: &Schema, folder: Option<&Path>) -> Result<PolicySet, PolicyError> {
     let mut set = PolicySet::new();
     add(&mut set, DEFAULT_PREFIX, DEFAULT)?;
+    let mut texts = Vec::new();
     for path in folder.map(files).transpose()?.unwrap_or_default() {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        add(&mut set, &format!("{name}#"), &read(&path)?)?;
+        let (prefix, text) = (format!("{name}#"), read(&path)?);
+        add(&mut set, &prefix, &text)?;
+        texts.push((prefix, text));
     }
     let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
     if !result.validation_passed() {
-        let problems: Vec<String> = result.validation_errors().map(|e| e.to_string()).collect();
+        let problem = |error: &cedar_policy::ValidationError| {
+            let id = error.policy_id().to_string();
+            let file = texts.iter().find(|(prefix, _)| id.starts_with(prefix));
+            file.map_or_else(|| error.to_string(), |(_, text)| located(error, text))
+        };
+        let problems: Vec<String> = result.validation_errors().map(problem).collect();
         return Err(PolicyError::Invalid(problems.join("; ")));
     }
     Ok(set)
@@ -78,7 +87,7 @@ pub(crate) fn policies(schema: &Schema, folder: Option<&Path>) -> Result<PolicyS
 fn add(set: &mut PolicySet, prefix: &str, text: &str) -> Result<(), PolicyError> {
     let file = || prefix.trim_end_matches('#').to_owned();
     let parsed: PolicySet = text.parse().map_err(|errors: cedar_policy::ParseErrors| {
-        let problems: Vec<String> = errors.iter().map(|e| e.to_string()).collect();
+        let problems: Vec<String> = errors.iter().map(|e| located(e, text)).collect();
         PolicyError::Parse {
             file: file(),
             problem: problems.join("; "),
@@ -105,6 +114,19 @@ fn add(set: &mut PolicySet, prefix: &str, text: &str) -> Result<(), PolicyError>
         }
     }
     Ok(())
+}
+
+/// The error, after the line of its file where it is known.
+fn located(error: &impl Diagnostic, text: &str) -> String {
+    let start = error.labels().and_then(|mut labels| labels.next());
+    let before = start.and_then(|label| text.as_bytes().get(..label.offset()));
+    match before {
+        Some(before) => {
+            let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+            format!("line {line}: {error}")
+        }
+        None => error.to_string(),
+    }
 }
 
 /// The folder's `*.cedar` files by name. Hidden ones are left out: editors keep drafts there.
@@ -149,4 +171,27 @@ fn read(path: &Path) -> Result<String, PolicyError> {
         return Err(PolicyError::TooLong(path.to_owned()));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_file_and_the_line() {
+        let schema = schema().unwrap();
+        for bad in [
+            "permit (principal, action, resource) when { foo };",
+            "permit (principal, action, resource) when { principal.nothing };",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let text = format!("// One.\n\n{bad}\n");
+            fs::write(dir.path().join("mine.cedar"), text).unwrap();
+            let error = policies(&schema, Some(dir.path())).unwrap_err().to_string();
+            assert!(
+                error.contains("mine.cedar") && error.contains("line 3: "),
+                "{error}"
+            );
+        }
+    }
 }
