@@ -4,14 +4,15 @@
 //! Killing processes hardly ever hits that moment; stopping the audit process holds it open.
 
 use bulkhead_tests::{
-    agent::{collect, prompt},
+    agent::{collect, prompt, reason},
     options::Options,
     process::{freeze, thaw},
     records,
     server::Server,
+    wait::eventually,
 };
 use std::{pin::pin, time::Duration};
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 
 /// Far longer than these requests take, and well within the server's patience with its log (5 s).
 const WITHHELD: Duration = Duration::from_millis(1500);
@@ -67,6 +68,47 @@ async fn the_last_byte_of_a_stream_waits_for_its_completed_record() {
     thaw(audit);
     let whole = rest.await.expect("it ends once that is on record");
     assert_eq!(whole.done.usage.expect("usage").output_tokens, 60);
+}
+
+/// What waits for a log that stands still is bounded: beyond it nothing is accepted, and nothing runs.
+#[tokio::test]
+async fn a_log_that_stands_still_takes_only_so_much() {
+    let backlog = 10;
+    let options = Options::null(0).with("audit.pending_max", backlog);
+    let server = Server::start(options).await;
+    let client = server.agent("acme", "reader").await.client().await;
+    client.embed("null", &["warm"]).await.expect("served");
+
+    let audit = server.audit();
+    freeze(audit);
+    let mut waiting = JoinSet::new();
+    for _ in 0..backlog {
+        let client = client.clone();
+        waiting.spawn(async move { client.embed("null", &["a text"]).await.is_ok() });
+    }
+    let full = eventually(Duration::from_secs(10), "the backlog is full", async || {
+        let pending = server.metric("bulkhead_audit_pending", "").await;
+        (pending >= backlog as f64).then_some(())
+    });
+    full.await;
+    let refused = client
+        .embed("null", &["one more"])
+        .await
+        .expect_err("refused");
+    assert_eq!(reason(&refused), "AUDIT_UNAVAILABLE", "{refused}");
+    let (status, _) = server.get("/readyz").await.expect("an answer");
+    assert_eq!(status, 503, "and operators see it");
+    thaw(audit);
+    assert_eq!(
+        waiting.join_all().await,
+        [true; 10],
+        "those that were accepted are answered"
+    );
+    server.ready().await;
+    client
+        .embed("null", &["and on"])
+        .await
+        .expect("served again");
 }
 
 /// Ends after `limit`, like a call that is given up then.
