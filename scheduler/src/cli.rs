@@ -24,7 +24,8 @@ use std::path::PathBuf;
   bulkhead embed --credentials reader.json 'hello there'
 
 The data folder is --data, else $BULKHEAD_DATA, else $XDG_DATA_HOME/bulkhead,
-else ~/.local/share/bulkhead."
+else ~/.local/share/bulkhead.
+Exit codes: 0 done, 1 failed, 2 wrongly called, 141 standard output was closed."
 )]
 pub struct Cli {
     #[command(flatten)]
