@@ -74,7 +74,7 @@ async fn the_last_byte_of_a_stream_waits_for_its_completed_record() {
 #[tokio::test]
 async fn a_log_that_stands_still_takes_only_so_much() {
     let backlog = 10;
-    let options = Options::null(0).with("audit.pending_max", backlog);
+    let options = Options::null(0).with("audit.pending_max", backlog as i64);
     let server = Server::start(options).await;
     let client = server.agent("acme", "reader").await.client().await;
     client.embed("null", &["warm"]).await.expect("served");
@@ -99,9 +99,10 @@ async fn a_log_that_stands_still_takes_only_so_much() {
     let (status, _) = server.get("/readyz").await.expect("an answer");
     assert_eq!(status, 503, "and operators see it");
     thaw(audit);
-    assert_eq!(
-        waiting.join_all().await,
-        [true; 10],
+    // Two records each: half as many requests fill the backlog, and the rest may find it full.
+    let answered = waiting.join_all().await.into_iter().filter(|ok| *ok);
+    assert!(
+        answered.count() >= backlog / 2,
         "those that were accepted are answered"
     );
     server.ready().await;
