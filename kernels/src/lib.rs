@@ -9,6 +9,7 @@
 
 pub mod alloc;
 pub mod canary;
+pub mod compute;
 pub mod device;
 mod fill;
 pub mod pool;

@@ -83,7 +83,12 @@ fn nothing_is_left_to_do_and_no_test_is_skipped() {
         concat!("FIX", "ME"),
         concat!("XX", "X"),
     ];
-    let code = ["#[ignore", "dbg!(", "todo!(", "unimplemented!("];
+    let code = [
+        concat!("#[ig", "nore"),
+        concat!("db", "g!("),
+        concat!("to", "do!("),
+        concat!("unimple", "mented!("),
+    ];
     let mut complaints = Vec::new();
     for file in ours() {
         let shown = file.code();

@@ -7,13 +7,14 @@
 //! All arithmetic on activations is in f32 and in buffers that are freed (and so zeroed by the
 //! worker's allocator) or owned by a pool that is scrubbed; nothing here caches text or token ids.
 
-pub mod bert;
 mod compute;
-mod linear;
-pub mod llama;
+pub mod decoder;
+pub mod encoder;
+pub mod generate;
 pub mod null;
 mod scratch;
-mod simd;
+pub mod source;
+pub mod text;
 
 use crate::engine::Engine;
 use crate::load::FileBytes;
@@ -88,8 +89,8 @@ pub fn open(load: &Load, files: Vec<FileBytes>) -> Result<Box<dyn Engine>, LoadE
     let files = ModelFiles(files);
     let make = || -> Result<Box<dyn Engine>, LoadError> {
         match load.format.as_str() {
-            "bert" => Ok(Box::new(bert::BertEngine::load(files, compute()?)?)),
-            "gguf" => Ok(Box::new(llama::LlamaEngine::load(files, compute()?)?)),
+            "bert" => Ok(Box::new(encoder::Embedder::load(files, compute()?)?)),
+            "gguf" => Ok(Box::new(generate::Generator::load(files, compute()?)?)),
             "null" => Ok(Box::new(null::NullEngine::new(load.null_ns_per_token))),
             other => Err(LoadError::Format {
                 format: other.into(),

@@ -2,7 +2,7 @@
 
 use crate::fixture::{MINILM, cosine, drain, embed_item, files, minilm, reference, values};
 use bulkhead_proto::internal::{GenerateJob, Outcome, WorkItem, work_item::Job};
-use bulkhead_worker::models::bert::TextEncoder;
+use bulkhead_worker::models::encoder::TextEncoder;
 use serde::Deserialize;
 
 #[derive(Deserialize)]

@@ -4,7 +4,10 @@
 use crate::fixture::{Said, clock, drain, files, generate, load, reference, smollm2, user};
 use bulkhead_proto::internal::{GenerateJob, Outcome, Turn, WorkItem, work_item::Job};
 use bulkhead_worker::engine::Engine;
-use bulkhead_worker::models::llama::{Chat, Gguf, Kv, Model, Row, Scratch, TextCodec};
+use bulkhead_worker::models::Compute;
+use bulkhead_worker::models::decoder::{CpuDecoder, Decoder, Model, Row};
+use bulkhead_worker::models::source::Gguf;
+use bulkhead_worker::models::text::{Chat, TextCodec};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -90,9 +93,8 @@ fn control_tokens_in_a_message_are_text() {
 }
 
 /// Logits after the last of `ids`, with the prompt read in pieces of `piece` tokens.
-fn logits(model: &Model, ids: &[u32], piece: usize) -> Vec<f32> {
-    let mut kv = Kv::new(model.layout(), 256 << 20).expect("memory");
-    let table = kv.take(ids.len()).expect("fits").expect("free");
+fn logits(decoder: &mut dyn Decoder, ids: &[u32], piece: usize) -> Vec<f32> {
+    let blocks: Vec<u32> = (0..ids.len().div_ceil(16) as u32).collect();
     let rows: Vec<Row> = ids
         .iter()
         .enumerate()
@@ -102,14 +104,12 @@ fn logits(model: &Model, ids: &[u32], piece: usize) -> Vec<f32> {
             table: 0,
         })
         .collect();
-    let mut scratch = Scratch::default();
     let mut logits = Vec::new();
     for rows in rows.chunks(piece) {
-        logits = model
-            .forward(rows, &[rows.len() - 1], &[&table], &mut kv, &mut scratch)
+        logits = decoder
+            .forward(rows, &[rows.len() - 1], &[&blocks])
             .to_vec();
     }
-    kv.end(table);
     logits
 }
 
@@ -117,9 +117,11 @@ fn logits(model: &Model, ids: &[u32], piece: usize) -> Vec<f32> {
 fn logits_meet_the_reference_and_pieces_change_nothing() {
     let bytes = files("smollm2", &["model.gguf"]).swap_remove(0).bytes;
     let model = Model::parse(&Gguf::parse(&bytes).expect("it parses")).expect("it loads");
+    let mut decoder = CpuDecoder::new(model, Compute::new(2).expect("threads"));
+    decoder.assign(256 << 20);
     let mut worst = 0f32;
     for case in cases() {
-        let whole = logits(&model, &case.input_ids, usize::MAX);
+        let whole = logits(&mut decoder, &case.input_ids, usize::MAX);
         let top = whole
             .iter()
             .zip(0u32..)
@@ -130,7 +132,7 @@ fn logits_meet_the_reference_and_pieces_change_nothing() {
             worst = worst.max((whole[*id as usize] - want).abs());
         }
         for piece in [1, 5, 16] {
-            let parts = logits(&model, &case.input_ids, piece);
+            let parts = logits(&mut decoder, &case.input_ids, piece);
             let apart = whole
                 .iter()
                 .zip(&parts)

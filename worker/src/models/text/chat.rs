@@ -5,10 +5,9 @@
 //! control token is marked while rendering; control tokens are then looked for in what is left, which
 //! only the template wrote, and the marks are taken away again.
 
-use super::FILE;
-use super::gguf::Gguf;
 use super::tokenizer::{Part, TextCodec};
 use crate::models::LoadError;
+use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use bulkhead_proto::internal::Turn;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, context};

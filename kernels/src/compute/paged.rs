@@ -1,10 +1,52 @@
 //! Attention of every new token to its own sequence's earlier tokens, over paged keys and values.
+//!
+//! In a block, for every layer and key-value head: the keys of 16 tokens, turned around so that one
+//! load gives one dimension of all 16; then their values, one token behind the other.
 
-use super::kv::Layout;
-use crate::models::simd;
-use bulkhead_worker_core::BLOCK_TOKENS;
+use super::simd;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
+
+/// Tokens whose keys and values one block holds.
+pub const BLOCK_TOKENS: usize = 16;
+
+/// Where things are inside a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Key-value heads.
+    pub heads: usize,
+    /// Width of a head, floats.
+    pub width: usize,
+}
+
+impl Layout {
+    /// Floats of the keys (or the values) of one head in one layer of one block.
+    pub fn part(&self) -> usize {
+        BLOCK_TOKENS * self.width
+    }
+
+    /// Floats of a block.
+    pub fn block(&self) -> usize {
+        self.layers * self.heads * 2 * self.part()
+    }
+
+    /// First float of a head's keys; its values follow.
+    pub fn keys(&self, block: usize, layer: usize, head: usize) -> usize {
+        block * self.block() + (layer * self.heads + head) * 2 * self.part()
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        self.block() * size_of::<f32>()
+    }
+
+    /// Bytes that a token takes.
+    pub fn token_bytes(&self) -> u64 {
+        (self.block_bytes() / BLOCK_TOKENS) as u64
+    }
+}
 
 /// One new token: which blocks its sequence has, and where in the sequence it is.
 #[derive(Clone, Copy)]

@@ -1,32 +1,20 @@
 //! The decoder's weights and its forward pass over the tokens of many sequences.
 
-use super::FILE;
-use super::attention::{Query, attend};
-use super::gguf::Gguf;
-use super::kv::{Kv, Layout};
+use super::kv::Kv;
+use super::{Layout, Row};
 use crate::engine::Scrubbed;
 use crate::models::LoadError;
-use crate::models::linear::{Linear, Rows};
 use crate::models::scratch::{Buffer, sum};
-use crate::models::simd::{rms_norm, swiglu};
-use bulkhead_worker_core::{BLOCK_TOKENS, Table};
+use crate::models::source::{GGUF_FILE as FILE, Gguf};
+use bulkhead_kernels::compute::paged::{BLOCK_TOKENS, Query, attend};
+use bulkhead_kernels::compute::simd::{rms_norm, swiglu};
+use bulkhead_kernels::compute::{Linear, Rows};
 use rayon::prelude::*;
 
 /// Bounds on what a file may claim, so that no product overflows.
 const DIMENSION_MAX: usize = 1 << 16;
 const VOCABULARY_MAX: usize = 1 << 20;
 const CONTEXT_TOKENS_MAX: usize = 1 << 17;
-
-/// One token to compute.
-#[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// Its id.
-    pub token: u32,
-    /// Its place in its sequence.
-    pub position: usize,
-    /// Which of the tables given is its sequence's.
-    pub table: usize,
-}
 
 #[derive(Debug)]
 struct Layer {
@@ -199,7 +187,7 @@ impl Model {
         &self,
         rows: &[Row],
         wanted: &[usize],
-        tables: &[&Table],
+        tables: &[&[u32]],
         kv: &mut Kv,
         scratch: &'s mut Scratch,
     ) -> &'s mut [f32] {
@@ -212,7 +200,7 @@ impl Model {
         let queries: Vec<Query<'_>> = rows
             .iter()
             .map(|row| Query {
-                blocks: tables[row.table].blocks(),
+                blocks: tables[row.table],
                 position: row.position,
             })
             .collect();

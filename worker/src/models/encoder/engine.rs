@@ -47,7 +47,7 @@ struct Batch {
 }
 
 /// Sentence embeddings.
-pub struct BertEngine {
+pub struct Embedder {
     compute: Compute,
     model: Model,
     encoder: TextEncoder,
@@ -62,7 +62,7 @@ pub struct BertEngine {
     answers: Vec<Finished>,
 }
 
-impl BertEngine {
+impl Embedder {
     /// Loads from model.safetensors, config.json, tokenizer.json and, if there,
     /// sentence_bert_config.json.
     pub(crate) fn load(mut files: ModelFiles, compute: Compute) -> Result<Self, LoadError> {
@@ -73,7 +73,7 @@ impl BertEngine {
         let weights = files.take("model.safetensors")?;
         let model = Model::parse(config, &weights)?;
         drop(weights);
-        let mut engine = BertEngine {
+        let mut engine = Embedder {
             cost: StepCost::new(1, UNIT_NS_GUESS),
             compute,
             model,
@@ -239,7 +239,7 @@ fn sentence_limit(files: &mut ModelFiles) -> Result<Option<usize>, LoadError> {
     Ok(Some(config.max_seq_length))
 }
 
-impl Engine for BertEngine {
+impl Engine for Embedder {
     fn info(&self) -> ModelInfo {
         ModelInfo {
             task: "embed",

@@ -1,9 +1,7 @@
 //! One request on its way: from the job that came to the tokens that were generated.
 
-use super::chat::Chat;
 use super::sampling::Sampler;
-use super::stream::{STOP_BYTES_MAX, STOPS_MAX, TextStream};
-use super::tokenizer::{Part, TextCodec};
+use crate::models::text::{Chat, Part, STOP_BYTES_MAX, STOPS_MAX, TextCodec, TextStream};
 use bulkhead_proto::internal::GenerateJob;
 use bulkhead_worker_core::Ask;
 

@@ -4,18 +4,16 @@
 //! tokens are shared by [`share`]; its size follows from what earlier steps took. A sequence that
 //! ends, for whatever reason, has its blocks zeroed before the step's outcome is returned.
 
-use super::FILE;
-use super::chat::Chat;
-use super::gguf::Gguf;
-use super::kv::Kv;
-use super::model::{Model, Row, Scratch};
+use super::memory::Memory;
 use super::sequence::Sequence;
-use super::tokenizer::TextCodec;
 use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
+use crate::models::decoder::{CpuDecoder, Decoder, Model, Row, Shape};
 use crate::models::scratch::sum;
+use crate::models::source::{GGUF_FILE, Gguf};
+use crate::models::text::{Chat, TextCodec};
 use crate::models::{Compute, LoadError, ModelFiles};
 use bulkhead_proto::internal::{Finished, GenerateJob, Outcome, Piece, WorkItem, work_item::Job};
-use bulkhead_worker_core::{StepCost, Table, share};
+use bulkhead_worker_core::{BLOCK_TOKENS, StepCost, Table, share};
 use std::collections::VecDeque;
 
 /// Sequences that run at once at most.
@@ -33,40 +31,38 @@ struct Running {
 }
 
 /// Text generation.
-pub struct LlamaEngine {
-    compute: Compute,
-    model: Model,
+pub struct Generator {
+    decoder: Box<dyn Decoder>,
+    shape: Shape,
     codec: TextCodec,
     chat: Chat,
-    kv: Kv,
+    memory: Memory,
     step_limit_ns: u64,
     /// In tokens.
     cost: StepCost,
     turn: usize,
-    scratch: Scratch,
     waiting: VecDeque<Sequence>,
     running: Vec<Running>,
     answers: Vec<Finished>,
 }
 
-impl LlamaEngine {
+impl Generator {
     /// Loads from model.gguf.
     pub(crate) fn load(mut files: ModelFiles, compute: Compute) -> Result<Self, LoadError> {
-        let bytes = files.take(FILE)?;
+        let bytes = files.take(GGUF_FILE)?;
         let gguf = Gguf::parse(&bytes)?;
         let codec = TextCodec::parse(&gguf)?;
         let chat = Chat::parse(&gguf, &codec)?;
-        let model = Model::parse(&gguf)?;
-        let mut engine = LlamaEngine {
-            kv: Kv::empty(model.layout()),
+        let decoder = Box::new(CpuDecoder::new(Model::parse(&gguf)?, compute));
+        let mut engine = Generator {
+            shape: decoder.shape(),
+            decoder,
+            memory: Memory::default(),
             cost: StepCost::new(1, TOKEN_NS_GUESS),
-            compute,
-            model,
             codec,
             chat,
             step_limit_ns: u64::MAX,
             turn: 0,
-            scratch: Scratch::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
             answers: Vec::new(),
@@ -90,15 +86,15 @@ impl LlamaEngine {
             self.step(&|| 0);
         }
         self.scrub();
-        self.kv = Kv::empty(self.model.layout());
+        self.assign(0, u64::MAX);
         self.cost = StepCost::new(1, TOKEN_NS_GUESS);
     }
 
     fn add_job(&mut self, request: u64, job: GenerateJob) {
-        let context = self.model.context_tokens();
+        let context = self.shape.context_tokens;
         match Sequence::new(request, job, &self.codec, &self.chat, context) {
-            Ok(sequence) if sequence.kv_tokens() > self.kv.capacity_tokens() => {
-                let (needed, have) = (sequence.kv_tokens(), self.kv.capacity_tokens());
+            Ok(sequence) if sequence.kv_tokens() > self.memory.capacity_tokens() => {
+                let (needed, have) = (sequence.kv_tokens(), self.memory.capacity_tokens());
                 let detail = format!(
                     "prompt and answer may take {needed} tokens of KV memory, and the tenant's \
                      quota holds {have}; ask for fewer max_tokens or a larger quota"
@@ -126,7 +122,7 @@ impl LlamaEngine {
             let Some(sequence) = self.waiting.pop_front() else {
                 return;
             };
-            match self.kv.take(sequence.kv_tokens()) {
+            match self.memory.take(sequence.kv_tokens()) {
                 Ok(Some(table)) => self.running.push(Running { sequence, table }),
                 Ok(None) => return self.waiting.push_front(sequence),
                 // It fitted when it came: blocks were lost since, because they could not be cleaned.
@@ -163,69 +159,28 @@ impl LlamaEngine {
         (rows, ends)
     }
 
-    /// Chooses the next token of every sequence in `ends`; returns which sequences are over.
-    fn choose(
-        &mut self,
-        ends: &[(usize, usize)],
-        logits: &mut [f32],
-        outcome: &mut StepOutcome,
-    ) -> Vec<usize> {
-        let mut over = Vec::new();
-        for ((_, at), logits) in ends
-            .iter()
-            .zip(logits.chunks_exact_mut(self.model.vocabulary()))
-        {
-            let sequence = &mut self.running[*at].sequence;
-            let token = sequence
-                .sampler
-                .choose(logits, u64::from(sequence.generated()));
-            let (text, reason) = sequence.push(token, &self.codec);
-            let (request, output_tokens) = (sequence.request, sequence.generated());
-            if !text.is_empty() {
-                outcome.pieces.push(Piece {
-                    request,
-                    text,
-                    output_tokens,
-                });
-            }
-            if let Some(reason) = reason {
-                over.push(*at);
-                outcome.finished.push(Finished {
-                    request,
-                    outcome: Outcome::Ok.into(),
-                    input_tokens: sequence.prompt_tokens as u32,
-                    output_tokens,
-                    finish_reason: reason.into(),
-                    ..Finished::default()
-                });
-            }
-        }
-        over
-    }
-
     /// Ends the sequence at `at`: its blocks are zeroed here.
     fn end(&mut self, at: usize) {
         let Running { sequence, table } = self.running.remove(at);
         drop(sequence);
-        self.kv.end(table);
+        self.memory.end(table, self.decoder.as_mut());
     }
 }
 
-impl Engine for LlamaEngine {
+impl Engine for Generator {
     fn info(&self) -> ModelInfo {
         ModelInfo {
             task: "generate",
             dimensions: 0,
-            context_tokens: self.model.context_tokens() as u32,
-            kv_bytes_per_token: self.model.layout().token_bytes(),
+            context_tokens: self.shape.context_tokens as u32,
+            kv_bytes_per_token: self.shape.block_bytes / BLOCK_TOKENS as u64,
         }
     }
 
     fn assign(&mut self, quota_bytes: u64, step_limit_ns: u64) {
         self.step_limit_ns = step_limit_ns;
-        // Without memory for a pool every request is answered OVER_QUOTA, with numbers.
-        let layout = self.model.layout();
-        self.kv = Kv::new(layout, quota_bytes).unwrap_or_else(|_| Kv::empty(layout));
+        let blocks = self.decoder.assign(quota_bytes);
+        self.memory = Memory::new(blocks, self.shape.block_bytes);
     }
 
     fn add(&mut self, item: WorkItem) {
@@ -269,14 +224,19 @@ impl Engine for LlamaEngine {
         }
         let (rows, ends) = self.plan();
         let wanted: Vec<usize> = ends.iter().map(|(row, _)| *row).collect();
-        let tables: Vec<&Table> = self.running.iter().map(|running| &running.table).collect();
-        let (model, kv) = (&self.model, &mut self.kv);
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let logits = self
-            .compute
-            .run(|| model.forward(&rows, &wanted, &tables, kv, &mut scratch));
-        let over = self.choose(&ends, logits, &mut outcome);
-        self.scratch = scratch;
+        let tables: Vec<&[u32]> = self
+            .running
+            .iter()
+            .map(|running| running.table.blocks())
+            .collect();
+        let logits = self.decoder.forward(&rows, &wanted, &tables);
+        let over = choose(
+            &mut self.running,
+            &ends,
+            logits.chunks_exact_mut(self.shape.vocabulary),
+            &self.codec,
+            &mut outcome,
+        );
         outcome.sequences = self.running.len() as u32;
         for at in over.into_iter().rev() {
             self.end(at);
@@ -288,15 +248,50 @@ impl Engine for LlamaEngine {
     }
 
     fn kv_bytes(&self) -> u64 {
-        self.kv.held_bytes()
+        self.memory.held_bytes()
     }
 
     /// Scratch is only needed inside a step, so all of it is zeroed and read back, whoever is live.
     fn scrub(&mut self) -> Scrubbed {
-        let stacks = Scrubbed {
-            zeroed: self.compute.scrub_stacks(),
-            ..Scrubbed::default()
-        };
-        sum(sum(self.kv.scrub(), self.scratch.scrub()), stacks)
+        let blocks = self.memory.scrub(self.decoder.as_mut());
+        sum(blocks, self.decoder.scrub())
     }
+}
+
+/// Chooses the next token of every sequence in `ends`; returns which sequences are over.
+fn choose<'a>(
+    running: &mut [Running],
+    ends: &[(usize, usize)],
+    logits: impl Iterator<Item = &'a mut [f32]>,
+    codec: &TextCodec,
+    outcome: &mut StepOutcome,
+) -> Vec<usize> {
+    let mut over = Vec::new();
+    for ((_, at), logits) in ends.iter().zip(logits) {
+        let sequence = &mut running[*at].sequence;
+        let token = sequence
+            .sampler
+            .choose(logits, u64::from(sequence.generated()));
+        let (text, reason) = sequence.push(token, codec);
+        let (request, output_tokens) = (sequence.request, sequence.generated());
+        if !text.is_empty() {
+            outcome.pieces.push(Piece {
+                request,
+                text,
+                output_tokens,
+            });
+        }
+        if let Some(reason) = reason {
+            over.push(*at);
+            outcome.finished.push(Finished {
+                request,
+                outcome: Outcome::Ok.into(),
+                input_tokens: sequence.prompt_tokens as u32,
+                output_tokens,
+                finish_reason: reason.into(),
+                ..Finished::default()
+            });
+        }
+    }
+    over
 }

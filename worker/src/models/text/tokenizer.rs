@@ -3,9 +3,8 @@
 //! Byte-level BPE. Control tokens (`<|im_start|>` and its like) are not part of the text tokenizer at all:
 //! whoever encodes says where they are, so text that merely looks like one never becomes one.
 
-use super::FILE;
-use super::gguf::Gguf;
 use crate::models::LoadError;
+use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use ahash::AHashMap;
 use candle_core::quantized::gguf_file::Value;
 use std::collections::HashMap;

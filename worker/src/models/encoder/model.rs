@@ -1,11 +1,11 @@
 //! The encoder's weights and its forward pass, one layer at a time.
 
-use super::attention::attend;
 use crate::engine::Scrubbed;
 use crate::models::LoadError;
-use crate::models::linear::{Linear, Rows};
 use crate::models::scratch::{Buffer, sum};
-use crate::models::simd::{add_layer_norm, gelu};
+use bulkhead_kernels::compute::ragged::attend;
+use bulkhead_kernels::compute::simd::{add_layer_norm, gelu};
+use bulkhead_kernels::compute::{Linear, Rows};
 use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;

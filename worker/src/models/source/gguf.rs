@@ -4,9 +4,9 @@
 //! bit, since they are affine per 32 weights as our packed form is; the others become 8 bits per 32
 //! weights, which moves no weight by more than 1/510 of its group's range.
 
-use super::FILE;
+use super::GGUF_FILE as FILE;
 use crate::models::LoadError;
-use crate::models::linear::{GROUP, Rows};
+use bulkhead_kernels::compute::{GROUP, Rows};
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::{GgmlDType, QTensor};

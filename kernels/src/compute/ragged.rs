@@ -1,6 +1,6 @@
 //! Attention of every token to all tokens of its own text, and to no other.
 
-use crate::models::simd;
+use super::simd;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;

@@ -3,7 +3,7 @@
 //! The randomness of the n-th token of a sequence is a function of the request's seed and n alone, so
 //! an answer does not depend on what else ran beside it, nor on how its prompt was divided into steps.
 
-use crate::models::simd::softmax;
+use bulkhead_kernels::compute::simd::softmax;
 
 /// Temperatures above this make noise only.
 pub const TEMPERATURE_MAX: f32 = 10.0;

@@ -1,0 +1,12 @@
+//! Text generation: continuous batching over a [`Decoder`](super::decoder::Decoder).
+//!
+//! Ragged: a step computes the next tokens of many sequences at once; prompts are read in pieces, and
+//! sequences come and go at every step. Keys and values live in the blocks of one pool, the tenant's
+//! quota, and are zeroed and read back when their sequence ends.
+
+mod engine;
+mod memory;
+mod sampling;
+mod sequence;
+
+pub use engine::Generator;
