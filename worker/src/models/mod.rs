@@ -1,8 +1,9 @@
 //! The models: from a folder's bytes to an [`Engine`].
 //!
-//! Everything is parsed from memory: at this point the process may open no file any more. All threads
-//! that an engine will ever use exist when [`open`] returns, and are as many as it was told. Whatever
-//! the files hold, the answer is an engine or a [`LoadError`], never a panic.
+//! Everything is parsed from memory: at this point the process may open no file any more. First
+//! [`load`], which starts no thread, so that a process can fork between the two; then
+//! [`Loaded::start`], which makes all threads that an engine will ever use, as many as it is told.
+//! Whatever the files hold, the answer is an engine or a [`LoadError`], never a panic.
 //!
 //! All arithmetic on activations is in f32 and in buffers that are freed (and so zeroed by the
 //! worker's allocator) or owned by a pool that is scrubbed; nothing here caches text or token ids.
@@ -77,31 +78,64 @@ impl LoadError {
     }
 }
 
-/// Makes an engine of the files that were read for `load`, for `load.threads` compute threads, and
-/// runs one small step, so that everything that is made on first use exists before the process is
-/// sealed.
+/// [`load`] and [`Loaded::start`] in one, for a process that shares its weights with nobody.
 pub fn open(load: &Load, files: Vec<FileBytes>) -> Result<Box<dyn Engine>, LoadError> {
-    let compute = || Compute::new(load.threads as usize);
+    self::load(load, files)?.start(load.threads as usize)
+}
+
+/// A model whose files were read and packed, and that has no thread yet: a process that holds one can
+/// fork, and share its weights with what it forks.
+pub struct Loaded {
+    named: String,
+    start: Start,
+}
+
+type Start = Box<dyn FnOnce(usize) -> Result<Box<dyn Engine>, LoadError> + Send>;
+
+/// Makes an engine on threads of its own.
+fn on_threads<E: Engine + 'static>(start: impl FnOnce(Compute) -> E + Send + 'static) -> Start {
+    Box::new(|threads| Ok(Box::new(start(Compute::new(threads)?))))
+}
+
+/// Reads a model from the files that were read for `load`. Starts no thread: whatever `files` hold,
+/// the process has as many threads afterwards as before.
+pub fn load(load: &Load, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
     let named = files
         .first()
         .map_or("the model", |file| &file.name)
         .to_owned();
     let files = ModelFiles(files);
-    let make = || -> Result<Box<dyn Engine>, LoadError> {
+    let null_ns_per_token = load.null_ns_per_token;
+    let make = || -> Result<Start, LoadError> {
         match load.format.as_str() {
-            "bert" => Ok(Box::new(encoder::Embedder::load(files, compute()?)?)),
-            "gguf" => Ok(Box::new(generate::Generator::load(files, compute()?)?)),
-            "null" => Ok(Box::new(null::NullEngine::new(load.null_ns_per_token))),
+            "bert" => Ok(on_threads(encoder::Embedder::load(files)?)),
+            "gguf" => Ok(on_threads(generate::Generator::load(files)?)),
+            "null" => Ok(Box::new(move |_| {
+                Ok(Box::new(null::NullEngine::new(null_ns_per_token)))
+            })),
             other => Err(LoadError::Format {
                 format: other.into(),
             }),
         }
     };
-    // The parsers return errors; should one of the libraries below panic on strange bytes, the
-    // worker still gets a reason instead of dying.
-    catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
+    let start = survive(&named, make)?;
+    Ok(Loaded { named, start })
+}
+
+impl Loaded {
+    /// Starts `threads` compute threads, and runs one small step, so that everything that is made on
+    /// first use exists before the process is sealed.
+    pub fn start(self, threads: usize) -> Result<Box<dyn Engine>, LoadError> {
+        survive(&self.named, || (self.start)(threads))
+    }
+}
+
+/// The parsers return errors; should one of the libraries below panic on strange bytes, the worker
+/// still gets a reason instead of dying.
+fn survive<T>(named: &str, work: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         Err(LoadError::bad(
-            &named,
+            named,
             "reading the model's files failed inside",
         ))
     })

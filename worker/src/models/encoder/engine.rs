@@ -65,7 +65,11 @@ pub struct Embedder {
 impl Embedder {
     /// Loads from model.safetensors, config.json, tokenizer.json and, if there,
     /// sentence_bert_config.json.
-    pub(crate) fn load(mut files: ModelFiles, compute: Compute) -> Result<Self, LoadError> {
+    ///
+    /// What it returns makes the embedder, on threads that need not exist yet.
+    pub(crate) fn load(
+        mut files: ModelFiles,
+    ) -> Result<impl FnOnce(Compute) -> Self + Send + use<>, LoadError> {
         let config = Config::parse(&files.take("config.json")?)?;
         let limit = sentence_limit(&mut files)?.unwrap_or(CONTEXT_TOKENS_DEFAULT);
         let context_tokens = limit.min(config.max_position_embeddings);
@@ -73,21 +77,23 @@ impl Embedder {
         let weights = files.take("model.safetensors")?;
         let model = Model::parse(config, &weights)?;
         drop(weights);
-        let mut engine = Embedder {
-            cost: StepCost::new(1, UNIT_NS_GUESS),
-            compute,
-            model,
-            encoder,
-            context_tokens,
-            step_limit_ns: u64::MAX,
-            scratch: Scratch::default(),
-            waiting: Texts::default(),
-            requests: HashMap::new(),
-            batch: None,
-            answers: Vec::new(),
-        };
-        engine.warm_up();
-        Ok(engine)
+        Ok(move |compute| {
+            let mut engine = Embedder {
+                cost: StepCost::new(1, UNIT_NS_GUESS),
+                compute,
+                model,
+                encoder,
+                context_tokens,
+                step_limit_ns: u64::MAX,
+                scratch: Scratch::default(),
+                waiting: Texts::default(),
+                requests: HashMap::new(),
+                batch: None,
+                answers: Vec::new(),
+            };
+            engine.warm_up();
+            engine
+        })
     }
 
     /// One text through everything, so that whatever is made on first use is made now.

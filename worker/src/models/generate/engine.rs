@@ -47,28 +47,33 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Loads from model.gguf.
-    pub(crate) fn load(mut files: ModelFiles, compute: Compute) -> Result<Self, LoadError> {
+    /// Loads from model.gguf. What it returns makes the generator, on threads that need not exist yet.
+    pub(crate) fn load(
+        mut files: ModelFiles,
+    ) -> Result<impl FnOnce(Compute) -> Self + Send + use<>, LoadError> {
         let bytes = files.take(GGUF_FILE)?;
         let gguf = Gguf::parse(&bytes)?;
         let codec = TextCodec::parse(&gguf)?;
         let chat = Chat::parse(&gguf, &codec)?;
-        let decoder = Box::new(CpuDecoder::new(Model::parse(&gguf)?, compute));
-        let mut engine = Generator {
-            shape: decoder.shape(),
-            decoder,
-            memory: Memory::default(),
-            cost: StepCost::new(1, TOKEN_NS_GUESS),
-            codec,
-            chat,
-            step_limit_ns: u64::MAX,
-            turn: 0,
-            waiting: VecDeque::new(),
-            running: Vec::new(),
-            answers: Vec::new(),
-        };
-        engine.warm_up();
-        Ok(engine)
+        let model = Model::parse(&gguf)?;
+        Ok(move |compute| {
+            let decoder = Box::new(CpuDecoder::new(model, compute));
+            let mut engine = Generator {
+                shape: decoder.shape(),
+                decoder,
+                memory: Memory::default(),
+                cost: StepCost::new(1, TOKEN_NS_GUESS),
+                codec,
+                chat,
+                step_limit_ns: u64::MAX,
+                turn: 0,
+                waiting: VecDeque::new(),
+                running: Vec::new(),
+                answers: Vec::new(),
+            };
+            engine.warm_up();
+            engine
+        })
     }
 
     /// A few tokens through everything, so that whatever is made on first use is made now.
