@@ -152,6 +152,7 @@ impl Server {
             pieces,
             finished,
             kv_bytes,
+            counters: None,
         };
         self.tell(from_worker::Message::Step(step), residue)
     }

@@ -208,6 +208,7 @@ mod tests {
         engine.add(WorkItem {
             request: 1,
             job: Some(Job::Embed(embed)),
+            ..WorkItem::default()
         });
         let generate = GenerateJob {
             prompt: "hi".into(),
@@ -217,10 +218,12 @@ mod tests {
         engine.add(WorkItem {
             request: 2,
             job: Some(Job::Generate(generate.clone())),
+            ..WorkItem::default()
         });
         engine.add(WorkItem {
             request: 3,
             job: Some(Job::Generate(generate)),
+            ..WorkItem::default()
         });
         engine.cancel(3);
         let before = clock.get();

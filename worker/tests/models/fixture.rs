@@ -90,6 +90,7 @@ pub fn generate(request: u64, content: &str, max_tokens: u32) -> WorkItem {
     WorkItem {
         request,
         job: Some(Job::Generate(job)),
+        ..WorkItem::default()
     }
 }
 
@@ -147,6 +148,7 @@ pub fn embed_item<S: ToString>(request: u64, texts: &[S]) -> WorkItem {
     WorkItem {
         request,
         job: Some(Job::Embed(EmbedJob { texts })),
+        ..WorkItem::default()
     }
 }
 

@@ -139,10 +139,12 @@ fn what_cannot_run_is_answered_and_not_kept() {
     engine.add(WorkItem {
         request: 2,
         job: Some(Job::Generate(generate)),
+        ..WorkItem::default()
     });
     engine.add(WorkItem {
         request: 3,
         job: None,
+        ..WorkItem::default()
     });
     let said = drain(engine.as_mut());
     for request in 1..=3 {

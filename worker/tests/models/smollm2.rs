@@ -197,6 +197,7 @@ fn an_answer_does_not_depend_on_what_runs_beside_it() {
         WorkItem {
             request,
             job: Some(Job::Generate(job)),
+            ..WorkItem::default()
         }
     };
     let mut engine = smollm2();
@@ -275,6 +276,7 @@ fn refused(engine: &mut dyn Engine, job: GenerateJob) -> (Outcome, String) {
     engine.add(WorkItem {
         request: 9,
         job: Some(Job::Generate(job)),
+        ..WorkItem::default()
     });
     let said = drain(engine);
     let finished = said.finished(9);
@@ -316,6 +318,7 @@ fn what_can_never_run_is_refused_with_numbers() {
     engine.add(WorkItem {
         request: 1,
         job: Some(Job::Generate(job("Ships"))),
+        ..WorkItem::default()
     });
     assert_eq!(drain(engine.as_mut()).finished(1).outcome(), Outcome::Ok);
 }

@@ -108,6 +108,7 @@ impl Worker {
             quota_bytes: 64 << 20,
             region: "local".to_owned(),
             step_limit_ns: 25_000_000,
+            ..Assign::default()
         }));
         (worker, ready)
     }
@@ -139,6 +140,7 @@ impl Worker {
         let items = vec![WorkItem {
             request,
             job: Some(Job::Generate(job)),
+            ..WorkItem::default()
         }];
         self.send(To::Work(Work { items }));
     }

@@ -2,13 +2,16 @@
 
 use super::Driver;
 use bulkhead_core::{
-    End, Event, ModelId, Nanos, Refusal, RequestId, Submission, TenantId, WorkerId,
+    AgentId, End, Event, ModelId, Nanos, Refusal, RequestId, Submission, TenantId, WorkerId,
 };
 use bulkhead_proto::internal::{
     EmbedJob, Finished, GenerateJob, ScrubReport, Vector, WorkItem, work_item,
 };
 use std::sync::Arc;
 use tokio::sync::mpsc;
+
+/// The share of an agent among its tenant's: all are alike, as in the core.
+const AGENT_WEIGHT: u32 = 1;
 
 /// What a worker has to do.
 #[derive(Clone, Debug)]
@@ -60,6 +63,7 @@ pub struct Usage {
 
 pub(super) struct Request {
     pub tenant: TenantId,
+    pub agent: AgentId,
     pub model: ModelId,
     /// Gone once it is with the worker.
     pub job: Option<Job>,
@@ -86,6 +90,7 @@ impl Driver {
         }
         let request = Request {
             tenant: new.submission.tenant,
+            agent: new.submission.agent,
             model: new.submission.model,
             job: Some(new.job),
             updates: new.updates,
@@ -125,6 +130,8 @@ impl Driver {
             items.push(WorkItem {
                 request: id.0,
                 job: Some(job),
+                agent: request.agent.0.into(),
+                agent_weight: AGENT_WEIGHT,
             });
         }
         Some(items)

@@ -169,6 +169,7 @@ impl Driver {
             quota_bytes: facts.quota_bytes,
             region: self.setup.region.clone(),
             step_limit_ns: self.setup.step_limit_ns,
+            prefix_cache: false,
         };
         if let Some(name) = self.model_name(model) {
             self.setup.known.learn(&name, &ready);

@@ -6,6 +6,7 @@
 
 mod engine;
 mod memory;
+mod request;
 mod sampling;
 mod sequence;
 

@@ -1,12 +1,10 @@
 //! One request on its way: from the job that came to the tokens that were generated.
 
+use super::request::{Request, too_long};
 use super::sampling::Sampler;
-use crate::models::text::{Chat, Part, STOP_BYTES_MAX, STOPS_MAX, TextCodec, TextStream};
+use crate::models::text::{Chat, TextCodec, TextStream};
 use bulkhead_proto::internal::GenerateJob;
 use bulkhead_worker_core::Ask;
-
-/// Tokens that a request for 0 gets.
-const MAX_TOKENS_DEFAULT: u32 = 256;
 
 /// A request that is being generated, or waits for room.
 #[derive(Debug)]
@@ -36,33 +34,9 @@ impl Sequence {
         chat: &Chat,
         context_tokens: usize,
     ) -> Result<Self, String> {
-        let sampler = Sampler::new(job.temperature, job.top_p, job.seed)
-            .map_err(|error| error.to_string())?;
-        let long = |stop: &String| stop.len() > STOP_BYTES_MAX;
-        if job.stop.len() > STOPS_MAX || job.stop.iter().any(long) {
-            return Err(format!(
-                "at most {STOPS_MAX} stop strings of {STOP_BYTES_MAX} bytes each are possible"
-            ));
-        }
-        let bytes = job
-            .messages
-            .iter()
-            .map(|turn| turn.content.len())
-            .sum::<usize>();
-        let least = codec.tokens_at_least(bytes + job.prompt.len());
-        if least >= context_tokens {
-            return Err(too_long("at least ", least, context_tokens));
-        }
-        let parts = if job.messages.is_empty() {
-            // A raw prompt is its caller's alone, roles and all.
-            let begin = codec.begin().map(Part::Control);
-            begin.into_iter().chain(codec.split(&job.prompt)).collect()
-        } else {
-            chat.parts(&job.messages, codec)
-                .map_err(|error| error.to_string())?
-        };
+        let parsed = Request::parse(job, codec, chat, context_tokens)?;
         let tokens = codec
-            .encode(&parts)
+            .encode(&parsed.prompt)
             .ok_or("the prompt could not be split into tokens".to_owned())?;
         if tokens.is_empty() {
             return Err("the prompt is empty: give `messages` or a `prompt`".to_owned());
@@ -70,20 +44,15 @@ impl Sequence {
         if tokens.len() >= context_tokens {
             return Err(too_long("", tokens.len(), context_tokens));
         }
-        let wish = if job.max_tokens == 0 {
-            MAX_TOKENS_DEFAULT
-        } else {
-            job.max_tokens
-        };
         let room = u32::try_from(context_tokens - tokens.len()).unwrap_or(u32::MAX);
         Ok(Sequence {
             request,
             computed: 0,
             prompt_tokens: tokens.len(),
             tokens,
-            max_tokens: wish.min(room),
-            sampler,
-            stream: TextStream::new(job.stop),
+            max_tokens: parsed.max_tokens.min(room),
+            sampler: parsed.sampler,
+            stream: parsed.stream,
         })
     }
 
@@ -126,11 +95,4 @@ impl Sequence {
         }
         (text, None)
     }
-}
-
-fn too_long(about: &str, tokens: usize, context_tokens: usize) -> String {
-    format!(
-        "the prompt has {about}{tokens} tokens, and this model takes at most {}; shorten it",
-        context_tokens - 1
-    )
 }

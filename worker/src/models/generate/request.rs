@@ -1,0 +1,86 @@
+//! A job as it came, checked: what to read, how to choose tokens, when to stop.
+//!
+//! Nothing is turned into token ids here: that takes time by the length of the text, so it happens
+//! inside steps. No error quotes anything of a prompt.
+
+use super::sampling::Sampler;
+use crate::models::text::{Chat, Part, STOP_BYTES_MAX, STOPS_MAX, TextCodec, TextStream};
+use bulkhead_proto::internal::GenerateJob;
+
+/// Tokens that a request for 0 gets.
+const MAX_TOKENS_DEFAULT: u32 = 256;
+
+/// A request that makes sense.
+#[derive(Debug)]
+pub struct Request {
+    /// The prompt, not encoded yet. Never empty.
+    pub prompt: Vec<Part>,
+    /// Tokens to generate at most, as far as the context has room; at least 1.
+    pub max_tokens: u32,
+    /// How to choose them.
+    pub sampler: Sampler,
+    /// Their text.
+    pub stream: TextStream,
+}
+
+impl Request {
+    /// Checks a job. The error is for the caller, and says what to do next.
+    pub fn parse(
+        job: GenerateJob,
+        codec: &TextCodec,
+        chat: &Chat,
+        context_tokens: usize,
+    ) -> Result<Self, String> {
+        let sampler = Sampler::new(job.temperature, job.top_p, job.seed)
+            .map_err(|error| error.to_string())?;
+        let long = |stop: &String| stop.len() > STOP_BYTES_MAX;
+        if job.stop.len() > STOPS_MAX || job.stop.iter().any(long) {
+            return Err(format!(
+                "at most {STOPS_MAX} stop strings of {STOP_BYTES_MAX} bytes each are possible"
+            ));
+        }
+        Ok(Request {
+            prompt: prompt(&job, codec, chat, context_tokens)?,
+            max_tokens: match job.max_tokens {
+                0 => MAX_TOKENS_DEFAULT,
+                wish => wish,
+            },
+            sampler,
+            stream: TextStream::new(job.stop),
+        })
+    }
+}
+
+/// The prompt's parts. What cannot fit, by its length alone, is not even looked at.
+fn prompt(
+    job: &GenerateJob,
+    codec: &TextCodec,
+    chat: &Chat,
+    context_tokens: usize,
+) -> Result<Vec<Part>, String> {
+    let turns = job.messages.iter().map(|turn| turn.content.len());
+    let least = codec.tokens_at_least(turns.sum::<usize>() + job.prompt.len());
+    if least >= context_tokens {
+        return Err(too_long("at least ", least, context_tokens));
+    }
+    let parts: Vec<Part> = if job.messages.is_empty() {
+        // A raw prompt is its caller's alone, roles and all.
+        let begin = codec.begin().map(Part::Control);
+        begin.into_iter().chain(codec.split(&job.prompt)).collect()
+    } else {
+        chat.parts(&job.messages, codec)
+            .map_err(|error| error.to_string())?
+    };
+    if parts.is_empty() {
+        return Err("the prompt is empty: give `messages` or a `prompt`".to_owned());
+    }
+    Ok(parts)
+}
+
+/// The words for a prompt over the model's context.
+pub fn too_long(about: &str, tokens: usize, context_tokens: usize) -> String {
+    format!(
+        "the prompt has {about}{tokens} tokens, and this model takes at most {}; shorten it",
+        context_tokens - 1
+    )
+}
