@@ -55,18 +55,48 @@ pub struct Query<'a> {
     pub position: usize,
 }
 
-/// `out = attention(q)` for one layer: `q` and `out` have a row of all heads for each query. Each
-/// task is one query and one key-value head with the query heads that share it.
+/// Which keys and values are attended to, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    pub layout: Layout,
+    pub layer: usize,
+    /// What the products of queries and keys are multiplied with.
+    pub scale: f32,
+    /// Each token attends to so many last positions, its own among them; none means to all.
+    pub window: Option<usize>,
+}
+
+impl Attention {
+    /// The usual: to all earlier positions, scaled by 1 / √width.
+    pub fn new(layout: Layout, layer: usize) -> Self {
+        Attention {
+            layout,
+            layer,
+            scale: 1.0 / (layout.width as f32).sqrt(),
+            window: None,
+        }
+    }
+
+    /// First position that the token at `position` attends to.
+    fn first(&self, position: usize) -> usize {
+        let window = self.window.unwrap_or(usize::MAX).max(1);
+        (position + 1).saturating_sub(window)
+    }
+}
+
+/// `out = attention(q)`: `out` has a row of all query heads for each query, and so has `q`, where a
+/// row begins every `q_stride` floats. A head's width is a multiple of 4. Each task is one query and
+/// one key-value head with the query heads that share it.
 pub fn attend(
     q: &[f32],
     q_stride: usize,
     queries: &[Query<'_>],
     kv: &[f32],
-    layout: Layout,
-    layer: usize,
+    how: &Attention,
     out: &mut [f32],
 ) {
     let width = out.len() / queries.len().max(1);
+    let layout = how.layout;
     let group = width / layout.heads;
     out.par_chunks_mut(group)
         .enumerate()
@@ -77,8 +107,7 @@ pub fn attend(
                 q,
                 query: queries[row],
                 kv,
-                layout,
-                layer,
+                how,
                 head,
                 out,
             });
@@ -89,8 +118,7 @@ struct Head<'a> {
     q: &'a [f32],
     query: Query<'a>,
     kv: &'a [f32],
-    layout: Layout,
-    layer: usize,
+    how: &'a Attention,
     head: usize,
     out: &'a mut [f32],
 }
@@ -111,14 +139,19 @@ impl WithSimd for Head<'_> {
 impl Head<'_> {
     #[inline(always)]
     fn compute<S: Simd, const V: usize>(self, simd: S) {
-        let (width, part) = (self.layout.width, self.layout.part());
+        let Attention { layout, layer, .. } = *self.how;
+        let (width, part) = (layout.width, layout.part());
+        // Positions before the window that share its first block are scored, and then left out.
         let length = self.query.position + 1;
-        let blocks = &self.query.blocks[..length.div_ceil(BLOCK_TOKENS)];
+        let first = self.how.first(self.query.position);
+        let skipped = first / BLOCK_TOKENS;
+        let blocks = &self.query.blocks[skipped..length.div_ceil(BLOCK_TOKENS)];
+        let seen = first - skipped * BLOCK_TOKENS..length - skipped * BLOCK_TOKENS;
         let heads = self.q.len() / width;
         let padded = blocks.len() * BLOCK_TOKENS;
         let mut scores = vec![0f32; heads * padded];
         for (nth, block) in blocks.iter().enumerate() {
-            let start = self.layout.keys(*block as usize, self.layer, self.head);
+            let start = layout.keys(*block as usize, layer, self.head);
             let keys = &self.kv[start..start + part];
             for (q, scores) in self
                 .q
@@ -129,15 +162,15 @@ impl Head<'_> {
                 block_scores::<S, V>(simd, q, keys, scores);
             }
         }
-        let scale = 1.0 / (width as f32).sqrt();
         self.out.fill(0.0);
         for scores in scores.chunks_exact_mut(padded) {
-            simd::softmax_in(simd, &mut scores[..length], scale);
+            scores[..seen.start].fill(0.0);
+            simd::softmax_in(simd, &mut scores[seen.clone()], self.how.scale);
         }
         for (nth, block) in blocks.iter().enumerate() {
-            let start = self.layout.keys(*block as usize, self.layer, self.head) + part;
+            let start = layout.keys(*block as usize, layer, self.head) + part;
             let values = &self.kv[start..start + part];
-            let tokens = BLOCK_TOKENS.min(length - nth * BLOCK_TOKENS);
+            let tokens = BLOCK_TOKENS.min(seen.end - nth * BLOCK_TOKENS);
             for (out, p) in self
                 .out
                 .chunks_exact_mut(width)

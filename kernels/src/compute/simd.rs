@@ -42,20 +42,61 @@ fn gelu_one(x: f32) -> f32 {
     0.5 * x * (1.0 + erf)
 }
 
-struct Gelu<'a>(&'a mut [f32]);
-impl WithSimd for Gelu<'_> {
+/// The tanh form of GELU, with tanh(u) = 1 - 2 / (1 + e^2u).
+#[inline(always)]
+fn gelu_tanh_one(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let u = SQRT_2_OVER_PI * (x + 0.044_715 * x * x * x);
+    x - x / (1.0 + exp(2.0 * u))
+}
+
+#[inline(always)]
+fn silu_one(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// What a feed-forward layer applies to each value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// Exact, by the error function.
+    Gelu,
+    /// The approximation by tanh.
+    GeluTanh,
+    Silu,
+    Relu,
+}
+
+impl Activation {
+    /// Applies it in place.
+    pub fn apply(self, values: &mut [f32]) {
+        run(Apply(self, values));
+    }
+}
+
+struct Apply<'a>(Activation, &'a mut [f32]);
+impl WithSimd for Apply<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        for x in self.0 {
-            *x = gelu_one(*x);
+        match self.0 {
+            Activation::Gelu => each(self.1, gelu_one),
+            Activation::GeluTanh => each(self.1, gelu_tanh_one),
+            Activation::Silu => each(self.1, silu_one),
+            Activation::Relu => each(self.1, |x| x.max(0.0)),
         }
     }
 }
 
-/// Applies GELU in place.
+#[inline(always)]
+fn each(values: &mut [f32], one: impl Fn(f32) -> f32) {
+    for x in values {
+        *x = one(*x);
+    }
+}
+
+/// Applies the exact GELU in place.
 pub fn gelu(values: &mut [f32]) {
-    run(Gelu(values));
+    Activation::Gelu.apply(values);
 }
 
 struct SwiGlu<'a> {
@@ -69,7 +110,7 @@ impl WithSimd for SwiGlu<'_> {
         let width = self.out.len();
         let (gate, up) = self.gate_up.split_at(width);
         for ((out, gate), up) in self.out.iter_mut().zip(gate).zip(up) {
-            *out = gate / (1.0 + exp(-gate)) * up;
+            *out = silu_one(*gate) * up;
         }
     }
 }
@@ -123,6 +164,11 @@ pub fn add_layer_norm(row: &mut [f32], add: &[f32], weight: &[f32], bias: &[f32]
     });
 }
 
+/// `row = layer_norm(row)`.
+pub fn layer_norm(row: &mut [f32], weight: &[f32], bias: &[f32], epsilon: f32) {
+    add_layer_norm(row, &[], weight, bias, epsilon);
+}
+
 struct Rms<'a> {
     row: &'a [f32],
     weight: &'a [f32],
@@ -148,6 +194,35 @@ pub fn rms_norm(row: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
         weight,
         epsilon,
         out,
+    });
+}
+
+struct RmsHeads<'a> {
+    row: &'a mut [f32],
+    weight: &'a [f32],
+    epsilon: f32,
+}
+impl WithSimd for RmsHeads<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        for head in self.row.chunks_exact_mut(self.weight.len()) {
+            let mean = dot(simd, head, head) / head.len() as f32;
+            let scale = 1.0 / (mean + self.epsilon).sqrt();
+            for (x, w) in head.iter_mut().zip(self.weight) {
+                *x *= scale * w;
+            }
+        }
+    }
+}
+
+/// `head = rms_norm(head) * weight` in place, for each of the heads in `row`, which are as wide as
+/// `weight`.
+pub fn rms_norm_heads(row: &mut [f32], weight: &[f32], epsilon: f32) {
+    run(RmsHeads {
+        row,
+        weight,
+        epsilon,
     });
 }
 
@@ -244,6 +319,63 @@ mod tests {
         for (got, want) in x.iter().zip(known) {
             assert!((got - want).abs() < 1e-6, "{got} is not {want}");
         }
+    }
+
+    #[test]
+    fn activations_meet_known_values() {
+        let all = |activation: Activation| {
+            let mut x = [-3.0, -0.5, 0.0, 0.5, 3.0, 40.0, -40.0];
+            activation.apply(&mut x);
+            x
+        };
+        let known = [
+            (
+                Activation::GeluTanh,
+                [
+                    -0.003_637_39,
+                    -0.154_285_99,
+                    0.0,
+                    0.345_714,
+                    2.996_362_6,
+                    40.0,
+                    0.0,
+                ],
+            ),
+            (
+                Activation::Silu,
+                [
+                    -0.142_277_62,
+                    -0.188_770_33,
+                    0.0,
+                    0.311_229_68,
+                    2.857_722_3,
+                    40.0,
+                    0.0,
+                ],
+            ),
+            (Activation::Relu, [0.0, 0.0, 0.0, 0.5, 3.0, 40.0, 0.0]),
+        ];
+        for (activation, known) in known {
+            for (got, want) in all(activation).iter().zip(known) {
+                assert!(
+                    (got - want).abs() < 1e-6,
+                    "{activation:?}: {got} is not {want}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_head_is_normalised_for_itself() {
+        let mut row = [3.0, 4.0, 0.3, 0.4];
+        rms_norm_heads(&mut row, &[1.0, 2.0], 0.0);
+        let root = 12.5f32.sqrt();
+        for (got, want) in row.iter().zip([3.0, 8.0, 3.0, 8.0]) {
+            assert!((got - want / root).abs() < 1e-6, "{got}");
+        }
+        let mut row = [1.0, 3.0];
+        layer_norm(&mut row, &[1.0, 2.0], &[0.5, 0.0], 0.0);
+        assert_eq!(row, [-0.5, 2.0]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The kernels: a few rows times one tile of 32 outputs, all sums in registers.
 
+use super::half::{Format, widen};
 use super::pack::Packed;
 use super::{GROUP, Linear, TILE};
 use pulp::{Simd, WithSimd};
@@ -65,6 +66,14 @@ impl Tiles<'_> {
                 let w = &w[at * inputs * TILE..][..inputs * TILE];
                 plain::<S, R, V>(simd, x, w, [start; R])
             }
+            Packed::Half { words, format } => {
+                let size = inputs.div_ceil(2) * TILE;
+                let words = &words[at * size..][..size];
+                match format {
+                    Format::Bf16 => halves::<S, R, V, false>(simd, x, words, [start; R]),
+                    Format::F16 => halves::<S, R, V, true>(simd, x, words, [start; R]),
+                }
+            }
             Packed::Affine {
                 scales,
                 words,
@@ -112,6 +121,31 @@ fn plain<S: Simd, const R: usize, const V: usize>(
             let x = simd.splat_f32s(x[r][at]);
             for v in 0..V {
                 acc[r][v] = simd.mul_add_f32s(x, w[v], acc[r][v]);
+            }
+        }
+    }
+    acc
+}
+
+/// R rows times one tile of weights of 16 bits.
+#[inline(always)]
+fn halves<S: Simd, const R: usize, const V: usize, const F16: bool>(
+    simd: S,
+    x: [&[f32]; R],
+    words: &[u32],
+    mut acc: [[S::f32s; V]; R],
+) -> [[S::f32s; V]; R] {
+    let (words, _) = S::as_simd_u32s(words);
+    let (words, _) = words.as_chunks::<V>();
+    for (pair, words) in words.iter().enumerate() {
+        let w: [[S::f32s; 2]; V] = std::array::from_fn(|v| widen::<S, F16>(simd, words[v]));
+        for r in 0..R {
+            let first = simd.splat_f32s(x[r][2 * pair]);
+            // An odd number of inputs leaves the last word half empty.
+            let second = simd.splat_f32s(x[r].get(2 * pair + 1).copied().unwrap_or(0.0));
+            for v in 0..V {
+                acc[r][v] = simd.mul_add_f32s(first, w[v][0], acc[r][v]);
+                acc[r][v] = simd.mul_add_f32s(second, w[v][1], acc[r][v]);
             }
         }
     }

@@ -5,6 +5,7 @@
 //! 32 inputs) stay packed and are unpacked in registers; activations are never quantised, so the result
 //! is that of f32 arithmetic on the file's weights, and no copy of an activation is left in scratch.
 
+mod half;
 mod kernel;
 mod pack;
 
@@ -12,8 +13,9 @@ use super::simd;
 use kernel::Tiles;
 use rayon::prelude::*;
 
+use half::Format;
 pub use pack::Rows;
-use pack::{Packed, pack_affine, pack_f32, padded};
+use pack::{Packed, pack_affine, pack_f32, pack_half, padded};
 
 /// Outputs of one tile.
 const TILE: usize = 32;
@@ -43,6 +45,8 @@ impl Linear {
         }
         let packed = match rows {
             Rows::F32(w) if w.len() == count => Packed::F32(pack_f32(inputs, outputs, w)),
+            Rows::Bf16(w) if w.len() == count => pack_half(inputs, outputs, w, Format::Bf16),
+            Rows::F16(w) if w.len() == count => pack_half(inputs, outputs, w, Format::F16),
             Rows::Affine {
                 scale,
                 offset,
@@ -117,7 +121,7 @@ impl Linear {
     /// Sums of every row's inputs by group: what the offsets are multiplied with.
     fn group_sums(&self, x: &[f32]) -> Vec<f32> {
         match self.packed {
-            Packed::F32(_) => Vec::new(),
+            Packed::F32(_) | Packed::Half { .. } => Vec::new(),
             Packed::Affine { .. } => x
                 .chunks_exact(GROUP)
                 .map(|group| group.iter().sum())
@@ -153,6 +157,14 @@ impl Linear {
                 let tile = &w[tile * self.inputs * TILE..][..self.inputs * TILE];
                 for (out, w) in out.iter_mut().zip(tile.chunks_exact(TILE)) {
                     *out = w[lane];
+                }
+            }
+            Packed::Half { words, format } => {
+                let pairs = self.inputs.div_ceil(2);
+                let tile = &words[tile * pairs * TILE..][..pairs * TILE];
+                for (at, out) in out.iter_mut().enumerate() {
+                    let word = tile[at / 2 * TILE + lane];
+                    *out = half::value(*format, word, at % 2 == 1);
                 }
             }
             Packed::Affine {
@@ -261,8 +273,44 @@ mod tests {
     }
 
     #[test]
+    fn weights_of_16_bits_multiply_like_their_values() {
+        for (inputs, outputs) in [(64, 32), (33, 70)] {
+            let bits: Vec<u16> = noise(inputs * outputs, 5)
+                .iter()
+                .map(|x| (x.to_bits() >> 16) as u16)
+                .collect();
+            // The same bits in half precision, with exponents that keep the values small.
+            let halves = bits.iter().map(|bits| bits & 0xBBFF).collect();
+            for rows in [Rows::Bf16(bits), Rows::F16(halves)] {
+                for count in [1, 2, 3, 5, 8, 13, 100] {
+                    check(inputs, outputs, count, &rows, &rows.values());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_different_kinds_can_be_put_together() {
+        let affine = Rows::Affine {
+            scale: vec![0.5; 2],
+            offset: vec![-1.0; 2],
+            q: (0..64).map(|q| q % 16).collect(),
+            bits: 4,
+        };
+        let mut all = Rows::Bf16(vec![0x3F80; 64]);
+        all.append(Rows::Bf16(vec![0x4000; 64]));
+        assert!(matches!(&all, Rows::Bf16(bits) if bits.len() == 128));
+        let want = [all.values(), affine.values()].concat();
+        all.append(affine);
+        assert!(matches!(all, Rows::F32(_)));
+        assert_eq!(all.values(), want);
+        check(64, 3, 5, &all, &want);
+    }
+
+    #[test]
     fn sizes_that_disagree_are_refused() {
         assert!(Linear::new(4, 4, &Rows::F32(vec![0.0; 15]), &[]).is_none());
+        assert!(Linear::new(4, 4, &Rows::F16(vec![0; 17]), &[]).is_none());
         assert!(Linear::new(4, 4, &Rows::F32(vec![0.0; 16]), &[0.0]).is_none());
         assert!(Linear::new(usize::MAX, 4, &Rows::F32(vec![]), &[]).is_none());
     }

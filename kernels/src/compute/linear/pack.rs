@@ -1,5 +1,6 @@
 //! Rows of weights as a file has them, and as tiles that the kernels read.
 
+use super::half::{self, Format};
 use super::{GROUP, TILE};
 
 /// A matrix in rows (one per output), before it is packed.
@@ -7,6 +8,10 @@ use super::{GROUP, TILE};
 pub enum Rows {
     /// Plain.
     F32(Vec<f32>),
+    /// The upper halves of f32, raw bits. They stay 16 bits wide in memory.
+    Bf16(Vec<u16>),
+    /// IEEE half precision, raw bits, finite. They stay 16 bits wide in memory.
+    F16(Vec<u16>),
     /// `scale * q + offset`, per group of [`GROUP`] inputs.
     Affine {
         /// One per group.
@@ -21,10 +26,14 @@ pub enum Rows {
 }
 
 impl Rows {
-    /// Puts the rows of `other` behind these. Both must be of one kind.
-    pub fn append(&mut self, other: Rows) -> bool {
-        match (self, other) {
+    /// Puts the rows of `other`, which have as many inputs, behind these. Rows of different kinds
+    /// become plain ones.
+    pub fn append(&mut self, other: Rows) {
+        match (&mut *self, other) {
             (Rows::F32(all), Rows::F32(more)) => all.extend(more),
+            (Rows::Bf16(all), Rows::Bf16(more)) | (Rows::F16(all), Rows::F16(more)) => {
+                all.extend(more);
+            }
             (
                 Rows::Affine {
                     scale,
@@ -44,9 +53,26 @@ impl Rows {
                 q.extend(q2);
                 *bits = (*bits).max(bits2);
             }
-            _ => return false,
+            (_, other) => {
+                let mut all = self.values();
+                all.extend(other.values());
+                *self = Rows::F32(all);
+            }
         }
-        true
+    }
+
+    /// Every weight's value.
+    pub fn values(&self) -> Vec<f32> {
+        match self {
+            Rows::F32(values) => values.clone(),
+            Rows::Bf16(bits) => bits.iter().map(|bits| half::bf16(*bits)).collect(),
+            Rows::F16(bits) => bits.iter().map(|bits| half::f16(*bits)).collect(),
+            Rows::Affine {
+                scale, offset, q, ..
+            } => (q.iter().enumerate())
+                .map(|(at, q)| scale[at / GROUP] * f32::from(*q) + offset[at / GROUP])
+                .collect(),
+        }
     }
 }
 
@@ -55,6 +81,8 @@ impl Rows {
 pub(super) enum Packed {
     /// Per tile: [input][output].
     F32(Vec<f32>),
+    /// Per tile: [pair of inputs][output], the first of a pair in the lower half of its word.
+    Half { words: Vec<u32>, format: Format },
     /// Per tile and group: the scales of 32 outputs, their offsets, and words of 8 or 4 weights.
     Affine {
         scales: Vec<f32>,
@@ -78,6 +106,19 @@ pub(super) fn pack_f32(inputs: usize, outputs: usize, rows: &[f32]) -> Vec<f32> 
         }
     }
     packed
+}
+
+/// Weights of 16 bits, two of one output in a word.
+pub(super) fn pack_half(inputs: usize, outputs: usize, rows: &[u16], format: Format) -> Packed {
+    let pairs = inputs.div_ceil(2);
+    let mut words = vec![0u32; padded(outputs) * pairs];
+    for (output, row) in rows.chunks_exact(inputs).enumerate() {
+        let tile = &mut words[output / TILE * pairs * TILE..][..pairs * TILE];
+        for (at, w) in row.iter().enumerate() {
+            tile[at / 2 * TILE + output % TILE] |= u32::from(*w) << (at % 2 * 16);
+        }
+    }
+    Packed::Half { words, format }
 }
 
 /// A weight q is unpacked by putting its bits at the top of the mantissa of 1.0, which gives

@@ -6,7 +6,7 @@ use crate::engine::Scrubbed;
 use crate::models::LoadError;
 use crate::models::scratch::{Buffer, sum};
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
-use bulkhead_kernels::compute::paged::{BLOCK_TOKENS, Query, attend};
+use bulkhead_kernels::compute::paged::{Attention, BLOCK_TOKENS, Query, attend};
 use bulkhead_kernels::compute::simd::{rms_norm, swiglu};
 use bulkhead_kernels::compute::{Linear, Rows};
 use rayon::prelude::*;
@@ -89,13 +89,7 @@ fn fused(gguf: &Gguf<'_>, parts: &[(String, usize)], inputs: usize) -> Result<Li
         outputs += count;
         match &mut rows {
             None => rows = Some(more),
-            Some(rows) => {
-                if !rows.append(more) {
-                    return Err(bad(format!(
-                        "{name} and its neighbours are of different kinds"
-                    )));
-                }
-            }
+            Some(rows) => rows.append(more),
         }
     }
     rows.and_then(|rows| Linear::new(inputs, outputs, &rows, &[]))
@@ -220,8 +214,7 @@ impl Model {
                 layer.qkv.outputs(),
                 &queries,
                 kv.floats(),
-                self.layout,
-                nth,
+                &Attention::new(self.layout, nth),
                 mixed,
             );
             layer.attended.forward(mixed, change, |_| ());

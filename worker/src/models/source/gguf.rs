@@ -245,20 +245,6 @@ mod tests {
         assert!(half(0x00, 0x7C).is_infinite() && half(0x01, 0x7C).is_nan());
     }
 
-    /// What the rows say, unpacked.
-    fn values(rows: &Rows) -> Vec<f32> {
-        match rows {
-            Rows::F32(values) => values.clone(),
-            Rows::Affine {
-                scale, offset, q, ..
-            } => q
-                .iter()
-                .enumerate()
-                .map(|(at, q)| scale[at / GROUP] * f32::from(*q) + offset[at / GROUP])
-                .collect(),
-        }
-    }
-
     #[test]
     fn each_format_taken_over_bit_by_bit_agrees_with_candle() {
         type Take = fn(&[u8]) -> Rows;
@@ -271,7 +257,7 @@ mod tests {
         ];
         for (dtype, take) in take {
             let quantised = QTensor::quantize(&tensor, dtype).expect("it quantises");
-            let ours = values(&take(&quantised.data().expect("on the CPU")));
+            let ours = take(&quantised.data().expect("on the CPU")).values();
             for (ours, theirs) in ours.iter().zip(plain(&quantised).expect("on the CPU")) {
                 assert!(
                     (ours - theirs).abs() < 1e-5,
@@ -284,7 +270,7 @@ mod tests {
     #[test]
     fn other_formats_lose_less_than_a_step() {
         let noise: Vec<f32> = (0..64).map(|at| (at as f32 * 0.7).sin()).collect();
-        for (ours, exact) in values(&requantise(&noise)).iter().zip(&noise) {
+        for (ours, exact) in requantise(&noise).values().iter().zip(&noise) {
             assert!((ours - exact).abs() <= 2.0 / 510.0 + 1e-6);
         }
     }
