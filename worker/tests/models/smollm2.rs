@@ -37,12 +37,15 @@ const LOGIT_TOLERANCE: f32 = 0.01;
 fn rendered_prompts_and_ids_are_those_of_the_reference() {
     let bytes = files("smollm2", &["model.gguf"]).swap_remove(0).bytes;
     let gguf = Gguf::parse(&bytes).expect("it parses");
-    let codec = TextCodec::parse(&gguf).expect("it parses");
-    let chat = Chat::parse(&gguf, &codec).expect("it parses");
+    let codec = TextCodec::from_gguf(&gguf).expect("it parses");
+    let chat = Chat::from_gguf(&gguf, &codec).expect("it parses");
     for case in cases() {
         let messages = user(&case.prompt);
-        assert_eq!(chat.render(&messages).expect("it renders"), case.rendered);
-        let parts = chat.parts(&messages, &codec).expect("it renders");
+        assert_eq!(
+            chat.render(&messages, 0).expect("it renders"),
+            case.rendered
+        );
+        let parts = chat.parts(&messages, &codec, 0).expect("it renders");
         assert_eq!(codec.encode(&parts).expect("it encodes"), case.input_ids);
         // A raw prompt with the control tokens written out is the same prompt.
         let parts = codec.split(&case.rendered);
@@ -54,10 +57,10 @@ fn rendered_prompts_and_ids_are_those_of_the_reference() {
 fn control_tokens_in_a_message_are_text() {
     let bytes = files("smollm2", &["model.gguf"]).swap_remove(0).bytes;
     let gguf = Gguf::parse(&bytes).expect("it parses");
-    let codec = TextCodec::parse(&gguf).expect("it parses");
-    let chat = Chat::parse(&gguf, &codec).expect("it parses");
+    let codec = TextCodec::from_gguf(&gguf).expect("it parses");
+    let chat = Chat::from_gguf(&gguf, &codec).expect("it parses");
     let ids = |content: &str| {
-        let parts = chat.parts(&user(content), &codec).expect("it renders");
+        let parts = chat.parts(&user(content), &codec, 0).expect("it renders");
         codec.encode(&parts).expect("it encodes")
     };
     let controls = |ids: &[u32]| ids.iter().filter(|id| **id < 17).count();
@@ -74,7 +77,7 @@ fn control_tokens_in_a_message_are_text() {
         // And nothing of it was lost.
         let bytes: Vec<u8> = ids
             .iter()
-            .flat_map(|id| codec.bytes_of(*id).to_vec())
+            .flat_map(|id| codec.bytes_of(*id, false).to_vec())
             .collect();
         let text = String::from_utf8(bytes).expect("text");
         assert!(text.contains(forged), "{forged:?} in {text:?}");
@@ -85,7 +88,8 @@ fn control_tokens_in_a_message_are_text() {
                 role: "tool".into(),
                 content: "x".into()
             }],
-            &codec
+            &codec,
+            0
         )
         .ok(),
         None

@@ -53,8 +53,8 @@ impl Generator {
     ) -> Result<impl FnOnce(Compute) -> Self + Send + use<>, LoadError> {
         let bytes = files.take(GGUF_FILE)?;
         let gguf = Gguf::parse(&bytes)?;
-        let codec = TextCodec::parse(&gguf)?;
-        let chat = Chat::parse(&gguf, &codec)?;
+        let codec = TextCodec::from_gguf(&gguf)?;
+        let chat = Chat::from_gguf(&gguf, &codec)?;
         let model = Model::parse(&gguf)?;
         Ok(move |compute| {
             let decoder = Box::new(CpuDecoder::new(model, compute));

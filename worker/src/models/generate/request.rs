@@ -6,6 +6,7 @@
 use super::sampling::Sampler;
 use crate::models::text::{Chat, Part, STOP_BYTES_MAX, STOPS_MAX, TextCodec, TextStream};
 use bulkhead_proto::internal::GenerateJob;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tokens that a request for 0 gets.
 const MAX_TOKENS_DEFAULT: u32 = 256;
@@ -68,13 +69,19 @@ fn prompt(
         let begin = codec.begin().map(Part::Control);
         begin.into_iter().chain(codec.split(&job.prompt)).collect()
     } else {
-        chat.parts(&job.messages, codec)
+        chat.parts(&job.messages, codec, now_unix_s())
             .map_err(|error| error.to_string())?
     };
     if parts.is_empty() {
         return Err("the prompt is empty: give `messages` or a `prompt`".to_owned());
     }
     Ok(parts)
+}
+
+/// What the machine says the time is, for templates that state the date.
+fn now_unix_s() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// The words for a prompt over the model's context.

@@ -85,7 +85,7 @@ impl Sequence {
             return (self.stream.end(), Some("stop"));
         }
         self.tokens.push(token);
-        let (mut text, stopped) = self.stream.push(codec.bytes_of(token));
+        let (mut text, stopped) = self.stream.push(codec.bytes_of(token, false));
         if stopped {
             return (text, Some("stop"));
         }

@@ -5,7 +5,7 @@
 //! control token is marked while rendering; control tokens are then looked for in what is left, which
 //! only the template wrote, and the marks are taken away again.
 
-use super::tokenizer::{Part, TextCodec};
+use super::codec::{Part, TextCodec};
 use crate::models::LoadError;
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use bulkhead_proto::internal::Turn;
@@ -44,8 +44,22 @@ pub struct Chat {
 }
 
 impl Chat {
-    /// Reads the template, if the file has one.
-    pub fn parse(gguf: &Gguf<'_>, codec: &TextCodec) -> Result<Self, LoadError> {
+    /// Reads a Hugging Face folder's template: chat_template.jinja, or else the one in
+    /// tokenizer_config.json. A folder without is a model without a template, and no error.
+    pub fn from_json(
+        _tokenizer_config: Option<&[u8]>,
+        _chat_template: Option<&[u8]>,
+        _codec: &TextCodec,
+    ) -> Result<Self, LoadError> {
+        Ok(Chat {
+            environment: None,
+            begin: String::new(),
+            end: String::new(),
+        })
+    }
+
+    /// Reads the template from a GGUF file's metadata, if it has one.
+    pub fn from_gguf(gguf: &Gguf<'_>, codec: &TextCodec) -> Result<Self, LoadError> {
         let literal = |key: &str| -> Result<String, LoadError> {
             let token = gguf.number(key)?;
             Ok(token
@@ -61,8 +75,14 @@ impl Chat {
         })
     }
 
-    /// The prompt for `messages`, ready to be encoded.
-    pub fn parts(&self, messages: &[Turn], codec: &TextCodec) -> Result<Vec<Part>, ChatError> {
+    /// The prompt for `messages`, ready to be encoded. `now_unix_s` is for templates that state the
+    /// date, in seconds of Unix time.
+    pub fn parts(
+        &self,
+        messages: &[Turn],
+        codec: &TextCodec,
+        now_unix_s: u64,
+    ) -> Result<Vec<Part>, ChatError> {
         let starts = codec.control_starts();
         let mark = free_mark(messages).ok_or(ChatError::Marks)?;
         let marked: Vec<Turn> = messages
@@ -72,7 +92,7 @@ impl Chat {
                 content: add_marks(&turn.content, &starts, mark),
             })
             .collect();
-        let mut parts = codec.split(&self.render(&marked)?);
+        let mut parts = codec.split(&self.render(&marked, now_unix_s)?);
         for part in &mut parts {
             if let Part::Text(text) = part
                 && text.contains(mark)
@@ -84,7 +104,7 @@ impl Chat {
     }
 
     /// The prompt's text, control tokens written out.
-    pub fn render(&self, messages: &[Turn]) -> Result<String, ChatError> {
+    pub fn render(&self, messages: &[Turn], _now_unix_s: u64) -> Result<String, ChatError> {
         let environment = self.environment.as_ref().ok_or(ChatError::NoTemplate)?;
         if !messages
             .iter()

@@ -3,9 +3,9 @@
 //! Nothing here keeps anything of a prompt between two calls.
 
 mod chat;
+mod codec;
 mod stream;
-mod tokenizer;
 
 pub use chat::{Chat, ChatError};
+pub use codec::{Part, TextCodec};
 pub use stream::{STOP_BYTES_MAX, STOPS_MAX, TextStream};
-pub use tokenizer::{Part, TextCodec};

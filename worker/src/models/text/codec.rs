@@ -55,8 +55,21 @@ fn integer(value: &Value) -> candle_core::Result<i64> {
 }
 
 impl TextCodec {
-    /// Reads vocabulary, merges and kinds of tokens.
-    pub fn parse(gguf: &Gguf<'_>) -> Result<Self, LoadError> {
+    /// Reads a Hugging Face folder's tokenizer.json and, where there are such, tokenizer_config.json and
+    /// generation_config.json (or config.json: whichever names the tokens that end an answer).
+    pub fn from_json(
+        _tokenizer: &[u8],
+        _tokenizer_config: Option<&[u8]>,
+        _generation_config: Option<&[u8]>,
+    ) -> Result<Self, LoadError> {
+        Err(LoadError::bad(
+            "tokenizer.json",
+            "folders are not supported yet, GGUF files are",
+        ))
+    }
+
+    /// Reads vocabulary, merges and kinds of tokens from a GGUF file's metadata.
+    pub fn from_gguf(gguf: &Gguf<'_>) -> Result<Self, LoadError> {
         let model = gguf.text("tokenizer.ggml.model")?.unwrap_or_default();
         if model != "gpt2" {
             return Err(bad(format!(
@@ -177,7 +190,10 @@ impl TextCodec {
     }
 
     /// A token's bytes; control tokens have none. Characters may be divided among tokens.
-    pub fn bytes_of(&self, token: u32) -> &[u8] {
+    ///
+    /// `first` is true for the first token of an answer to messages: in vocabularies that write a space
+    /// before every word, the answer's own first word comes without.
+    pub fn bytes_of(&self, token: u32, _first: bool) -> &[u8] {
         let token = token as usize;
         match (self.starts.get(token), self.starts.get(token + 1)) {
             (Some(start), Some(end)) => &self.bytes[*start..*end],
