@@ -29,6 +29,11 @@ pub use compute::Compute;
 pub(crate) struct ModelFiles(Vec<FileBytes>);
 
 impl ModelFiles {
+    /// True if there is a file of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|file| file.name == name)
+    }
+
     /// Takes a file out, so that its bytes are freed when the caller is done with them.
     pub(crate) fn take(&mut self, name: &str) -> Result<Vec<u8>, LoadError> {
         let at = self.0.iter().position(|file| file.name == name);

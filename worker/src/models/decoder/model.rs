@@ -5,7 +5,7 @@ use super::{Layout, Row};
 use crate::engine::Scrubbed;
 use crate::models::LoadError;
 use crate::models::scratch::{Buffer, sum};
-use crate::models::source::{GGUF_FILE as FILE, Gguf};
+use crate::models::source::{GGUF_FILE as FILE, Gguf, Tensors};
 use bulkhead_kernels::compute::paged::{Attention, BLOCK_TOKENS, Query, attend};
 use bulkhead_kernels::compute::simd::{rms_norm, swiglu};
 use bulkhead_kernels::compute::{Linear, Rows};
@@ -81,7 +81,11 @@ fn bad(cause: impl ToString) -> LoadError {
 }
 
 /// Several matrices over the same input as one.
-fn fused(gguf: &Gguf<'_>, parts: &[(String, usize)], inputs: usize) -> Result<Linear, LoadError> {
+fn fused(
+    mut gguf: &Gguf<'_>,
+    parts: &[(String, usize)],
+    inputs: usize,
+) -> Result<Linear, LoadError> {
     let mut rows: Option<Rows> = None;
     let mut outputs = 0;
     for (name, count) in parts {
@@ -98,7 +102,7 @@ fn fused(gguf: &Gguf<'_>, parts: &[(String, usize)], inputs: usize) -> Result<Li
 
 impl Model {
     /// Builds the model; the file is not needed afterwards.
-    pub fn parse(gguf: &Gguf<'_>) -> Result<Self, LoadError> {
+    pub fn parse(mut gguf: &Gguf<'_>) -> Result<Self, LoadError> {
         let architecture = gguf.text("general.architecture")?.unwrap_or_default();
         if architecture != "llama" {
             return Err(bad(format!(
@@ -123,7 +127,7 @@ impl Model {
         {
             return Err(bad("its heads make no model that is supported"));
         }
-        let vocabulary = gguf.list("tokenizer.ggml.tokens", |_| Ok(()))?.len();
+        let vocabulary = gguf.length("tokenizer.ggml.tokens").unwrap_or(0);
         if vocabulary == 0 || vocabulary > VOCABULARY_MAX {
             return Err(bad("its vocabulary is empty or too large"));
         }
@@ -296,7 +300,7 @@ impl Model {
 
 impl Layer {
     fn parse(
-        gguf: &Gguf<'_>,
+        mut gguf: &Gguf<'_>,
         nth: usize,
         hidden: usize,
         inner: usize,
