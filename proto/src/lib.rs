@@ -1,10 +1,12 @@
 //! Bulkhead's wire types: the public API (`v1`), what our own processes say to each other
-//! (`internal`), and the framing of the latter (`frame`).
+//! (`internal`), and the framing of the latter (`frame`, and `packet` where descriptors travel too).
 //!
 //! Only generated code and framing live here. Conversions into domain types live with those who
 //! need them, and no decision is ever made here.
 
 pub mod frame;
+#[cfg(feature = "packets")]
+pub mod packet;
 
 /// The API of agents and operators.
 pub mod v1 {

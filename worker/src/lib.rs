@@ -13,3 +13,4 @@ pub mod models;
 pub mod process;
 pub mod seal;
 pub mod serve;
+pub mod template;

@@ -2,12 +2,17 @@
 //!
 //! Each stage is a function that consumes what the stage before returned. A worker that cannot load, or that
 //! lacks a layer of the seal that the operator requires, says why and ends before it sees any tenant.
+//!
+//! A worker either does all of this itself ([`live`]) or is forked by a template that has restricted
+//! itself and loaded ([`born`]). From there on the two are alike. All that touches a prompt happens on
+//! threads that are made after the fork, so that what the C library and the standard library keep per
+//! thread (heaps, the seeds of hash tables) is no other worker's too.
 
 use crate::engine::Engine;
 use crate::inbox;
-use crate::load::{self, FileError};
+use crate::load::{self, FileError, ModelError};
 use crate::models;
-use crate::process;
+use crate::process::{self, STACK_BYTES};
 use crate::seal::{self, Restricted, Sealed};
 use crate::serve::{self, ServeError};
 use bulkhead_kernels::alloc;
@@ -17,10 +22,11 @@ use bulkhead_proto::internal::{Load, Ready, Refused, ToWorker, from_worker};
 use crossbeam::channel::Receiver;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::Instant;
 
 /// Exit code of a worker that refused to serve.
-const EXIT_REFUSED: i32 = 1;
+pub const EXIT_REFUSED: i32 = 1;
 
 /// Why a worker ended before it served.
 #[derive(Debug, thiserror::Error)]
@@ -31,11 +37,14 @@ enum RefusedToServe {
     /// The launcher's fault.
     #[error("the first frame was not a load: {0}")]
     NoLoad(String),
-    /// The installation's fault.
+    /// The list of files is wrong.
     #[error(transparent)]
     Files(#[from] FileError),
-    /// The model's fault, or that of a version that does not know its kind.
-    #[error("the model could not be opened: {0}")]
+    /// There is no model.
+    #[error(transparent)]
+    Load(#[from] ModelError),
+    /// The model does not start.
+    #[error("the model could not be started: {0}")]
     Model(#[from] models::LoadError),
     /// The machine has no room for a thread.
     #[error("no thread could be started: {0}")]
@@ -48,63 +57,140 @@ enum RefusedToServe {
     Socket(io::Error),
 }
 
-/// A loaded model that has all the threads that it will ever have.
-struct Loaded {
-    engine: Box<dyn Engine>,
-    inbox: Receiver<Message>,
-    load_ns: u64,
+/// A process that has given up files and networks, has its model in memory, and one thread.
+pub struct Newborn {
+    /// The scheduler is, or will be, on the other end.
+    pub socket: UnixStream,
+    /// The layers so far.
+    pub restricted: Restricted,
+    /// What it was told to load, and how to run it.
+    pub load: Load,
+    /// The model.
+    pub model: models::Loaded,
+    /// When its start began.
+    pub born: Instant,
 }
 
 /// Lives one worker's life on the socket at descriptor 3. To be called once, with one thread.
 pub fn live() -> ! {
     let mut socket = match process::take_socket() {
-        Ok(socket) => socket,
-        Err(error) => refuse(&RefusedToServe::NoSocket(error)),
+        Ok(socket) => UnixStream::from(socket),
+        Err(error) => {
+            process::say(format_args!("{}", RefusedToServe::NoSocket(error)));
+            process::end(EXIT_REFUSED)
+        }
     };
     match prepare(&mut socket) {
-        Ok((engine, inbox)) => serve(engine, socket, inbox),
-        Err(why) => {
-            let refused = Refused {
-                reason: why.to_string(),
-            };
-            // It may hang up the moment it hears, and the reader thread then ends the process.
-            process::set_code_at_hang_up(EXIT_REFUSED);
-            // If the scheduler is gone, the exit code still tells the launcher.
-            let _ = serve::tell(&mut socket, from_worker::Message::Refused(refused));
-            refuse(&why)
-        }
+        Ok((restricted, load, model, born)) => self::born(Newborn {
+            socket,
+            restricted,
+            load,
+            model,
+            born,
+        }),
+        Err(why) => refuse(socket, &why),
     }
 }
 
-fn refuse(why: &RefusedToServe) -> ! {
+/// Says why and ends.
+fn refuse(mut socket: UnixStream, why: &RefusedToServe) -> ! {
+    let refused = Refused {
+        reason: why.to_string(),
+    };
+    // It may hang up the moment it hears, and the reader thread then ends the process.
+    process::set_code_at_hang_up(EXIT_REFUSED);
+    // If the scheduler is gone, the exit code still tells the launcher.
+    let _ = serve::tell(&mut socket, from_worker::Message::Refused(refused));
     process::say(format_args!("{why}"));
     process::end(EXIT_REFUSED)
 }
 
-/// Everything up to and including `Ready`.
+/// Restricts and loads.
 fn prepare(
     socket: &mut UnixStream,
-) -> Result<(Box<dyn Engine>, Receiver<Message>), RefusedToServe> {
+) -> Result<(Restricted, Load, models::Loaded, Instant), RefusedToServe> {
     let mut restricted = seal::restrict();
-    let start = Instant::now();
+    let born = Instant::now();
     let load = receive_load(socket)?;
     let descriptors = load::descriptors(&load)?;
     restricted.closed_descriptors(seal::close_all_but(&descriptors));
-    let loaded = open(&load, socket, start)?;
+    set_up(&load);
+    let model = load::apart(&load)?;
+    Ok((restricted, load, model, born))
+}
+
+/// What holds for the whole process, before it has other threads.
+pub fn set_up(load: &Load) {
+    alloc::set_zeroing(load.zeroing);
+    process::set_compute_threads(load.threads);
+}
+
+/// The life of a worker that has its model: all its threads start here. Called on the only one.
+pub fn born(newborn: Newborn) -> ! {
+    // The reader first: those that compute inherit a lower priority.
+    let spare = newborn.socket.try_clone();
+    let started = (newborn.socket.try_clone())
+        .and_then(inbox::start)
+        .and_then(|inbox| {
+            let engine = thread::Builder::new().name("engine".to_owned());
+            let engine = engine.stack_size(STACK_BYTES);
+            engine.spawn(move || run(newborn, inbox))
+        });
+    match (started, spare) {
+        (Ok(engine), spare) => {
+            drop(spare);
+            // It ends the process; where it panics before it can, this does.
+            let _ = engine.join();
+            process::end(EXIT_REFUSED)
+        }
+        (Err(error), Ok(socket)) => refuse(socket, &RefusedToServe::Thread(error)),
+        (Err(_), Err(error)) => {
+            process::say(format_args!("{}", RefusedToServe::Socket(error)));
+            process::end(EXIT_REFUSED)
+        }
+    }
+}
+
+/// The engine's thread: from the start of the model to the end of the process.
+fn run(newborn: Newborn, inbox: Receiver<Message>) -> ! {
+    process::lower_priority();
+    let Newborn {
+        mut socket,
+        restricted,
+        load,
+        model,
+        born,
+    } = newborn;
+    match make_ready(&mut socket, restricted, &load, model, born) {
+        Ok(engine) => serve(engine, socket, inbox),
+        Err(why) => refuse(socket, &why),
+    }
+}
+
+/// Starts the model, seals the process, and says `Ready`.
+fn make_ready(
+    socket: &mut UnixStream,
+    restricted: Restricted,
+    load: &Load,
+    model: models::Loaded,
+    born: Instant,
+) -> Result<Box<dyn Engine>, RefusedToServe> {
+    let engine = model.start(load.threads as usize)?;
+    let load_ns = u64::try_from(born.elapsed().as_nanos()).unwrap_or(u64::MAX);
     // From here on there are prompts. Until here a panic's message says more.
     process::abort_on_panic();
     let sealed = lock(restricted, &load.required_layers)?;
-    let info = loaded.engine.info();
+    let info = engine.info();
     let ready = Ready {
         task: info.task.to_owned(),
         dimensions: info.dimensions,
         context_tokens: info.context_tokens,
         kv_bytes_per_token: info.kv_bytes_per_token,
         seal: sealed.applied(),
-        load_ns: loaded.load_ns,
+        load_ns,
     };
     serve::tell(socket, from_worker::Message::Ready(ready)).map_err(RefusedToServe::Socket)?;
-    Ok((loaded.engine, loaded.inbox))
+    Ok(engine)
 }
 
 fn receive_load(socket: &mut UnixStream) -> Result<Load, RefusedToServe> {
@@ -117,26 +203,6 @@ fn receive_load(socket: &mut UnixStream) -> Result<Load, RefusedToServe> {
         Err(FrameError::Io(error)) => Err(RefusedToServe::Socket(error)),
         Err(error) => Err(RefusedToServe::NoLoad(error.to_string())),
     }
-}
-
-/// Reads the model and starts every thread. The reader first: those that compute are started after
-/// the priority was lowered, and inherit it.
-fn open(load: &Load, socket: &UnixStream, start: Instant) -> Result<Loaded, RefusedToServe> {
-    alloc::set_zeroing(load.zeroing);
-    process::set_compute_threads(load.threads);
-    let files = load::read_files(load)?;
-    let inbox = socket
-        .try_clone()
-        .and_then(inbox::start)
-        .map_err(RefusedToServe::Thread)?;
-    process::lower_priority();
-    let engine = models::open(load, files)?;
-    let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    Ok(Loaded {
-        engine,
-        inbox,
-        load_ns,
-    })
 }
 
 fn lock(restricted: Restricted, required: &[String]) -> Result<Sealed, RefusedToServe> {

@@ -3,12 +3,14 @@
 //! The launcher opened and hashed the files; the worker hashes what it really read, so that what is
 //! served is what was promised even if a file changed in between. No path is ever opened here.
 
-use crate::process::{FILE_FD_MIN, take_file};
+use crate::models;
+use crate::process::{self, FILE_FD_MIN, STACK_BYTES, take_file};
 use aws_lc_rs::digest;
 use bulkhead_proto::internal::{Load, ModelFile};
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::fd::RawFd;
+use std::thread;
 
 /// Model files that one worker takes.
 pub const FILES_MAX: usize = 64;
@@ -40,6 +42,36 @@ pub enum FileError {
         /// Hex.
         promised: String,
     },
+}
+
+/// Why there is no model in memory.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The installation's fault.
+    #[error(transparent)]
+    Files(#[from] FileError),
+    /// The model's fault, or that of a version that does not know its kind.
+    #[error("the model could not be opened: {0}")]
+    Model(#[from] models::LoadError),
+    /// The machine has no room for a thread.
+    #[error("no thread could be started: {0}")]
+    Thread(io::Error),
+}
+
+/// Reads and packs a model, at low priority. That takes a thread, since a priority that was lowered
+/// cannot be raised again; it has ended when this returns, and the process has as many as before.
+pub fn apart(load: &Load) -> Result<models::Loaded, ModelError> {
+    let work = || -> Result<_, ModelError> {
+        process::lower_priority();
+        Ok(models::load(load, read_files(load)?)?)
+    };
+    let loader = thread::Builder::new().name("loader".to_owned());
+    let loader = loader.stack_size(STACK_BYTES);
+    thread::scope(|scope| {
+        let loading = loader.spawn_scoped(scope, work);
+        let loaded = loading.map_err(ModelError::Thread)?.join();
+        loaded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// A model's file, read and checked.

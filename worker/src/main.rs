@@ -1,8 +1,9 @@
-//! `bulkhead-worker`: started by the launcher with a socket at descriptor 3; or by hand with `--probe`,
-//! to print as JSON which layers of the seal this machine grants.
+//! `bulkhead-worker`: started by the launcher with a socket at descriptor 3, as a worker or, with
+//! `--template`, as the process that loads a model once and forks its workers; or by hand with
+//! `--probe`, to print as JSON which layers of the seal this machine grants.
 
 use bulkhead_kernels::ZeroingAllocator;
-use bulkhead_worker::{life, seal};
+use bulkhead_worker::{life, seal, template};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -11,6 +12,7 @@ static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         None => life::live(),
+        Some("--template") => template::live(),
         Some("--probe") => {
             println!("{}", seal::to_json(&seal::probe()));
             ExitCode::SUCCESS

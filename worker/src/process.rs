@@ -2,11 +2,15 @@
 //!
 //! All `unsafe` of the worker outside the seal is in this file.
 
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, getppid, setpgid};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The descriptor of the socket to the scheduler.
@@ -19,11 +23,15 @@ pub const FILE_FD_MIN: RawFd = SOCKET_FD + 1;
 /// needs this; computing loses nothing, since I/O is short.
 const COMPUTE_NICENESS: libc::c_int = 15;
 
+/// Stack of a thread that does what a main thread would, bytes: as much as that would have. Memory is
+/// taken as it is touched.
+pub const STACK_BYTES: usize = 8 << 20;
+
 /// Takes the socket that the launcher left at descriptor 3. To be called once.
-pub fn take_socket() -> io::Result<UnixStream> {
+pub fn take_socket() -> io::Result<OwnedFd> {
     // SAFETY: the descriptor was inherited; nothing in this process owns it, and this is called once.
     // If nobody handed it over, the check below finds out before it is used.
-    let socket = unsafe { UnixStream::from_raw_fd(SOCKET_FD) };
+    let socket = unsafe { OwnedFd::from_raw_fd(SOCKET_FD) };
     match nix::sys::socket::getsockname::<nix::sys::socket::UnixAddr>(socket.as_raw_fd()) {
         Ok(_) => Ok(socket),
         Err(error) => {
@@ -64,6 +72,78 @@ pub fn lower_priority() {
     // SAFETY: sets one integer of the calling thread; there is no memory involved. Lowering the own
     // priority is always allowed, and if it fails the thread is merely less polite.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, COMPUTE_NICENESS) };
+}
+
+/// How many threads this process has. Asked of the kernel through a file that is opened before the
+/// process may open none; in a forked child it would still tell of the parent.
+#[derive(Debug)]
+pub struct Threads(File);
+
+impl Threads {
+    /// For the calling process.
+    pub fn of_this_process() -> io::Result<Threads> {
+        File::open("/proc/self/status").map(Threads)
+    }
+
+    /// Its threads now.
+    pub fn count(&self) -> io::Result<u32> {
+        // Far longer than the file.
+        let mut text = [0; 8 << 10];
+        let length = self.0.read_at(&mut text, 0)?;
+        let text = String::from_utf8_lossy(&text[..length]);
+        let mut lines = text.lines();
+        let count = lines.find_map(|line| line.strip_prefix("Threads:")?.trim().parse().ok());
+        count.ok_or_else(|| io::Error::other("the kernel does not tell the number of threads"))
+    }
+}
+
+impl AsRawFd for Threads {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Which side of a fork this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fork<P> {
+    /// The process that was there before, with what it knows of the other.
+    Parent(P),
+    /// The new one.
+    Child,
+}
+
+/// Forks this process. For callers whose only thread this is (see [`Threads`]).
+pub fn fork() -> io::Result<Fork<Pid>> {
+    // SAFETY: the process has one thread, so that no lock is held in the child by a thread that does
+    // not exist there, and the child may do whatever this process may.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+        ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Waits for a child that ends with 0, or with the number of the error that kept it from its work.
+pub fn wait_for(child: Pid) -> io::Result<()> {
+    match waitpid(child, None)? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        WaitStatus::Exited(_, code) => Err(io::Error::from_raw_os_error(code)),
+        other => Err(io::Error::other(format!("its helper ended: {other:?}"))),
+    }
+}
+
+/// Has the kernel kill this process when `parent` ends. An error where `parent` is not its parent.
+pub fn die_with(parent: Pid) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    // It may have ended before the line above.
+    if getppid() == parent {
+        return Ok(());
+    }
+    Err(io::Error::other("the launcher is gone"))
+}
+
+/// Puts this process into a group of its own, of which it is the only one.
+pub fn lead_group() -> io::Result<()> {
+    Ok(setpgid(Pid::from_raw(0), Pid::from_raw(0))?)
 }
 
 /// What the process ends with when the scheduler hangs up.

@@ -54,6 +54,16 @@ pub fn set_verifying(on: bool) {
     VERIFYING.store(on, Relaxed);
 }
 
+/// Gives memory that was freed back to the system, where the C library can: it is zero, but it takes
+/// room, and in a process that forks each child would copy it.
+pub fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: releases pages of free chunks alone, under the C library's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 // SAFETY: every block comes from `System` with the caller's layout and goes back to it with the same
 // layout. In between only bytes inside the block are written, and only after the caller has given it
 // up. Nothing here unwinds: there is no indexing, no arithmetic that can overflow, no allocation.

@@ -8,15 +8,17 @@
 use super::{
     audit::{Audit, Change},
     catalog::Catalog,
-    packet,
     programs::Programs,
     sys,
     worker::{self, SpawnError},
 };
 use crate::config::Config;
-use bulkhead_proto::internal::{
-    AuditDown, AuditUp, Drain, Exited, FromLauncher, SpawnFailed, SpawnWorker, Spawned, ToLauncher,
-    from_launcher::Message as Tell, to_launcher::Message as Ask,
+use bulkhead_proto::{
+    internal::{
+        AuditDown, AuditUp, Drain, Exited, FromLauncher, SpawnFailed, SpawnWorker, Spawned,
+        ToLauncher, from_launcher::Message as Tell, to_launcher::Message as Ask,
+    },
+    packet,
 };
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},

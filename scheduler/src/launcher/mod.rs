@@ -10,6 +10,7 @@ use crate::{
     models::{self, ModelsError},
     server,
 };
+use bulkhead_proto::packet;
 use catalog::Catalog;
 use life::{Life, Setup};
 use nix::{
@@ -33,7 +34,6 @@ mod audit;
 mod backoff;
 mod catalog;
 mod life;
-pub mod packet;
 pub mod programs;
 mod restarts;
 mod signals;

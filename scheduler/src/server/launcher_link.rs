@@ -1,7 +1,9 @@
 //! The scheduler's side of the socket to the launcher: packets with descriptors beside them.
 
-use crate::launcher::packet;
-use bulkhead_proto::internal::{FromLauncher, ToLauncher};
+use bulkhead_proto::{
+    internal::{FromLauncher, ToLauncher},
+    packet,
+};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},

@@ -28,7 +28,7 @@ pub const LANDLOCK: &str = "landlock";
 pub const LANDLOCK_NET: &str = "landlock_net";
 /// No signal to, and no abstract socket of, a process outside.
 pub const LANDLOCK_SCOPE: &str = "landlock_scope";
-/// An empty network namespace of its own.
+/// An empty network namespace, of its own or of the workers of its model.
 pub const NETNS: &str = "netns";
 /// No capability, in any set.
 pub const NO_CAPABILITIES: &str = "no_capabilities";
@@ -103,6 +103,20 @@ pub fn restrict() -> Restricted {
     ));
     layers.push(LayerStatus::of(NON_DUMPABLE, privileges::non_dumpable()));
     Restricted { layers }
+}
+
+/// Applies them once more, in a process that was forked from a restricted one. Where the machine
+/// grants it, what the two shared is its own afterwards: a network namespace, a Landlock domain. What
+/// cannot be had a second time is still in force, and says that it is shared.
+pub fn restrict_again(template: &Restricted) -> Restricted {
+    let mut again = restrict();
+    for layer in &mut again.layers {
+        if !layer.available && template.has(layer.name) {
+            layer.available = true;
+            layer.detail = format!("shared by the workers of one model ({})", layer.detail);
+        }
+    }
+    again
 }
 
 impl Restricted {

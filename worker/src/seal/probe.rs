@@ -1,6 +1,6 @@
 //! What would this machine grant? Asked by sealing a child, so that the caller stays as it is.
 
-use super::{LAYERS, LayerStatus, close_all_but, restrict};
+use super::{LAYERS, LayerStatus, close_all_but, restrict, restrict_again};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, pipe};
 use std::fs::File;
@@ -57,9 +57,10 @@ fn ask_child() -> Result<String, String> {
     }
 }
 
-/// The child: each status is written when it is known, so that a child that dies still tells why.
+/// The child: each status is written when it is known, so that a child that dies still tells why. It
+/// restricts itself twice, as a worker does that was forked from a template.
 fn seal_and_tell(to: OwnedFd) {
-    let mut restricted = restrict();
+    let mut restricted = restrict_again(&restrict());
     restricted.closed_descriptors(close_all_but(&[to.as_raw_fd()]));
     let mut to = File::from(to);
     let told = restricted.layers().len();

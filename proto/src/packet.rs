@@ -1,14 +1,15 @@
-//! One message a packet, with at most one descriptor beside it: how launcher and scheduler talk.
+//! One message a packet, with at most one descriptor beside it: how the launcher talks to the
+//! scheduler and to templates.
 //!
 //! `SOCK_SEQPACKET` keeps the edges of messages, so there is no framing to get wrong, and a packet
-//! over the bound is refused whole. The same two functions serve both sides: on a blocking socket
+//! over the bound is refused whole. The same functions serve both sides: on a blocking socket
 //! they block, on a non-blocking one (tokio's `AsyncFd`) they answer `WouldBlock`. What arrives is
 //! untrusted: a cut packet, a cut or second descriptor, or bytes that are no such message are errors,
 //! and no descriptor that came with them stays open.
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixCredentials, recvmsg, sendmsg, setsockopt, socketpair, sockopt::PassCred,
 };
 use prost::Message;
 use std::{
@@ -66,20 +67,42 @@ pub fn send(
     Ok(())
 }
 
+/// From now on the kernel says of every packet that `fd` receives which process sent it.
+pub fn name_senders(fd: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(setsockopt(&fd, PassCred, &true)?)
+}
+
+/// A packet that arrived.
+#[derive(Debug)]
+pub struct Packet<M> {
+    /// What it says.
+    pub message: M,
+    /// What came beside it.
+    pub descriptor: Option<OwnedFd>,
+    /// The number of the process that sent it, on the kernel's word; known after [`name_senders`].
+    pub sender: Option<i32>,
+}
+
 /// Receives one message and the descriptor that came beside it; `None` once the peer has closed.
 pub fn recv<M: Message + Default>(fd: BorrowedFd<'_>) -> io::Result<Option<(M, Option<OwnedFd>)>> {
+    Ok(recv_packet(fd)?.map(|packet| (packet.message, packet.descriptor)))
+}
+
+/// Receives one packet; `None` once the peer has closed.
+pub fn recv_packet<M: Message + Default>(fd: BorrowedFd<'_>) -> io::Result<Option<Packet<M>>> {
     let mut bytes = vec![0u8; PACKET_BYTES_MAX];
-    let (length, cut, mut fds) = retry(|| {
-        let mut control = nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS_SENT_MAX]);
+    let (length, cut, mut beside) = retry(|| {
+        let mut control =
+            nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS_SENT_MAX], UnixCredentials);
         let mut into = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let got = recvmsg::<()>(fd.as_raw_fd(), &mut into, Some(&mut control), flags)?;
         let cut = got
             .flags
             .intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-        Ok((got.bytes, cut, owned(got.cmsgs()?)))
+        Ok((got.bytes, cut, Beside::of(got.cmsgs()?)))
     })?;
-    if cut || fds.len() > 1 {
+    if cut || beside.descriptors.len() > 1 {
         return Err(invalid(
             "a packet with more bytes or descriptors than allowed",
         ));
@@ -87,23 +110,40 @@ pub fn recv<M: Message + Default>(fd: BorrowedFd<'_>) -> io::Result<Option<(M, O
     if length == 0 {
         return Ok(None);
     }
-    let message = M::decode(&bytes[..length]).map_err(|e| invalid(&e.to_string()))?;
-    Ok(Some((message, fds.pop())))
+    Ok(Some(Packet {
+        message: M::decode(&bytes[..length]).map_err(|e| invalid(&e.to_string()))?,
+        descriptor: beside.descriptors.pop(),
+        sender: beside.sender,
+    }))
 }
 
-/// Takes charge of every descriptor in `control`, so that none leaks whatever happens next.
-fn owned(control: impl Iterator<Item = ControlMessageOwned>) -> Vec<OwnedFd> {
-    let mut fds = Vec::new();
-    for message in control {
-        if let ControlMessageOwned::ScmRights(raw) = message {
-            // SAFETY: the kernel has just made these descriptors for us; nobody else knows them.
-            fds.extend(
-                raw.into_iter()
-                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-            );
+/// What came beside the bytes.
+#[derive(Default)]
+struct Beside {
+    descriptors: Vec<OwnedFd>,
+    sender: Option<i32>,
+}
+
+impl Beside {
+    /// Takes charge of every descriptor in `control`, so that none leaks whatever happens next.
+    fn of(control: impl Iterator<Item = ControlMessageOwned>) -> Beside {
+        let mut beside = Beside::default();
+        for message in control {
+            match message {
+                ControlMessageOwned::ScmRights(raw) => {
+                    // SAFETY: the kernel has just made these descriptors for us; nobody else knows
+                    // them.
+                    let owned = raw
+                        .into_iter()
+                        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                    beside.descriptors.extend(owned);
+                }
+                ControlMessageOwned::ScmCredentials(sender) => beside.sender = Some(sender.pid()),
+                _ => {}
+            }
         }
+        beside
     }
-    fds
 }
 
 fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
@@ -122,9 +162,7 @@ fn invalid(what: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_proto::internal::{
-        FromLauncher, SpawnFailed, ToLauncher, from_launcher::Message as From,
-    };
+    use crate::internal::{FromLauncher, SpawnFailed, ToLauncher, from_launcher::Message as From};
     use std::{
         fs::File,
         io::{Read, Write},
@@ -175,7 +213,22 @@ mod tests {
         send(left.as_fd(), &failed("no".into()), Some(left.as_fd())).unwrap();
         let (_, fd) = recv::<FromLauncher>(right.as_fd()).unwrap().unwrap();
         let flags = nix::fcntl::fcntl(fd.unwrap(), nix::fcntl::FcntlArg::F_GETFD).unwrap();
-        assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+        let flags = nix::fcntl::FdFlag::from_bits_retain(flags);
+        assert!(flags.contains(nix::fcntl::FdFlag::FD_CLOEXEC));
+    }
+
+    #[test]
+    fn a_receiver_that_asks_is_told_who_sent_a_packet() {
+        let (left, right) = pair().unwrap();
+        let told = |right: &OwnedFd| {
+            send(left.as_fd(), &failed("no".into()), Some(left.as_fd())).unwrap();
+            let packet = recv_packet::<FromLauncher>(right.as_fd()).unwrap().unwrap();
+            assert!(packet.descriptor.is_some());
+            packet.sender
+        };
+        assert_eq!(told(&right), None);
+        name_senders(right.as_fd()).unwrap();
+        assert_eq!(told(&right), Some(std::process::id() as i32));
     }
 
     #[test]
