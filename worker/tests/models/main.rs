@@ -4,7 +4,9 @@
 //! `bulkhead models pull` puts them.
 
 mod corrupt;
+mod encoders;
 mod fixture;
 mod minilm;
 mod smollm2;
 mod speed;
+mod tiny;

@@ -61,6 +61,22 @@ impl Rows {
         }
     }
 
+    /// Writes the values of one row, as wide as `out`, into it.
+    pub fn copy_row(&self, row: usize, out: &mut [f32]) {
+        let range = row * out.len()..(row + 1) * out.len();
+        match self {
+            Rows::F32(values) => out.copy_from_slice(&values[range]),
+            Rows::Bf16(bits) => fill(out, bits[range].iter().map(|bits| half::bf16(*bits))),
+            Rows::F16(bits) => fill(out, bits[range].iter().map(|bits| half::f16(*bits))),
+            Rows::Affine {
+                scale, offset, q, ..
+            } => fill(
+                out,
+                range.map(|at| scale[at / GROUP] * f32::from(q[at]) + offset[at / GROUP]),
+            ),
+        }
+    }
+
     /// Every weight's value.
     pub fn values(&self) -> Vec<f32> {
         match self {
@@ -73,6 +89,12 @@ impl Rows {
                 .map(|(at, q)| scale[at / GROUP] * f32::from(*q) + offset[at / GROUP])
                 .collect(),
         }
+    }
+}
+
+fn fill(out: &mut [f32], values: impl Iterator<Item = f32>) {
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = value;
     }
 }
 

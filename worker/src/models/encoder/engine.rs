@@ -1,14 +1,19 @@
 //! The embedding engine: requests of many texts in, bounded steps, whole answers out.
 //!
-//! A batch takes texts, not requests, in turns ([`Texts`]). It passes through the encoder one layer at
-//! a time, and a step runs as many layers as its limit allows, so that even the longest text never
-//! makes a step too long. Between steps the batch stays where it is; texts of requests that were
-//! cancelled meanwhile are ignored at its end, and a batch of only such texts is dropped at once.
+//! Texts are divided into tokens inside the steps too ([`Arrivals`]). A batch takes texts, not requests,
+//! in turns ([`Texts`]). It passes through the encoder one layer at a time, and a step runs as many layers
+//! as its limit allows, so that a long text is many steps. Between steps the batch stays where it is;
+//! texts of requests that were cancelled meanwhile are ignored at its end, and a batch of only such texts
+//! is dropped at once.
 
-use super::model::{Config, Model, Scratch};
+use super::arrivals::{Arrivals, Arrived, Tokens};
+use super::config::{self, Config};
+use super::model::{Model, Scratch, Token};
+use super::pooling::Pooling;
 use super::tokenizer::TextEncoder;
+use super::weights;
 use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
-use crate::models::scratch::sum;
+use crate::models::scratch::{Buffer, sum};
 use crate::models::{Compute, LoadError, ModelFiles};
 use bulkhead_proto::internal::{Finished, Outcome, Vector, WorkItem, work_item::Job};
 use bulkhead_worker_core::{Pick, StepCost, Texts};
@@ -26,69 +31,90 @@ const CONTEXT_TOKENS_DEFAULT: usize = 256;
 /// A token through a layer before anything was measured, nanoseconds.
 const UNIT_NS_GUESS: u64 = 50_000;
 
+/// Part of a step that reading texts may take while others wait to be computed: one in so many.
+const READING_SHARE: u64 = 4;
+
 #[derive(Deserialize)]
 struct SentenceConfig {
-    max_seq_length: usize,
+    max_seq_length: Option<usize>,
 }
 
-/// A request: its texts until they are computed, and its vectors as they come.
+/// A request of which all texts are tokens: those until they are computed, and its vectors as they
+/// come.
 struct Request {
-    texts: Vec<Vec<u32>>,
+    tokens: Tokens,
     vectors: Vec<Vector>,
     left: usize,
 }
 
-/// The batch that is passing through the encoder.
+/// The batch that is passing through the encoder. Its rows lie in [`Embedder::rows`].
 struct Batch {
     picks: Vec<Pick>,
     texts: Vec<Range<usize>>,
-    rows: Vec<f32>,
     next_layer: usize,
+}
+
+impl Batch {
+    fn tokens(&self) -> usize {
+        self.texts.last().map_or(0, |text| text.end)
+    }
 }
 
 /// Sentence embeddings.
 pub struct Embedder {
     compute: Compute,
     model: Model,
+    pooling: Pooling,
     encoder: TextEncoder,
     context_tokens: usize,
     step_limit_ns: u64,
     /// In tokens times layers.
     cost: StepCost,
     scratch: Scratch,
+    arrivals: Arrivals,
+    /// True if the step before did nothing but read texts.
+    only_read: bool,
     waiting: Texts,
     requests: HashMap<u64, Request>,
     batch: Option<Batch>,
+    /// The batch's activations: kept from step to step, and from batch to batch once scrubbed.
+    rows: Buffer,
+    pooled: Buffer,
     answers: Vec<Finished>,
 }
 
 impl Embedder {
-    /// Loads from model.safetensors, config.json, tokenizer.json and, if there,
-    /// sentence_bert_config.json.
+    /// Loads from model.safetensors, config.json, tokenizer.json and, where there are such,
+    /// sentence_bert_config.json, modules.json and the pooling's config.json.
     ///
     /// What it returns makes the embedder, on threads that need not exist yet.
     pub(crate) fn load(
         mut files: ModelFiles,
     ) -> Result<impl FnOnce(Compute) -> Self + Send + use<>, LoadError> {
-        let config = Config::parse(&files.take("config.json")?)?;
+        let config = Config::parse(&files.take(config::FILE)?)?;
         let limit = sentence_limit(&mut files)?.unwrap_or(CONTEXT_TOKENS_DEFAULT);
-        let context_tokens = limit.min(config.max_position_embeddings);
-        let encoder = TextEncoder::parse(&files.take("tokenizer.json")?, context_tokens)?;
-        let weights = files.take("model.safetensors")?;
-        let model = Model::parse(config, &weights)?;
-        drop(weights);
+        let context_tokens = limit.min(config.context_tokens());
+        let tokenizer = files.take("tokenizer.json")?;
+        let encoder = TextEncoder::parse(&tokenizer, context_tokens, config.vocabulary)?;
+        let pooling = Pooling::read(&mut files, config.hidden)?;
+        let model = Model::parse(config, &files.take(weights::FILE)?)?;
         Ok(move |compute| {
             let mut engine = Embedder {
                 cost: StepCost::new(1, UNIT_NS_GUESS),
                 compute,
                 model,
+                pooling,
                 encoder,
                 context_tokens,
                 step_limit_ns: u64::MAX,
                 scratch: Scratch::default(),
+                arrivals: Arrivals::default(),
+                only_read: false,
                 waiting: Texts::default(),
                 requests: HashMap::new(),
                 batch: None,
+                rows: Buffer::default(),
+                pooled: Buffer::default(),
                 answers: Vec::new(),
             };
             engine.warm_up();
@@ -98,134 +124,148 @@ impl Embedder {
 
     /// One text through everything, so that whatever is made on first use is made now.
     fn warm_up(&mut self) {
-        self.add_texts(0, &["ready".to_owned()]);
+        self.arrivals.add(0, vec!["ready".to_owned()]);
         while self.has_work() {
             self.step(&|| 0);
         }
         self.cost = StepCost::new(1, UNIT_NS_GUESS);
+        self.arrivals = Arrivals::default();
         self.scrub();
     }
 
-    fn add_texts(&mut self, request: u64, texts: &[String]) {
-        let mut ids = Vec::with_capacity(texts.len());
-        let mut vectors = Vec::with_capacity(texts.len());
-        for text in texts {
-            let Some(encoded) = self.encoder.encode(text) else {
-                return self.refuse(request, "a text could not be split into tokens".into());
-            };
-            vectors.push(Vector {
-                values: Vec::new(),
-                tokens: encoded.ids.len() as u32,
-                truncated: encoded.truncated,
-            });
-            ids.push(encoded.ids);
-        }
-        if ids.is_empty() {
-            return self.refuse(
-                request,
-                "there is no text to embed: give at least one".into(),
-            );
-        }
-        self.waiting
-            .add(request, ids.iter().map(Vec::len).collect());
-        let left = ids.len();
-        self.requests.insert(
-            request,
-            Request {
-                texts: ids,
-                vectors,
-                left,
-            },
-        );
-    }
-
-    fn refuse(&mut self, request: u64, detail: String) {
+    fn refuse(&mut self, request: u64, detail: &str) {
         let outcome = Outcome::Invalid.into();
         self.answers.push(Finished {
             request,
             outcome,
-            detail,
+            detail: detail.into(),
             ..Finished::default()
         });
     }
 
-    /// Forms the next batch from what waits.
-    fn next_batch(&mut self) -> Option<Batch> {
+    /// Divides texts that came into tokens, for a part of the step; returns how long it took.
+    fn read_texts(&mut self, now_ns: &dyn Fn() -> u64) -> u64 {
+        let others = self.batch.is_some() || !self.waiting.is_empty();
+        if self.arrivals.is_empty() || (others && self.only_read) {
+            return 0;
+        }
+        let share = self.step_limit_ns / READING_SHARE;
+        let limit = if others {
+            share
+        } else {
+            self.step_limit_ns - share
+        };
+        let began = now_ns();
+        for arrived in self.arrivals.read(&self.encoder, limit, now_ns) {
+            match arrived {
+                Arrived::Ready(request, tokens) => self.expect(request, tokens),
+                Arrived::Unreadable(request) => {
+                    self.refuse(request, "a text could not be divided into tokens");
+                }
+            }
+        }
+        now_ns().saturating_sub(began)
+    }
+
+    /// Queues a request whose tokens are known.
+    fn expect(&mut self, request: u64, tokens: Tokens) {
+        let texts = 0..tokens.texts();
+        let vector = |text| Vector {
+            values: Vec::new(),
+            tokens: tokens.ids(text).len() as u32,
+            truncated: tokens.truncated(text),
+        };
+        let vectors: Vec<Vector> = texts.clone().map(vector).collect();
+        let lengths = texts.map(|text| tokens.ids(text).len()).collect();
+        self.waiting.add(request, lengths);
+        let left = vectors.len();
+        let known = Request {
+            tokens,
+            vectors,
+            left,
+        };
+        self.requests.insert(request, known);
+    }
+
+    /// Forms the next batch from what waits, for steps of `limit_ns`.
+    fn next_batch(&mut self, limit_ns: u64) -> Option<Batch> {
         let layers = self.model.layers() as u64;
-        let fits = self.cost.units_within(self.step_limit_ns) / layers.max(1);
+        let fits = self.cost.units_within(limit_ns) / layers.max(1);
         let picks = self.waiting.take((fits as usize).min(BATCH_TOKENS_MAX));
-        let mut ids = Vec::with_capacity(picks.len());
+        let last = picks.last()?;
+        let mut tokens: Vec<Token> = Vec::with_capacity(picks.len() * last.tokens);
         let mut texts = Vec::with_capacity(picks.len());
-        let mut start = 0;
         for pick in &picks {
-            let request = self.requests.get_mut(&pick.request)?;
-            ids.push(std::mem::take(request.texts.get_mut(pick.index)?));
-            texts.push(start..start + pick.tokens);
-            start += pick.tokens;
+            let request = self.requests.get(&pick.request)?;
+            let start = tokens.len();
+            self.model
+                .place(request.tokens.ids(pick.index), &mut tokens);
+            texts.push(start..tokens.len());
         }
-        if picks.is_empty() {
-            return None;
-        }
-        let rows = self.model.embed(&ids);
+        let rows = self.rows.take(tokens.len() * self.model.hidden());
+        let model = &self.model;
+        self.compute.run(|| model.embed(&tokens, rows));
         Some(Batch {
             picks,
             texts,
-            rows,
             next_layer: 0,
         })
     }
 
     /// Runs `batch` on by as many layers as the limit allows; true once it is through.
-    fn advance(&mut self, batch: &mut Batch, now_ns: &dyn Fn() -> u64) -> bool {
-        let tokens = batch.texts.last().map_or(1, |text| text.end) as u64;
+    fn advance(&mut self, batch: &mut Batch, limit_ns: u64, now_ns: &dyn Fn() -> u64) -> bool {
+        let tokens = batch.tokens();
         let left = self.model.layers() - batch.next_layer;
-        let fits = self.cost.units_within(self.step_limit_ns) / tokens.max(1);
+        let fits = self.cost.units_within(limit_ns) / tokens.max(1) as u64;
         let layers = (fits as usize).clamp(1, left.max(1));
         let (model, scratch) = (&self.model, &mut self.scratch);
+        let rows = self.rows.take(tokens * model.hidden());
         let began = now_ns();
         self.compute.run(|| {
             for nth in batch.next_layer..batch.next_layer + layers {
-                model.layer(nth, &mut batch.rows, &batch.texts, scratch);
+                model.layer(nth, rows, &batch.texts, scratch);
             }
         });
-        self.cost
-            .observe(tokens * layers as u64, now_ns().saturating_sub(began));
+        let units = (tokens * layers) as u64;
+        self.cost.observe(units, now_ns().saturating_sub(began));
         batch.next_layer += layers;
         batch.next_layer >= self.model.layers()
     }
 
     /// Hands out a finished batch's vectors, and the requests that are complete with them.
-    fn deliver(&mut self, mut batch: Batch, outcome: &mut StepOutcome) {
+    fn deliver(&mut self, batch: &Batch, outcome: &mut StepOutcome) {
         let hidden = self.model.hidden();
+        let rows = self.rows.take(batch.tokens() * hidden);
+        let pooled = self.pooled.take(hidden);
         for (pick, text) in batch.picks.iter().zip(&batch.texts) {
             outcome.tokens += pick.tokens as u32;
             let Some(request) = self.requests.get_mut(&pick.request) else {
                 continue;
             };
-            let values = self
-                .model
-                .pool(&batch.rows[text.start * hidden..text.end * hidden]);
-            request.vectors[pick.index].values = values
+            self.pooling
+                .pool(&rows[text.start * hidden..text.end * hidden], pooled);
+            request.vectors[pick.index].values = pooled
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
                 .collect();
             request.left -= 1;
             if request.left == 0 {
-                outcome.finished.extend(self.finish(pick.request));
+                let done = self.requests.remove(&pick.request);
+                outcome
+                    .finished
+                    .extend(done.map(|done| finish(pick.request, done)));
             }
         }
-        bulkhead_kernels::fill_zero(pulp::bytemuck::cast_slice_mut(&mut batch.rows));
     }
+}
 
-    fn finish(&mut self, request: u64) -> Option<Finished> {
-        let done = self.requests.remove(&request)?;
-        Some(Finished {
-            request,
-            outcome: Outcome::Ok.into(),
-            input_tokens: done.vectors.iter().map(|vector| vector.tokens).sum(),
-            vectors: done.vectors,
-            ..Finished::default()
-        })
+fn finish(request: u64, done: Request) -> Finished {
+    Finished {
+        request,
+        outcome: Outcome::Ok.into(),
+        input_tokens: done.vectors.iter().map(|vector| vector.tokens).sum(),
+        vectors: done.vectors,
+        ..Finished::default()
     }
 }
 
@@ -236,13 +276,13 @@ fn sentence_limit(files: &mut ModelFiles) -> Result<Option<usize>, LoadError> {
     };
     let config: SentenceConfig =
         serde_json::from_slice(&bytes).map_err(|error| LoadError::bad(FILE, error))?;
-    if config.max_seq_length < 3 {
+    if config.max_seq_length.is_some_and(|tokens| tokens < 3) {
         return Err(LoadError::bad(
             FILE,
             "max_seq_length leaves no room for a word",
         ));
     }
-    Ok(Some(config.max_seq_length))
+    Ok(config.max_seq_length)
 }
 
 impl Engine for Embedder {
@@ -261,16 +301,19 @@ impl Engine for Embedder {
 
     fn add(&mut self, item: WorkItem) {
         match item.job {
-            Some(Job::Embed(job)) => self.add_texts(item.request, &job.texts),
+            Some(Job::Embed(job)) if job.texts.is_empty() => {
+                self.refuse(item.request, "there is no text to embed: give at least one")
+            }
+            Some(Job::Embed(job)) => self.arrivals.add(item.request, job.texts),
             _ => self.refuse(
                 item.request,
-                "this model embeds texts and does nothing else".into(),
+                "this model embeds texts and does nothing else",
             ),
         }
     }
 
     fn cancel(&mut self, request: u64) {
-        if self.requests.remove(&request).is_none() {
+        if self.requests.remove(&request).is_none() && !self.arrivals.cancel(request) {
             return;
         }
         self.waiting.cancel(request);
@@ -291,20 +334,27 @@ impl Engine for Embedder {
     }
 
     fn has_work(&self) -> bool {
-        !self.requests.is_empty() || !self.answers.is_empty()
+        !self.requests.is_empty() || !self.arrivals.is_empty() || !self.answers.is_empty()
     }
 
     fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome {
+        let read_ns = self.read_texts(now_ns);
         let mut outcome = StepOutcome {
             finished: std::mem::take(&mut self.answers),
             ..StepOutcome::default()
         };
-        let Some(mut batch) = self.batch.take().or_else(|| self.next_batch()) else {
+        // What is left may not be enough for a layer; then the next step has all of its time for one.
+        self.only_read = read_ns > self.step_limit_ns / 2;
+        if self.only_read {
+            return outcome;
+        }
+        let limit_ns = self.step_limit_ns - read_ns;
+        let Some(mut batch) = self.batch.take().or_else(|| self.next_batch(limit_ns)) else {
             return outcome;
         };
         outcome.sequences = batch.picks.len() as u32;
-        if self.advance(&mut batch, now_ns) {
-            self.deliver(batch, &mut outcome);
+        if self.advance(&mut batch, limit_ns, now_ns) {
+            self.deliver(&batch, &mut outcome);
         } else {
             self.batch = Some(batch);
         }
@@ -315,13 +365,17 @@ impl Engine for Embedder {
         0
     }
 
-    /// Scratch is only needed inside a step, so all of it is zeroed and read back. Stacks are
-    /// overwritten and cannot be read back.
+    /// Scratch is only needed inside a step, and rows by the batch that is on its way; all else is
+    /// zeroed and read back. Stacks are overwritten and cannot be read back.
     fn scrub(&mut self) -> Scrubbed {
-        let stacks = Scrubbed {
+        let mut all = Scrubbed {
             zeroed: self.compute.scrub_stacks(),
             ..Scrubbed::default()
         };
-        sum(self.scratch.scrub(), stacks)
+        if self.batch.is_none() {
+            all = sum(all, self.rows.scrub());
+        }
+        all = sum(all, self.pooled.scrub());
+        sum(all, self.scratch.scrub())
     }
 }

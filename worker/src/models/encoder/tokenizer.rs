@@ -1,39 +1,47 @@
-//! tokenizer.json, with the limits of the model instead of those of the file.
+//! tokenizer.json, with the limits of the model instead of those of the file, and without its caches.
+//!
+//! WordPiece (BERT), Unigram (XLM-R) and byte-level BPE (RoBERTa). The library keeps a cache of the words
+//! that it has seen for the latter two; with room for none it keeps none.
 
 use crate::models::LoadError;
-use tokenizers::{ModelWrapper, Tokenizer, TruncationParams};
+use crate::models::text::guard;
+use tokenizers::{ModelWrapper, PostProcessor, Tokenizer, TruncationParams};
 
 const FILE: &str = "tokenizer.json";
 
-/// Bytes of a text that can matter: far more than the longest input has room for in any writing. The
-/// rest is cut off unread, so that an enormous text costs no time.
-const TEXT_BYTES_MAX: usize = 64 << 10;
-
-/// A text as the model reads it.
-#[derive(Debug)]
-pub struct Encoded {
-    /// Token ids, special tokens included.
-    pub ids: Vec<u32>,
-    /// True where the end of the text was not read.
-    pub truncated: bool,
-}
+/// Bytes of a text that can matter, for each token that the model reads: in most writing a token is 3 to
+/// 9. What is beyond that is cut off unread, so that an enormous text costs no time.
+const TOKEN_BYTES_MAX: usize = 16;
+/// As many are read of any text, for those that begin with spaces or with no words at all.
+const TEXT_BYTES_MIN: usize = 32 << 10;
+/// Bytes that are tried first, for each token that the model reads: enough for most long texts.
+const TOKEN_BYTES_USUAL: usize = 8;
 
 /// The text encoder.
 pub struct TextEncoder {
     tokenizer: Tokenizer,
+    tokens_max: usize,
+}
+
+fn bad(cause: impl ToString) -> LoadError {
+    LoadError::bad(FILE, cause)
 }
 
 impl TextEncoder {
-    /// Parses tokenizer.json; texts are cut to `tokens_max` and never padded.
-    pub fn parse(bytes: &[u8], tokens_max: usize) -> Result<Self, LoadError> {
-        let mut tokenizer =
-            Tokenizer::from_bytes(bytes).map_err(|error| LoadError::bad(FILE, error))?;
-        // The other kinds keep a cache of the words that they have seen.
-        if !matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_)) {
-            return Err(LoadError::bad(
-                FILE,
-                "only WordPiece tokenizers are supported",
-            ));
+    /// Parses tokenizer.json for a model of `vocabulary` words; texts are cut to `tokens_max` and
+    /// never padded.
+    pub fn parse(bytes: &[u8], tokens_max: usize, vocabulary: usize) -> Result<Self, LoadError> {
+        guard::check(bytes).map_err(bad)?;
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(bad)?;
+        let model = without_cache(tokenizer.get_model().clone())?;
+        tokenizer.with_model(model);
+        let added = tokenizer
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(false));
+        if added >= tokens_max {
+            return Err(bad(format!(
+                "it adds {added} tokens to each text, and the model reads {tokens_max}"
+            )));
         }
         let truncation = TruncationParams {
             max_length: tokens_max,
@@ -41,22 +49,86 @@ impl TextEncoder {
         };
         tokenizer
             .with_truncation(Some(truncation))
-            .map_err(|error| LoadError::bad(FILE, error))?
+            .map_err(bad)?
             .with_padding(None);
-        Ok(TextEncoder { tokenizer })
+        let encoder = TextEncoder {
+            tokenizer,
+            tokens_max,
+        };
+        encoder.check_ids(vocabulary)?;
+        Ok(encoder)
     }
 
-    /// Encodes a text; none if the tokenizer cannot.
-    pub fn encode(&self, text: &str) -> Option<Encoded> {
-        let mut end = text.len().min(TEXT_BYTES_MAX);
-        while !text.is_char_boundary(end) {
-            end -= 1;
+    /// Refuses a tokenizer that is not this model's: one that knows ids beyond its words.
+    fn check_ids(&self, vocabulary: usize) -> Result<(), LoadError> {
+        let mut greatest = self.tokenizer.get_vocab(true).into_values().max();
+        // The tokens that are put around a text have ids of their own.
+        let mut around = Vec::new();
+        self.append("", &mut around)
+            .ok_or_else(|| bad("it cannot read an empty text"))?;
+        greatest = greatest.max(around.into_iter().max());
+        match greatest {
+            Some(id) if (id as usize) < vocabulary => Ok(()),
+            Some(id) => Err(bad(format!(
+                "it has a token of id {id}, and the model's vocab_size is {vocabulary}: are both of \
+                 the same model?"
+            ))),
+            None => Err(bad("its vocabulary is empty")),
         }
-        let encoding = self.tokenizer.encode_fast(&text[..end], true).ok()?;
-        let truncated = end < text.len() || !encoding.get_overflowing().is_empty();
-        Some(Encoded {
-            ids: encoding.get_ids().to_vec(),
-            truncated,
-        })
     }
+
+    /// How many bytes of a text of so many are read at most.
+    pub fn bytes_read(&self, bytes: usize) -> usize {
+        bytes.min((self.tokens_max * TOKEN_BYTES_MAX).max(TEXT_BYTES_MIN))
+    }
+
+    /// Adds a text's token ids to `ids`, special tokens included. True where the end of the text was
+    /// not read; none if the tokenizer cannot read it.
+    pub fn append(&self, text: &str, ids: &mut Vec<u32>) -> Option<bool> {
+        // Words are divided for themselves, so the first words' tokens are those of the whole text; and
+        // if they are more than fit, the rest need not be read.
+        if let Some(begin) = begin_of(text, self.tokens_max * TOKEN_BYTES_USUAL) {
+            let before = ids.len();
+            if self.append_all(begin, ids)? {
+                return Some(true);
+            }
+            ids.truncate(before);
+        }
+        let end = text.floor_char_boundary(self.bytes_read(text.len()));
+        Some(self.append_all(&text[..end], ids)? || end < text.len())
+    }
+
+    /// True where not all tokens fit.
+    fn append_all(&self, text: &str, ids: &mut Vec<u32>) -> Option<bool> {
+        let encoding = self.tokenizer.encode_fast(text, true).ok()?;
+        ids.extend_from_slice(encoding.get_ids());
+        Some(!encoding.get_overflowing().is_empty())
+    }
+}
+
+/// The whole words in about the first `bytes` of a longer text.
+fn begin_of(text: &str, bytes: usize) -> Option<&str> {
+    if text.len() <= bytes {
+        return None;
+    }
+    let begin = &text[..text.floor_char_boundary(bytes)];
+    // The last space may be followed by marks that belong to it, so the cut is before it.
+    let words = begin[..begin.rfind(char::is_whitespace)?].trim_end();
+    (!words.is_empty()).then_some(words)
+}
+
+/// The model with room for no word in its cache, and without what would make it answer at random.
+fn without_cache(mut model: ModelWrapper) -> Result<ModelWrapper, LoadError> {
+    model.resize_cache(0);
+    model.clear_cache();
+    match &mut model {
+        ModelWrapper::WordPiece(_) | ModelWrapper::Unigram(_) => {}
+        ModelWrapper::BPE(bpe) => bpe.dropout = None,
+        ModelWrapper::WordLevel(_) => {
+            return Err(bad(
+                "WordLevel tokenizers are not supported; WordPiece, Unigram and BPE are",
+            ));
+        }
+    }
+    Ok(model)
 }

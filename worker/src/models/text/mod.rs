@@ -4,6 +4,7 @@
 
 mod chat;
 mod codec;
+pub(crate) mod guard;
 mod stream;
 
 pub use chat::{Chat, ChatError};

@@ -1,0 +1,189 @@
+//! What a tokenizer.json may hold, looked at before the library that reads it.
+//!
+//! The library reports most mistakes, and panics on some, which loading survives. Two things nothing
+//! survives: it frees a vocabulary's tree by recursion, one level for each byte of the longest piece, so
+//! that a piece of a megabyte overflows the stack; and it allocates what a character map claims. And a
+//! few settings would make every text cost without bound. All of these are refused here by name.
+
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::fmt;
+
+/// Bytes of a vocabulary's piece at most; real ones stay below 256.
+const PIECE_BYTES_MAX: usize = 1024;
+/// Characters of a word that WordPiece looks up at most: it tries each part of a word. Usual is 100.
+const WORD_CHARS_MAX: u64 = 1024;
+/// Bytes of any text inside the steps before and after the model, but the character map.
+const STEP_TEXT_BYTES_MAX: usize = 4096;
+/// Bytes of a text that takes the place of every match of a pattern: a factor of a text's length.
+const REPLACEMENT_BYTES_MAX: usize = 64;
+/// Steps, and parts of steps, together.
+const STEP_VALUES_MAX: usize = 4096;
+
+/// Checks the bytes of a tokenizer.json; the error says what is wrong with it.
+pub fn check(bytes: &[u8]) -> Result<(), String> {
+    let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let words = file.model.max_input_chars_per_word;
+    if words.is_some_and(|words| words > WORD_CHARS_MAX) {
+        return Err(format!(
+            "max_input_chars_per_word is beyond {WORD_CHARS_MAX}"
+        ));
+    }
+    let mut left = STEP_VALUES_MAX;
+    [&file.normalizer, &file.pre_tokenizer, &file.post_processor]
+        .into_iter()
+        .try_for_each(|step| check_step("", step, &mut left))
+}
+
+#[derive(serde::Deserialize)]
+struct File {
+    model: Model,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    post_processor: Value,
+}
+
+#[derive(serde::Deserialize)]
+struct Model {
+    #[serde(rename = "vocab")]
+    _vocab: Pieces,
+    max_input_chars_per_word: Option<u64>,
+}
+
+fn check_step(name: &str, value: &Value, left: &mut usize) -> Result<(), String> {
+    *left = left
+        .checked_sub(1)
+        .ok_or("it has too many steps before and after its model")?;
+    match value {
+        Value::String(text) if name == "precompiled_charsmap" => check_map(text),
+        Value::String(text) => {
+            let max = match name {
+                "content" | "prepend" | "replacement" => REPLACEMENT_BYTES_MAX,
+                _ => STEP_TEXT_BYTES_MAX,
+            };
+            match text.len() <= max {
+                true => Ok(()),
+                false => Err(format!("its {name} is longer than {max} bytes")),
+            }
+        }
+        Value::Array(values) => values
+            .iter()
+            .try_for_each(|value| check_step(name, value, left)),
+        Value::Object(fields) => fields
+            .iter()
+            .try_for_each(|(name, value)| check_step(name, value, left)),
+        // A FixedLength of nothing.
+        Value::Number(number) if name == "length" && number.as_u64() == Some(0) => {
+            Err("its length is 0".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A character map begins with its tree's length in bytes, little-endian.
+fn check_map(base64: &str) -> Result<(), String> {
+    let digit = |byte: u8| -> Option<u64> {
+        let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let at = digits.iter().position(|digit| *digit == byte)?;
+        u64::try_from(at).ok()
+    };
+    let bits = base64
+        .bytes()
+        .take(6)
+        .try_fold(0u64, |bits, byte| Some(bits << 6 | digit(byte)?));
+    let claimed = bits
+        .filter(|_| base64.len() >= 6)
+        .map(|bits| u32::from_be_bytes(((bits >> 4) as u32).to_le_bytes()))
+        .ok_or("its precompiled_charsmap is no base64")?;
+    match claimed as usize <= base64.len() {
+        true => Ok(()),
+        false => Err("its precompiled_charsmap claims to be longer than it is".into()),
+    }
+}
+
+/// A vocabulary of which no piece is too long: `{piece: id}` or `[[piece, score]]`.
+struct Pieces;
+
+impl<'de> Deserialize<'de> for Pieces {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PiecesVisitor)
+    }
+}
+
+struct PiecesVisitor;
+
+fn check_piece<E: Error>(piece: &str) -> Result<(), E> {
+    if piece.len() > PIECE_BYTES_MAX {
+        return Err(E::custom(format!(
+            "a piece of its vocabulary is longer than {PIECE_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(())
+}
+
+impl<'de> Visitor<'de> for PiecesVisitor {
+    type Value = Pieces;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a vocabulary")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pieces, A::Error> {
+        while let Some((piece, _)) = map.next_entry::<Cow<'de, str>, IgnoredAny>()? {
+            check_piece(&piece)?;
+        }
+        Ok(Pieces)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pieces, A::Error> {
+        while let Some((piece, _)) = list.next_element::<(Cow<'de, str>, IgnoredAny)>()? {
+            check_piece(&piece)?;
+        }
+        Ok(Pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(json: &str) -> String {
+        check(json.as_bytes()).expect_err("refused")
+    }
+
+    #[test]
+    fn what_would_overflow_or_never_end_is_refused_by_name() {
+        let long = "x".repeat(1 << 20);
+        for json in [
+            format!(r#"{{"model": {{"vocab": [["{long}", -1.0]]}}}}"#),
+            format!(r#"{{"model": {{"vocab": {{"{long}": 7}}}}}}"#),
+        ] {
+            assert!(refused(&json).contains("piece"), "{}", refused(&json));
+        }
+        let word = r#"{"model": {"vocab": {}, "max_input_chars_per_word": 4000000000}}"#;
+        assert!(refused(word).contains("max_input_chars_per_word"));
+        let with = |step: &str| format!(r#"{{"model": {{"vocab": {{}}}}, "normalizer": {step}}}"#);
+        let map = |claim: &str| with(&format!(r#"[{{"precompiled_charsmap": "{claim}AAAA"}}]"#));
+        // 0xFFFFFFFF and 4, little-endian.
+        assert!(refused(&map("/////w")).contains("charsmap"));
+        assert!(check(map("BAAAAA").as_bytes()).is_ok());
+        assert!(
+            refused(&with(&format!(r#"{{"content": "{}"}}"#, &long[..65]))).contains("content")
+        );
+        assert!(refused(&with(r#"{"length": 0}"#)).contains("length"));
+        let many = vec!["0"; 5000].join(",");
+        assert!(refused(&with(&format!("[{many}]"))).contains("too many"));
+    }
+
+    #[test]
+    fn nesting_is_an_error_and_no_overflow() {
+        refused(&format!(
+            r#"{{"model": {{"vocab": {{}}}}, "normalizer": {}"#,
+            "[".repeat(1 << 20)
+        ));
+    }
+}
