@@ -20,6 +20,7 @@ pub mod text;
 use crate::engine::Engine;
 use crate::load::FileBytes;
 use bulkhead_proto::internal::Load;
+use serde::Deserialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use compute::Compute;
@@ -34,6 +35,13 @@ impl ModelFiles {
         self.0.iter().any(|file| file.name == name)
     }
 
+    /// A file's bytes, left where they are.
+    pub(crate) fn look(&self, name: &str) -> Result<&[u8], LoadError> {
+        let found = self.0.iter().find(|file| file.name == name);
+        let found = found.ok_or_else(|| LoadError::Missing { file: name.into() })?;
+        Ok(&found.bytes)
+    }
+
     /// Takes a file out, so that its bytes are freed when the caller is done with them.
     pub(crate) fn take(&mut self, name: &str) -> Result<Vec<u8>, LoadError> {
         let at = self.0.iter().position(|file| file.name == name);
@@ -46,7 +54,7 @@ impl ModelFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// No engine for that format.
-    #[error("unknown model format {format:?}; known are \"bert\", \"gguf\" and \"null\"")]
+    #[error("unknown model format {format:?}; known are \"safetensors\", \"gguf\" and \"null\"")]
     Format {
         /// What was asked for.
         format: String,
@@ -113,7 +121,11 @@ pub fn load(load: &Load, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
     let null_ns_per_token = load.null_ns_per_token;
     let make = || -> Result<Start, LoadError> {
         match load.format.as_str() {
-            "bert" => Ok(on_threads(encoder::Embedder::load(files)?)),
+            // "bert" is what older manifests say.
+            "safetensors" | "bert" => match is_decoder(&files)? {
+                true => Ok(on_threads(generate::Generator::load(files)?)),
+                false => Ok(on_threads(encoder::Embedder::load(files)?)),
+            },
             "gguf" => Ok(on_threads(generate::Generator::load(files)?)),
             "null" => Ok(Box::new(move |_| {
                 Ok(Box::new(null::NullEngine::new(null_ns_per_token)))
@@ -125,6 +137,20 @@ pub fn load(load: &Load, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
     };
     let start = survive(&named, make)?;
     Ok(Loaded { named, start })
+}
+
+/// True if a folder's config.json is that of a model that generates text; which others there are, the
+/// encoder knows.
+fn is_decoder(files: &ModelFiles) -> Result<bool, LoadError> {
+    #[derive(Deserialize)]
+    struct Kind {
+        model_type: Option<String>,
+    }
+    const FILE: &str = "config.json";
+    let kind: Kind =
+        serde_json::from_slice(files.look(FILE)?).map_err(|error| LoadError::bad(FILE, error))?;
+    let name = kind.model_type.unwrap_or_default();
+    Ok(decoder::Family::named(&name).is_some())
 }
 
 impl Loaded {

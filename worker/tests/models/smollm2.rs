@@ -5,7 +5,7 @@ use crate::fixture::{Said, clock, drain, files, generate, load, reference, smoll
 use bulkhead_proto::internal::{GenerateJob, Outcome, Turn, WorkItem, work_item::Job};
 use bulkhead_worker::engine::Engine;
 use bulkhead_worker::models::Compute;
-use bulkhead_worker::models::decoder::{CpuDecoder, Decoder, Model, Row};
+use bulkhead_worker::models::decoder::{Checkpoint, CpuDecoder, CpuModel, Decoder, Row};
 use bulkhead_worker::models::source::Gguf;
 use bulkhead_worker::models::text::{Chat, TextCodec};
 use serde::Deserialize;
@@ -112,6 +112,7 @@ fn logits(decoder: &mut dyn Decoder, ids: &[u32], piece: usize) -> Vec<f32> {
     for rows in rows.chunks(piece) {
         logits = decoder
             .forward(rows, &[rows.len() - 1], &[&blocks])
+            .expect("a processor does not fail")
             .to_vec();
     }
     logits
@@ -120,7 +121,9 @@ fn logits(decoder: &mut dyn Decoder, ids: &[u32], piece: usize) -> Vec<f32> {
 #[test]
 fn logits_meet_the_reference_and_pieces_change_nothing() {
     let bytes = files("smollm2", &["model.gguf"]).swap_remove(0).bytes;
-    let model = Model::parse(&Gguf::parse(&bytes).expect("it parses")).expect("it loads");
+    let gguf = Gguf::parse(&bytes).expect("it parses");
+    let checkpoint = Checkpoint::gguf(&gguf).expect("its shape is known");
+    let model = CpuModel::load(checkpoint).expect("it loads");
     let mut decoder = CpuDecoder::new(model, Compute::new(2).expect("threads"));
     decoder.assign(256 << 20);
     let mut worst = 0f32;

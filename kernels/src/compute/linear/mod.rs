@@ -72,6 +72,11 @@ impl Linear {
         })
     }
 
+    /// Bytes that weights and biases take.
+    pub fn bytes(&self) -> usize {
+        self.packed.bytes() + size_of_val(self.bias.as_slice())
+    }
+
     /// Values of one result row.
     pub fn outputs(&self) -> usize {
         self.outputs

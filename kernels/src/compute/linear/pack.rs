@@ -113,6 +113,19 @@ pub(super) enum Packed {
     },
 }
 
+impl Packed {
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Packed::F32(w) => size_of_val(w.as_slice()),
+            Packed::Half { words, .. } => size_of_val(words.as_slice()),
+            Packed::Affine { scales, words, .. } => {
+                size_of_val(scales.as_slice()) + size_of_val(words.as_slice())
+            }
+        }
+    }
+}
+
 /// Outputs with the last tile filled up.
 pub(super) fn padded(outputs: usize) -> usize {
     outputs.next_multiple_of(TILE)

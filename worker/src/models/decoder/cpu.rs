@@ -1,30 +1,114 @@
-//! A decoder on the CPU: the model, its threads, its scratch and its keys and values.
+//! The decoder on this machine's processor: everything computed in place, in buffers that are kept and
+//! scrubbed.
 
+use super::checkpoint::Checkpoint;
 use super::kv::Kv;
-use super::model::{Model, Scratch};
-use super::{Decoder, Row, Shape};
+use super::model::Model;
+use super::ops::{SLOTS, Slot, Step, Weights};
+use super::rope::Pairs;
+use super::{Config, Decoder, DeviceError, Row, Shape};
 use crate::engine::Scrubbed;
-use crate::models::Compute;
-use crate::models::scratch::sum;
+use crate::models::scratch::{Buffer, sum};
+use crate::models::source::Raw;
+use crate::models::{Compute, LoadError};
+use bulkhead_kernels::compute::paged::{Attention, BLOCK_TOKENS, Query, attend};
+use bulkhead_kernels::compute::simd::{rms_norm, swiglu};
+use bulkhead_kernels::compute::{Linear, Rows};
+use rayon::prelude::*;
 use std::ops::Range;
 
-/// The decoder that runs on this machine's processor.
+/// Rows that one task of an elementwise operation takes at least: fewer are not worth a hand-over.
+const ROWS_PER_TASK: usize = 8;
+
+/// Weights packed for the processor.
 #[derive(Debug)]
+struct Packed;
+
+impl Weights for Packed {
+    type Vector = Vec<f32>;
+    type Part = (Rows, usize);
+    type Matrix = Linear;
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>, LoadError> {
+        Ok(values)
+    }
+
+    fn part(&self, raw: &Raw<'_>, outputs: usize, inputs: usize) -> Result<Self::Part, LoadError> {
+        Ok((raw.rows(inputs)?, outputs))
+    }
+
+    fn matrix(
+        &self,
+        parts: Vec<Self::Part>,
+        inputs: usize,
+        bias: Vec<f32>,
+    ) -> Result<Linear, LoadError> {
+        let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
+        let all = parts.into_iter().map(|(rows, _)| rows);
+        let all = all.reduce(|mut all, more| {
+            all.append(more);
+            all
+        });
+        all.and_then(|rows| Linear::new(inputs, outputs, &rows, &bias))
+            .ok_or_else(|| LoadError::bad("the model", "its matrices cannot be packed"))
+    }
+
+    fn bytes(matrix: &Linear) -> u64 {
+        matrix.bytes() as u64
+    }
+}
+
+/// What a step computes in.
+#[derive(Debug, Default)]
+struct Scratch {
+    slots: [Buffer; SLOTS],
+    /// Cosines and sines of the step's positions.
+    turns: Buffer,
+    logits: Buffer,
+}
+
+impl Scratch {
+    fn scrub(&mut self) -> Scrubbed {
+        let others = [&mut self.turns, &mut self.logits];
+        let all = self.slots.iter_mut().chain(others);
+        all.fold(Scrubbed::default(), |all, buffer| sum(all, buffer.scrub()))
+    }
+
+    /// Two slots at once.
+    fn pair(&mut self, from: Slot, to: Slot) -> (&mut Buffer, &mut Buffer) {
+        match self.slots.get_disjoint_mut([from as usize, to as usize]) {
+            Ok([from, to]) => (from, to),
+            Err(_) => unreachable!("no operation writes what it reads"),
+        }
+    }
+}
+
+/// The decoder that runs on this machine's processor.
 pub struct CpuDecoder {
-    compute: Compute,
-    model: Model,
+    model: Model<Packed>,
     kv: Kv,
     scratch: Scratch,
+    compute: Compute,
+}
+
+/// Weights that were read for the processor, and have no thread yet.
+pub struct CpuModel(Model<Packed>);
+
+impl CpuModel {
+    /// Reads the weights. Starts no thread.
+    pub fn load(checkpoint: Checkpoint<'_>) -> Result<Self, LoadError> {
+        Model::load(checkpoint, &Packed).map(CpuModel)
+    }
 }
 
 impl CpuDecoder {
     /// Without memory for keys and values, until it is assigned.
-    pub fn new(model: Model, compute: Compute) -> Self {
+    pub fn new(model: CpuModel, compute: Compute) -> Self {
         CpuDecoder {
-            kv: Kv::empty(model.layout()),
-            compute,
-            model,
+            kv: Kv::empty(model.0.config.layout()),
+            model: model.0,
             scratch: Scratch::default(),
+            compute,
         }
     }
 }
@@ -32,27 +116,37 @@ impl CpuDecoder {
 impl Decoder for CpuDecoder {
     fn shape(&self) -> Shape {
         Shape {
-            vocabulary: self.model.vocabulary(),
-            context_tokens: self.model.context_tokens(),
-            block_bytes: self.model.layout().block_bytes() as u64,
+            vocabulary: self.model.config.vocabulary,
+            context_tokens: self.model.config.context_tokens,
+            block_bytes: self.model.config.layout().block_bytes() as u64,
+            weights_bytes: self.model.bytes(),
         }
     }
 
     fn assign(&mut self, quota_bytes: u64) -> u32 {
-        let layout = self.model.layout();
+        let layout = self.model.config.layout();
         // Without memory for a pool every request is answered OVER_QUOTA, with numbers.
         self.kv = Kv::new(layout, quota_bytes).unwrap_or_else(|_| Kv::empty(layout));
         self.kv.blocks()
     }
 
-    fn forward(&mut self, rows: &[Row], wanted: &[usize], tables: &[&[u32]]) -> &mut [f32] {
+    fn forward(
+        &mut self,
+        rows: &[Row],
+        wanted: &[usize],
+        tables: &[&[u32]],
+    ) -> Result<&mut [f32], DeviceError> {
         let CpuDecoder {
-            compute,
             model,
             kv,
             scratch,
+            compute,
         } = self;
-        compute.run(|| model.forward(rows, wanted, tables, kv, scratch))
+        compute.run(|| {
+            let mut step = CpuStep::new(&model.config, rows, wanted, tables, kv, scratch);
+            model.forward(&mut step)
+        })?;
+        Ok(scratch.logits.take(wanted.len() * model.config.vocabulary))
     }
 
     fn clean(&mut self, blocks: Range<u32>) -> Scrubbed {
@@ -66,5 +160,243 @@ impl Decoder for CpuDecoder {
             ..Scrubbed::default()
         };
         sum(self.scratch.scrub(), stacks)
+    }
+}
+
+/// One step.
+struct CpuStep<'a> {
+    config: &'a Config,
+    rows: &'a [Row],
+    wanted: &'a [usize],
+    queries: Vec<Query<'a>>,
+    kv: &'a mut Kv,
+    scratch: &'a mut Scratch,
+}
+
+impl<'a> CpuStep<'a> {
+    fn new(
+        config: &'a Config,
+        rows: &'a [Row],
+        wanted: &'a [usize],
+        tables: &[&'a [u32]],
+        kv: &'a mut Kv,
+        scratch: &'a mut Scratch,
+    ) -> Self {
+        let turns = scratch.turns.take(rows.len() * config.width);
+        for (row, turns) in rows.iter().zip(turns.chunks_exact_mut(config.width)) {
+            config.rope.turns(row.position, turns);
+        }
+        let query = |row: &Row| Query {
+            blocks: tables[row.table],
+            position: row.position,
+        };
+        CpuStep {
+            config,
+            rows,
+            wanted,
+            queries: rows.iter().map(query).collect(),
+            kv,
+            scratch,
+        }
+    }
+
+    /// Floats of a slot.
+    fn length(&self, slot: Slot) -> usize {
+        let width = match slot {
+            Slot::Rows | Slot::Normed | Slot::Change => self.config.hidden,
+            Slot::Qkv => self.config.qkv(),
+            Slot::Mixed => self.config.queries(),
+            Slot::GateUp => 2 * self.config.inner,
+            Slot::Inner => self.config.inner,
+        };
+        self.rows.len() * width
+    }
+
+    /// What `from` holds, and `to` to be overwritten.
+    fn pair(&mut self, from: Slot, to: Slot) -> (&[f32], &mut [f32]) {
+        let (read, write) = (self.length(from), self.length(to));
+        let (from, to) = self.scratch.pair(from, to);
+        (from.take(read), to.take(write))
+    }
+
+    fn slot(&mut self, slot: Slot) -> &mut [f32] {
+        let length = self.length(slot);
+        self.scratch.slots[slot as usize].take(length)
+    }
+}
+
+impl Step<Packed> for CpuStep<'_> {
+    fn embed(&mut self, table: &Linear) -> Result<(), DeviceError> {
+        let (rows, hidden, last) = (self.rows, self.config.hidden, self.config.vocabulary - 1);
+        let x = self.slot(Slot::Rows);
+        for (row, x) in rows.iter().zip(x.chunks_exact_mut(hidden)) {
+            table.weights_of((row.token as usize).min(last), x);
+        }
+        Ok(())
+    }
+
+    fn norm(&mut self, weight: &Vec<f32>) -> Result<(), DeviceError> {
+        let (hidden, epsilon) = (self.config.hidden, self.config.epsilon);
+        let (x, out) = self.pair(Slot::Rows, Slot::Normed);
+        x.par_chunks_exact(hidden)
+            .zip(out.par_chunks_exact_mut(hidden))
+            .with_min_len(ROWS_PER_TASK)
+            .for_each(|(x, out)| rms_norm(x, weight, epsilon, out));
+        Ok(())
+    }
+
+    fn linear(&mut self, matrix: &Linear, from: Slot, to: Slot) -> Result<(), DeviceError> {
+        let (x, out) = self.pair(from, to);
+        matrix.forward(x, out, |_| ());
+        Ok(())
+    }
+
+    fn head_norms(&mut self, queries: &Vec<f32>, keys: &Vec<f32>) -> Result<(), DeviceError> {
+        let (width, epsilon, stride) = (self.config.width, self.config.epsilon, self.config.qkv());
+        let (of_queries, of_keys) = (self.config.queries(), self.config.keys());
+        self.slot(Slot::Qkv)
+            .par_chunks_exact_mut(stride)
+            .with_min_len(ROWS_PER_TASK)
+            .for_each(|qkv| {
+                let (q, rest) = qkv.split_at_mut(of_queries);
+                norm_heads(q, queries, width, epsilon);
+                norm_heads(&mut rest[..of_keys], keys, width, epsilon);
+            });
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> Result<(), DeviceError> {
+        let (width, stride) = (self.config.width, self.config.qkv());
+        let (turned, pairs) = (
+            self.config.queries() + self.config.keys(),
+            self.config.rope.pairs,
+        );
+        let (count, length) = (self.rows.len(), self.length(Slot::Qkv));
+        let turns = self.scratch.turns.take(count * width);
+        self.scratch.slots[Slot::Qkv as usize]
+            .take(length)
+            .par_chunks_exact_mut(stride)
+            .zip(turns.par_chunks_exact(width))
+            .with_min_len(ROWS_PER_TASK)
+            .for_each(|(qkv, turns)| {
+                for head in qkv[..turned].chunks_exact_mut(width) {
+                    rotate_head(head, turns, pairs);
+                }
+            });
+        Ok(())
+    }
+
+    fn store(&mut self, layer: usize) -> Result<(), DeviceError> {
+        let (layout, stride, length) = (
+            self.config.layout(),
+            self.config.qkv(),
+            self.length(Slot::Qkv),
+        );
+        let (of_queries, of_keys) = (self.config.queries(), self.config.keys());
+        let (width, part) = (layout.width, layout.part());
+        let qkv = self.scratch.slots[Slot::Qkv as usize].take(length);
+        let kv = self.kv.floats_mut();
+        for (query, qkv) in self.queries.iter().zip(qkv.chunks_exact(stride)) {
+            let block = query.blocks[query.position / BLOCK_TOKENS] as usize;
+            let slot = query.position % BLOCK_TOKENS;
+            let (keys, values) = qkv[of_queries..].split_at(of_keys);
+            for head in 0..layout.heads {
+                let start = layout.keys(block, layer, head);
+                let (to_keys, to_values) = kv[start..start + 2 * part].split_at_mut(part);
+                let of = head * width..(head + 1) * width;
+                let columns = to_keys.chunks_exact_mut(BLOCK_TOKENS);
+                for (k, to) in keys[of.clone()].iter().zip(columns) {
+                    to[slot] = *k;
+                }
+                to_values[slot * width..][..width].copy_from_slice(&values[of]);
+            }
+        }
+        Ok(())
+    }
+
+    fn attend(&mut self, layer: usize, window: Option<usize>) -> Result<(), DeviceError> {
+        let how = Attention {
+            window,
+            ..Attention::new(self.config.layout(), layer)
+        };
+        let (read, write) = (self.length(Slot::Qkv), self.length(Slot::Mixed));
+        let (qkv, mixed) = self.scratch.pair(Slot::Qkv, Slot::Mixed);
+        attend(
+            qkv.take(read),
+            self.config.qkv(),
+            &self.queries,
+            self.kv.floats(),
+            &how,
+            mixed.take(write),
+        );
+        Ok(())
+    }
+
+    fn swiglu(&mut self) -> Result<(), DeviceError> {
+        let width = self.config.inner;
+        let (gate_up, inner) = self.pair(Slot::GateUp, Slot::Inner);
+        gate_up
+            .par_chunks_exact(2 * width)
+            .zip(inner.par_chunks_exact_mut(width))
+            .with_min_len(ROWS_PER_TASK / 2)
+            .for_each(|(gate_up, inner)| swiglu(gate_up, inner));
+        Ok(())
+    }
+
+    fn add(&mut self) -> Result<(), DeviceError> {
+        let (change, x) = self.pair(Slot::Change, Slot::Rows);
+        for (x, change) in x.iter_mut().zip(change) {
+            *x += change;
+        }
+        Ok(())
+    }
+
+    fn logits(&mut self, norm: &Vec<f32>, output: &Linear) -> Result<(), DeviceError> {
+        let (wanted, hidden, epsilon) = (self.wanted, self.config.hidden, self.config.epsilon);
+        let (x, normed) = self.pair(Slot::Rows, Slot::Normed);
+        // At most as many as there are rows, each once.
+        for (from, out) in wanted.iter().zip(normed.chunks_exact_mut(hidden)) {
+            rms_norm(&x[from * hidden..][..hidden], norm, epsilon, out);
+        }
+        let read = wanted.len() * hidden;
+        let write = wanted.len() * self.config.vocabulary;
+        let normed = self.scratch.slots[Slot::Normed as usize].take(read);
+        let logits = self.scratch.logits.take(write);
+        if !wanted.is_empty() {
+            output.forward(normed, logits, |_| ());
+        }
+        Ok(())
+    }
+}
+
+/// Every head through a norm, in place.
+fn norm_heads(heads: &mut [f32], weight: &[f32], width: usize, epsilon: f32) {
+    for head in heads.chunks_exact_mut(width) {
+        let square = head.iter().map(|x| x * x).sum::<f32>() / width as f32;
+        let scale = 1.0 / (square + epsilon).sqrt();
+        for (x, weight) in head.iter_mut().zip(weight) {
+            *x *= scale * weight;
+        }
+    }
+}
+
+/// Turns one head; `turns` are cosine and sine of each pair.
+fn rotate_head(head: &mut [f32], turns: &[f32], pairs: Pairs) {
+    let turns = turns.as_chunks::<2>().0;
+    let turn = |a: &mut f32, b: &mut f32, [cos, sin]: &[f32; 2]| {
+        (*a, *b) = (*a * cos - *b * sin, *a * sin + *b * cos);
+    };
+    match pairs {
+        Pairs::Neighbours => {
+            for ([a, b], by) in head.as_chunks_mut::<2>().0.iter_mut().zip(turns) {
+                turn(a, b, by);
+            }
+        }
+        Pairs::Halves => {
+            let (lower, upper) = head.split_at_mut(head.len() / 2);
+            for ((a, b), by) in lower.iter_mut().zip(upper).zip(turns) {
+                turn(a, b, by);
+            }
+        }
     }
 }

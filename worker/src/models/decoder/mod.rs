@@ -1,15 +1,24 @@
 //! The decoder: weights and one tenant's keys and values on a device, computed over ragged steps.
 //!
-//! A step's rows are the next tokens of many sequences, of each as many as planned. Which block of
-//! the pool belongs to which sequence is decided by the caller; nothing here remembers a sequence.
+//! One forward pass ([`model`]) for Llama, Mistral, Qwen2 and Qwen3, which differ in their [`Config`]
+//! alone, over the operations of a device ([`ops`]). A step's rows are the next tokens of many sequences,
+//! of each as many as planned. Which block of the pool belongs to which sequence is decided by the caller;
+//! nothing here remembers a sequence.
 
+mod checkpoint;
+mod config;
 mod cpu;
 mod kv;
 mod model;
+mod names;
+mod ops;
+mod rope;
 
 pub use bulkhead_kernels::compute::paged::Layout;
-pub use cpu::CpuDecoder;
-pub use model::Model;
+pub use checkpoint::Checkpoint;
+pub use config::{Config, FAMILIES, Family};
+pub use cpu::{CpuDecoder, CpuModel};
+pub use rope::{Pairs, Rope, Scaling};
 
 use crate::engine::Scrubbed;
 use std::ops::Range;
@@ -34,7 +43,14 @@ pub struct Shape {
     pub context_tokens: usize,
     /// Bytes of a KV block.
     pub block_bytes: u64,
+    /// Bytes that the weights take.
+    pub weights_bytes: u64,
 }
+
+/// A device did not compute. Not the request's fault; another try on the same device may fail alike.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the device failed: {0}")]
+pub struct DeviceError(pub String);
 
 /// A decoder on some device.
 pub trait Decoder: Send {
@@ -43,9 +59,15 @@ pub trait Decoder: Send {
     /// Takes memory for keys and values, `quota_bytes` at most. Returns how many blocks fit.
     fn assign(&mut self, quota_bytes: u64) -> u32;
     /// Computes `rows` (of one sequence in order, without gaps) and returns the logits after those of
-    /// them that `wanted` names, one behind the other. A table lists a sequence's blocks in the order
-    /// of its tokens, and every row's place lies in its table.
-    fn forward(&mut self, rows: &[Row], wanted: &[usize], tables: &[&[u32]]) -> &mut [f32];
+    /// them that `wanted` names (each once), one behind the other. A table lists a sequence's blocks in
+    /// the order of its tokens, and every row's place lies in its table. After an error the keys and
+    /// values of this step's rows are not known.
+    fn forward(
+        &mut self,
+        rows: &[Row],
+        wanted: &[usize],
+        tables: &[&[u32]],
+    ) -> Result<&mut [f32], DeviceError>;
     /// Zeroes these blocks and reads them back.
     fn clean(&mut self, blocks: Range<u32>) -> Scrubbed;
     /// Zeroes and reads back what is kept between steps beside the blocks.

@@ -4,12 +4,12 @@
 //! tokens are shared by [`share`]; its size follows from what earlier steps took. A sequence that
 //! ends, for whatever reason, has its blocks zeroed before the step's outcome is returned.
 
+use super::load::Loaded;
 use super::memory::Memory;
 use super::sequence::Sequence;
 use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
-use crate::models::decoder::{CpuDecoder, Decoder, Model, Row, Shape};
+use crate::models::decoder::{CpuDecoder, Decoder, DeviceError, Row, Shape};
 use crate::models::scratch::sum;
-use crate::models::source::{GGUF_FILE, Gguf};
 use crate::models::text::{Chat, TextCodec};
 use crate::models::{Compute, LoadError, ModelFiles};
 use bulkhead_proto::internal::{Finished, GenerateJob, Outcome, Piece, WorkItem, work_item::Job};
@@ -47,15 +47,11 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Loads from model.gguf. What it returns makes the generator, on threads that need not exist yet.
+    /// Reads a model's files. What it returns makes the generator, on threads that need not exist yet.
     pub(crate) fn load(
-        mut files: ModelFiles,
+        files: ModelFiles,
     ) -> Result<impl FnOnce(Compute) -> Self + Send + use<>, LoadError> {
-        let bytes = files.take(GGUF_FILE)?;
-        let gguf = Gguf::parse(&bytes)?;
-        let codec = TextCodec::from_gguf(&gguf)?;
-        let chat = Chat::from_gguf(&gguf, &codec)?;
-        let model = Model::parse(&gguf)?;
+        let Loaded { codec, chat, model } = Loaded::read(files)?;
         Ok(move |compute| {
             let decoder = Box::new(CpuDecoder::new(model, compute));
             let mut engine = Generator {
@@ -164,6 +160,15 @@ impl Generator {
         (rows, ends)
     }
 
+    /// Ends every running sequence: what their blocks hold is not known any more.
+    fn fail(&mut self, error: &DeviceError) {
+        while let Some(last) = self.running.len().checked_sub(1) {
+            let request = self.running[last].sequence.request;
+            self.end(last);
+            self.answer(request, Outcome::Internal, error.to_string());
+        }
+    }
+
     /// Ends the sequence at `at`: its blocks are zeroed here.
     fn end(&mut self, at: usize) {
         let Running { sequence, table } = self.running.remove(at);
@@ -234,7 +239,13 @@ impl Engine for Generator {
             .iter()
             .map(|running| running.table.blocks())
             .collect();
-        let logits = self.decoder.forward(&rows, &wanted, &tables);
+        let logits = match self.decoder.forward(&rows, &wanted, &tables) {
+            Ok(logits) => logits,
+            Err(error) => {
+                self.fail(&error);
+                return outcome;
+            }
+        };
         let over = choose(
             &mut self.running,
             &ends,

@@ -5,6 +5,7 @@
 //! quota, and are zeroed and read back when their sequence ends.
 
 mod engine;
+mod load;
 mod memory;
 mod request;
 mod sampling;

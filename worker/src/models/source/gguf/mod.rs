@@ -89,6 +89,11 @@ impl<'a> Gguf<'a> {
             .collect()
     }
 
+    /// True if the metadata has that key.
+    pub fn has_key(&self, key: &str) -> bool {
+        self.container.metadata.contains_key(key)
+    }
+
     /// How many entries a list has; none if there is no such list.
     pub fn length(&self, key: &str) -> Option<usize> {
         match self.container.metadata.get(key)? {

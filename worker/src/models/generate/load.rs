@@ -1,0 +1,56 @@
+//! From a model's files to what generation is made of: text in and out, and the weights.
+
+use crate::models::decoder::{Checkpoint, CpuModel};
+use crate::models::source::{GGUF_FILE, Gguf, Safetensors};
+use crate::models::text::{Chat, TextCodec};
+use crate::models::{LoadError, ModelFiles};
+
+/// A model that was read and has no thread yet.
+pub(super) struct Loaded {
+    pub(super) codec: TextCodec,
+    pub(super) chat: Chat,
+    pub(super) model: CpuModel,
+}
+
+impl Loaded {
+    /// From model.gguf, or else from a Hugging Face folder.
+    pub(super) fn read(mut files: ModelFiles) -> Result<Self, LoadError> {
+        match files.has(GGUF_FILE) {
+            true => Self::gguf(&files.take(GGUF_FILE)?),
+            false => Self::folder(&mut files),
+        }
+    }
+
+    fn gguf(bytes: &[u8]) -> Result<Self, LoadError> {
+        let gguf = Gguf::parse(bytes)?;
+        // Cheap and most telling first: an unknown architecture is named, whatever its tokenizer is.
+        let checkpoint = Checkpoint::gguf(&gguf)?;
+        let codec = TextCodec::from_gguf(&gguf)?;
+        Ok(Loaded {
+            chat: Chat::from_gguf(&gguf, &codec)?,
+            codec,
+            model: CpuModel::load(checkpoint)?,
+        })
+    }
+
+    /// From config.json, tokenizer.json and safetensors, and what there is of tokenizer_config.json,
+    /// chat_template.jinja and generation_config.json.
+    fn folder(files: &mut ModelFiles) -> Result<Self, LoadError> {
+        let config = files.take("config.json")?;
+        let mut maybe = |name: &str| files.has(name).then(|| files.take(name)).transpose();
+        let tokenizer_config = maybe("tokenizer_config.json")?;
+        let template = maybe("chat_template.jinja")?;
+        // Whichever names the tokens that end an answer.
+        let ends = maybe("generation_config.json")?;
+        let ends = ends.as_deref().unwrap_or(&config);
+        let tokenizer = files.take("tokenizer.json")?;
+        let codec = TextCodec::from_json(&tokenizer, tokenizer_config.as_deref(), Some(ends))?;
+        let chat = Chat::from_json(tokenizer_config.as_deref(), template.as_deref(), &codec)?;
+        let checkpoint = Checkpoint::folder(&config, Safetensors::open(files)?)?;
+        Ok(Loaded {
+            codec,
+            chat,
+            model: CpuModel::load(checkpoint)?,
+        })
+    }
+}
