@@ -149,6 +149,18 @@ fn names_with_a_prefix_and_files_without_modules_are_read() {
 }
 
 #[test]
+fn weights_in_two_files_are_those_of_one() {
+    let known = known();
+    let case = &known.cases[0];
+    let mut engine = load(case.tiny().files_sharded(), "bert").expect("the model loads");
+    let got = embed(engine.as_mut(), &[&known.texts[1]]);
+    assert_same(&got[0], &case.vectors[1], "sharded");
+    let mut files = case.tiny().files_sharded();
+    files.retain(|file| file.name != "model-2-of-2.safetensors");
+    assert!(refusal(files).contains("model-2-of-2.safetensors"));
+}
+
+#[test]
 fn the_context_of_xlm_r_leaves_out_the_positions_before_its_first() {
     let tiny = Tiny::xlm_roberta();
     let mut files = tiny.files();

@@ -171,7 +171,31 @@ impl Tiny {
     }
 
     pub fn weights(&self) -> Vec<u8> {
-        let data: Vec<_> = (self.tensors().into_iter())
+        self.file_of(self.tensors())
+    }
+
+    /// The same in two files and the index that says which tensor is in which.
+    fn shards(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let names = ["model-1-of-2.safetensors", "model-2-of-2.safetensors"];
+        let mut first = self.tensors();
+        let second = first.split_off(first.len() / 2);
+        let entries = |tensors: &[(String, Vec<usize>)], file: &'static str| -> Vec<_> {
+            let entry = |(name, _): &(String, _)| (format!("{}{name}", self.prefix), json!(file));
+            tensors.iter().map(entry).collect()
+        };
+        let map: serde_json::Map<String, Value> = (entries(&first, names[0]).into_iter())
+            .chain(entries(&second, names[1]))
+            .collect();
+        let index = json!({"weight_map": map}).to_string().into_bytes();
+        vec![
+            (names[0], self.file_of(first)),
+            (names[1], self.file_of(second)),
+            ("model.safetensors.index.json", index),
+        ]
+    }
+
+    fn file_of(&self, tensors: Vec<(String, Vec<usize>)>) -> Vec<u8> {
+        let data: Vec<_> = (tensors.into_iter())
             .map(|(name, shape)| {
                 let values = weights(&name, shape.iter().product());
                 (
@@ -215,10 +239,21 @@ impl Tiny {
             ("1_Pooling/config.json", json(self.pooling())),
             ("model.safetensors", self.weights()),
         ];
-        let file = |(name, bytes): (&str, Vec<u8>)| FileBytes {
-            name: name.into(),
-            bytes,
-        };
-        files.into_iter().map(file).collect()
+        files.into_iter().map(named).collect()
+    }
+
+    /// The same with the weights in two files.
+    pub fn files_sharded(&self) -> Vec<FileBytes> {
+        let mut files = self.files();
+        files.retain(|file| file.name != "model.safetensors");
+        files.extend(self.shards().into_iter().map(named));
+        files
+    }
+}
+
+fn named((name, bytes): (&str, Vec<u8>)) -> FileBytes {
+    FileBytes {
+        name: name.into(),
+        bytes,
     }
 }

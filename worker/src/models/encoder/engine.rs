@@ -11,7 +11,6 @@ use super::config::{self, Config};
 use super::model::{Model, Scratch, Token};
 use super::pooling::Pooling;
 use super::tokenizer::TextEncoder;
-use super::weights;
 use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
 use crate::models::scratch::{Buffer, sum};
 use crate::models::{Compute, LoadError, ModelFiles};
@@ -84,7 +83,7 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Loads from model.safetensors, config.json, tokenizer.json and, where there are such,
+    /// Loads from the safetensors (one or sharded), config.json, tokenizer.json and, where there are such,
     /// sentence_bert_config.json, modules.json and the pooling's config.json.
     ///
     /// What it returns makes the embedder, on threads that need not exist yet.
@@ -97,7 +96,7 @@ impl Embedder {
         let tokenizer = files.take("tokenizer.json")?;
         let encoder = TextEncoder::parse(&tokenizer, context_tokens, config.vocabulary)?;
         let pooling = Pooling::read(&mut files, config.hidden)?;
-        let model = Model::parse(config, &files.take(weights::FILE)?)?;
+        let model = Model::read(config, &mut files)?;
         Ok(move |compute| {
             let mut engine = Embedder {
                 cost: StepCost::new(1, UNIT_NS_GUESS),

@@ -3,8 +3,8 @@
 use super::config::Config;
 use super::weights::{Embeddings, Layer, Reader};
 use crate::engine::Scrubbed;
-use crate::models::LoadError;
 use crate::models::scratch::{Buffer, sum};
+use crate::models::{LoadError, ModelFiles};
 use bulkhead_kernels::compute::ragged::attend;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -51,9 +51,9 @@ pub struct Model {
 }
 
 impl Model {
-    /// Builds the model from the bytes of model.safetensors, which are not needed afterwards.
-    pub fn parse(config: Config, weights: &[u8]) -> Result<Self, LoadError> {
-        let reader = Reader::open(weights, &config)?;
+    /// Builds the model from the weights among `files`, each of which is freed as it is read.
+    pub(crate) fn read(config: Config, files: &mut ModelFiles) -> Result<Self, LoadError> {
+        let mut reader = Reader::open(files, &config)?;
         let embeddings = reader.embeddings()?;
         let layers = (0..config.layers).map(|nth| reader.layer(nth));
         Ok(Model {

@@ -4,14 +4,14 @@
 //! call a norm's weight and bias gamma and beta. Weights of 16 bits stay 16 bits wide.
 
 use super::config::Config;
-use crate::models::LoadError;
+use crate::models::source::{Safetensors, Tensors};
+use crate::models::{LoadError, ModelFiles};
 use bulkhead_kernels::compute::simd::add_layer_norm;
 use bulkhead_kernels::compute::{Linear, Rows};
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensors};
 
-/// The weights' name in the model's folder.
-pub const FILE: &str = "model.safetensors";
+/// The weights' name in the model's folder, for errors that are about no single file.
+const FILE: &str = "model.safetensors";
 /// What may stand before every name.
 const PREFIXES: [&str; 4] = ["", "bert.", "roberta.", "model."];
 /// The table that every encoder has, by which the prefix is found.
@@ -77,16 +77,16 @@ pub struct Embeddings {
 
 /// Reads tensors by name and shape.
 pub struct Reader<'a> {
-    tensors: SafeTensors<'a>,
+    tensors: Safetensors,
     prefix: &'static str,
     config: &'a Config,
 }
 
 impl<'a> Reader<'a> {
-    /// Over the bytes of a weight file.
-    pub fn open(bytes: &'a [u8], config: &'a Config) -> Result<Self, LoadError> {
-        let tensors = SafeTensors::deserialize(bytes).map_err(bad)?;
-        let has = |prefix: &&&str| tensors.tensor(&format!("{prefix}{WORDS}")).is_ok();
+    /// Over the weights among a model's files.
+    pub(crate) fn open(files: &mut ModelFiles, config: &'a Config) -> Result<Self, LoadError> {
+        let tensors = Safetensors::open(files)?;
+        let has = |prefix: &&&str| tensors.has(&format!("{prefix}{WORDS}"));
         let prefix = PREFIXES
             .iter()
             .find(has)
@@ -99,47 +99,20 @@ impl<'a> Reader<'a> {
     }
 
     fn has(&self, name: &str) -> bool {
+        self.tensors.has(&format!("{}{name}", self.prefix))
+    }
+
+    fn floats(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
         self.tensors
-            .tensor(&format!("{}{name}", self.prefix))
-            .is_ok()
+            .floats(&format!("{}{name}", self.prefix), shape)
     }
 
-    fn rows(&self, name: &str, shape: &[usize]) -> Result<Rows, LoadError> {
-        let tensor = self.tensors.tensor(&format!("{}{name}", self.prefix));
-        let tensor = tensor.map_err(|error| bad(format!("{name}: {error}")))?;
-        if tensor.shape() != shape {
-            let got = tensor.shape();
-            return Err(bad(format!("{name} is {got:?}, and {shape:?} is needed")));
-        }
-        let halves = || {
-            let (halves, _) = tensor.data().as_chunks::<2>();
-            halves
-                .iter()
-                .map(|half| u16::from_le_bytes(*half))
-                .collect()
-        };
-        match tensor.dtype() {
-            Dtype::F32 => {
-                let (words, _) = tensor.data().as_chunks::<4>();
-                let values = words.iter().map(|word| f32::from_le_bytes(*word));
-                Ok(Rows::F32(values.collect()))
-            }
-            Dtype::BF16 => Ok(Rows::Bf16(halves())),
-            Dtype::F16 => Ok(Rows::F16(halves())),
-            other => Err(bad(format!(
-                "{name} is of type {other:?}; F32, BF16 and F16 are supported"
-            ))),
-        }
+    fn rows(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Rows, LoadError> {
+        self.tensors
+            .rows(&format!("{}{name}", self.prefix), outputs, inputs)
     }
 
-    fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, LoadError> {
-        Ok(match self.rows(name, shape)? {
-            Rows::F32(values) => values,
-            other => other.values(),
-        })
-    }
-
-    fn norm(&self, name: &str, width: usize) -> Result<Norm, LoadError> {
+    fn norm(&mut self, name: &str, width: usize) -> Result<Norm, LoadError> {
         let old = self.has(&format!("{name}.gamma"));
         let (weight, bias) = if old {
             ("gamma", "beta")
@@ -147,23 +120,28 @@ impl<'a> Reader<'a> {
             ("weight", "bias")
         };
         Ok(Norm {
-            weight: self.values(&format!("{name}.{weight}"), &[width])?,
-            bias: self.values(&format!("{name}.{bias}"), &[width])?,
+            weight: self.floats(&format!("{name}.{weight}"), &[width])?,
+            bias: self.floats(&format!("{name}.{bias}"), &[width])?,
             epsilon: self.config.epsilon,
         })
     }
 
     /// Several dense layers over the same input as one.
-    fn dense(&self, names: &[&str], inputs: usize, outputs: usize) -> Result<Linear, LoadError> {
+    fn dense(
+        &mut self,
+        names: &[&str],
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Linear, LoadError> {
         let mut weights: Option<Rows> = None;
         let mut biases = Vec::new();
         for name in names {
-            let rows = self.rows(&format!("{name}.weight"), &[outputs, inputs])?;
+            let rows = self.rows(&format!("{name}.weight"), outputs, inputs)?;
             match &mut weights {
                 Some(all) => all.append(rows),
                 None => weights = Some(rows),
             }
-            biases.extend(self.values(&format!("{name}.bias"), &[outputs])?);
+            biases.extend(self.floats(&format!("{name}.bias"), &[outputs])?);
         }
         weights
             .and_then(|weights| Linear::new(inputs, outputs * names.len(), &weights, &biases))
@@ -171,14 +149,14 @@ impl<'a> Reader<'a> {
     }
 
     /// The tables in front of the layers.
-    pub fn embeddings(&self) -> Result<Embeddings, LoadError> {
+    pub fn embeddings(&mut self) -> Result<Embeddings, LoadError> {
         let config = self.config;
         let hidden = config.hidden;
-        let mut positions = self.values(
+        let mut positions = self.floats(
             "embeddings.position_embeddings.weight",
             &[config.positions, hidden],
         )?;
-        let types = self.values(
+        let types = self.floats(
             "embeddings.token_type_embeddings.weight",
             &[config.types, hidden],
         )?;
@@ -188,14 +166,14 @@ impl<'a> Reader<'a> {
             }
         }
         Ok(Embeddings {
-            words: self.rows(WORDS, &[config.vocabulary, hidden])?,
+            words: self.rows(WORDS, config.vocabulary, hidden)?,
             positions,
             norm: self.norm("embeddings.LayerNorm", hidden)?,
         })
     }
 
     /// The layer of that number.
-    pub fn layer(&self, nth: usize) -> Result<Layer, LoadError> {
+    pub fn layer(&mut self, nth: usize) -> Result<Layer, LoadError> {
         let (hidden, inner) = (self.config.hidden, self.config.intermediate);
         let name = |part: &str| format!("encoder.layer.{nth}.{part}");
         let [q, k, v] =
