@@ -374,9 +374,9 @@ pub struct Generate {
     /// 0 always takes the likeliest token
     #[arg(long, default_value_t = 0.0)]
     pub temperature: f32,
-    /// The seed of the sampling
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    /// The seed of the sampling [default: one that the server draws]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// The prompt
     pub prompt: String,
 }

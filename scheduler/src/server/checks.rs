@@ -3,15 +3,15 @@
 //!
 //! Nothing here looks at who asks, and no answer repeats what was sent.
 
+mod generation;
+
 use super::errors::Refused;
 use crate::config::Limits;
-use bulkhead_proto::v1::{Context, EmbedRequest, GenerateRequest};
+use bulkhead_proto::v1::{Context, EmbedRequest};
+pub use generation::generate;
 use std::time::Duration;
 use tonic::Code;
 
-const STOPS_MAX: usize = 16;
-const STOP_BYTES_MAX: usize = 256;
-const TURNS_MAX: usize = 512;
 const CLAIMS_BYTES_MAX: usize = 8 << 10;
 const SENSITIVITIES: [&str; 5] = ["", "public", "internal", "confidential", "restricted"];
 
@@ -25,44 +25,6 @@ pub fn embed(limits: &Limits, body: &EmbedRequest) -> Result<(), Refused> {
         return Err(invalid(format!(
             "{} texts are over the limit of {max} a request; send them in parts",
             body.texts.len()
-        )));
-    }
-    claims(body.context.as_ref())
-}
-
-/// A request to generate.
-pub fn generate(limits: &Limits, body: &GenerateRequest) -> Result<(), Refused> {
-    let max = limits.output_tokens_max;
-    if body.messages.is_empty() == body.prompt.is_empty() {
-        return Err(invalid("give either messages or a prompt"));
-    }
-    if body.messages.len() > TURNS_MAX {
-        return Err(invalid(format!("more than {TURNS_MAX} messages")));
-    }
-    if let Some(turn) = body
-        .messages
-        .iter()
-        .find(|m| !["system", "user", "assistant"].contains(&m.role.as_str()))
-    {
-        return Err(invalid(format!(
-            "a role is \"system\", \"user\" or \"assistant\", not one of {} characters",
-            turn.role.len()
-        )));
-    }
-    if body.max_tokens > max {
-        return Err(invalid(format!("max_tokens is over the limit of {max}")));
-    }
-    if !(0.0..=100.0).contains(&body.temperature) || !(0.0..=1.0).contains(&body.top_p) {
-        return Err(invalid("temperature is 0 to 100 and top_p is 0 to 1"));
-    }
-    if body.stop.len() > STOPS_MAX
-        || body
-            .stop
-            .iter()
-            .any(|s| s.is_empty() || s.len() > STOP_BYTES_MAX)
-    {
-        return Err(invalid(format!(
-            "at most {STOPS_MAX} stop strings of 1 to {STOP_BYTES_MAX} bytes"
         )));
     }
     claims(body.context.as_ref())

@@ -15,9 +15,9 @@ use bulkhead_policy::{Action, Denied, DenyReason, ModelFacts, Permit};
 use bulkhead_proto::{
     internal::{self, EmbedJob, GenerateJob, Vector},
     v1::{
-        Context, Done as WireDone, EmbedRequest, EmbedResponse, Embedding, GenerateRequest,
-        GenerateResponse, ListModelsRequest, ListModelsResponse, Model, Usage,
-        inference_server::Inference,
+        Alternative, Context, Done as WireDone, EmbedRequest, EmbedResponse, Embedding,
+        GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse, Model,
+        TokenLogprob, Usage, inference_server::Inference,
     },
 };
 use std::{pin::Pin, sync::Arc};
@@ -26,7 +26,8 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 
 /// Output tokens where the caller names none.
-const OUTPUT_TOKENS_DEFAULT: u32 = 256;
+pub const OUTPUT_TOKENS_DEFAULT: u32 = 256;
+
 /// The service.
 #[derive(Clone)]
 pub struct InferenceService {
@@ -51,7 +52,7 @@ impl Inference for InferenceService {
         let mut answers = self.app.submitter.submit(permit, work);
         while let Some(answer) = answers.recv().await {
             match answer {
-                Answer::Admitted | Answer::Piece { .. } => {}
+                Answer::Admitted | Answer::Piece(_) => {}
                 Answer::Done(done) => return Ok(embed_response(*done)),
                 Answer::Refused(refused) => return Err(refused.into_status()),
             }
@@ -72,7 +73,8 @@ impl Inference for InferenceService {
         checks::generate(&self.app.config.limits, &body)
             .map_err(|r| self.refuse(&extensions, r))?;
         let context = body.context.clone();
-        let job = Job::Generate(generate_job(body));
+        let seed = body.seed.unwrap_or_else(draw_seed);
+        let job = Job::Generate(generate_job(body, seed));
         let work = self
             .work(job, &model, context, &headers)
             .map_err(|r| self.refuse(&extensions, r))?;
@@ -81,7 +83,7 @@ impl Inference for InferenceService {
         match answers.recv().await {
             Some(Answer::Refused(refused)) => Err(refused.into_status()),
             None => Err(Refused::stopping().into_status()),
-            Some(_) => Ok(Response::new(stream(answers))),
+            Some(_) => Ok(Response::new(stream(answers, seed))),
         }
     }
 
@@ -225,7 +227,13 @@ fn wire_model(entry: &Entry) -> Model {
     }
 }
 
-fn generate_job(body: GenerateRequest) -> GenerateJob {
+/// A seed for a request that names none. Of 32 bits, which every language's numbers hold exactly, so that
+/// it can be told and sent again.
+fn draw_seed() -> u64 {
+    u64::from(uuid::Uuid::new_v4().as_fields().0)
+}
+
+fn generate_job(body: GenerateRequest, seed: u64) -> GenerateJob {
     GenerateJob {
         messages: body
             .messages
@@ -242,9 +250,19 @@ fn generate_job(body: GenerateRequest) -> GenerateJob {
             body.max_tokens
         },
         temperature: body.temperature,
-        top_p: if body.top_p == 0.0 { 1.0 } else { body.top_p },
-        seed: body.seed,
+        top_p: body.top_p,
+        seed,
         stop: body.stop,
+        top_k: body.top_k,
+        min_p: body.min_p,
+        repetition_penalty: body.repetition_penalty,
+        presence_penalty: body.presence_penalty,
+        frequency_penalty: body.frequency_penalty,
+        logit_bias: body.logit_bias,
+        stop_token_ids: body.stop_token_ids,
+        min_tokens: body.min_tokens,
+        ignore_eos: body.ignore_eos,
+        logprobs: body.logprobs,
     }
 }
 
@@ -252,6 +270,21 @@ fn usage(usage: super::driver::Usage) -> Usage {
     Usage {
         input_tokens: usage.input_tokens,
         output_tokens: usage.output_tokens,
+        cached_tokens: usage.cached_tokens,
+    }
+}
+
+fn logprob(entry: internal::TokenLogprob) -> TokenLogprob {
+    let alternative = |one: internal::Alternative| Alternative {
+        token: one.token,
+        bytes: one.bytes,
+        logprob: one.logprob,
+    };
+    TokenLogprob {
+        token: entry.token,
+        bytes: entry.bytes,
+        logprob: entry.logprob,
+        top: entry.top.into_iter().map(alternative).collect(),
     }
 }
 
@@ -283,23 +316,32 @@ fn embed_response(done: Done) -> Response<EmbedResponse> {
     response
 }
 
+/// An answer on the wire. `seed` is that of its sampling.
 fn stream(
     answers: mpsc::Receiver<Answer>,
+    seed: u64,
 ) -> Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>> {
     Box::pin(
-        ReceiverStream::new(answers).filter_map(|answer| match answer {
+        ReceiverStream::new(answers).filter_map(move |answer| match answer {
             Answer::Admitted => None,
-            Answer::Piece { text } => Some(Ok(GenerateResponse { text, done: None })),
+            Answer::Piece(piece) => Some(Ok(GenerateResponse {
+                text: piece.text,
+                logprobs: piece.logprobs.into_iter().map(logprob).collect(),
+                done: None,
+            })),
             Answer::Refused(refused) => Some(Err(refused.into_status())),
             Answer::Done(done) => {
                 let done = WireDone {
                     finish_reason: done.finish_reason,
                     usage: Some(usage(done.usage)),
                     receipt: Some(done.receipt),
+                    stop_sequence: done.stop_sequence,
+                    stop_token: done.stop_token,
+                    seed,
                 };
                 Some(Ok(GenerateResponse {
-                    text: String::new(),
                     done: Some(done),
+                    ..GenerateResponse::default()
                 }))
             }
         }),

@@ -10,7 +10,7 @@ use super::{
     audit_log::{AuditLog, Position},
     auth,
     clock::Clock,
-    driver::{self, Job, Message, NewRequest, Update, Usage},
+    driver::{self, Job, Message, NewRequest, Text, Update, Usage},
     errors::Refused,
     records,
 };
@@ -36,6 +36,8 @@ const BYTES_PER_TOKEN: usize = 3;
 /// Queue memory that a request takes besides its texts, and each text besides its bytes.
 const REQUEST_BYTES: usize = 1024;
 const ITEM_BYTES: usize = 64;
+/// Queue memory of a token id with its bias.
+const ID_BYTES: usize = 16;
 
 /// What an API hands over.
 pub struct Work {
@@ -51,9 +53,7 @@ pub struct Work {
 pub enum Answer {
     /// The request was admitted and its record is durable.
     Admitted,
-    Piece {
-        text: String,
-    },
+    Piece(Text),
     Done(Box<Done>),
     Refused(Box<Refused>),
 }
@@ -63,6 +63,9 @@ pub enum Answer {
 pub struct Done {
     pub vectors: Vec<Vector>,
     pub finish_reason: String,
+    /// The stop string or stop token that ended it, if one did.
+    pub stop_sequence: String,
+    pub stop_token: Option<u32>,
     pub usage: Usage,
     pub receipt: Receipt,
 }
@@ -151,13 +154,14 @@ impl Keeper {
     }
 
     fn submission(&self, work: &Work) -> Submission {
-        let (bytes, items, tokens_out_max) = match &work.job {
-            Job::Embed(job) => (text_bytes(&job.texts), job.texts.len(), 0),
+        let (bytes, items, ids, tokens_out_max) = match &work.job {
+            Job::Embed(job) => (text_bytes(&job.texts), job.texts.len(), 0, 0),
             Job::Generate(job) => {
                 let turns: usize = job.messages.iter().map(|t| t.content.len()).sum();
                 let bytes = turns + job.prompt.len() + text_bytes(&job.stop);
                 let items = job.messages.len() + job.stop.len() + 1;
-                (bytes, items, job.max_tokens)
+                let ids = job.logit_bias.len() + job.stop_token_ids.len();
+                (bytes, items, ids, job.max_tokens)
             }
         };
         Submission {
@@ -167,7 +171,7 @@ impl Keeper {
             model: work.model,
             tokens_in: u32::try_from(bytes / BYTES_PER_TOKEN + 2 * items).unwrap_or(u32::MAX),
             tokens_out_max,
-            bytes: (bytes + items * ITEM_BYTES + REQUEST_BYTES) as u64,
+            bytes: (bytes + items * ITEM_BYTES + ids * ID_BYTES + REQUEST_BYTES) as u64,
             deadline: work.deadline_ns,
         }
     }
@@ -198,7 +202,7 @@ impl Keeper {
     /// Hands on what the request says, as fast as its client reads. Text that a slow client has not
     /// taken yet is kept as one piece; the request's end and its record wait for no client.
     async fn relay(&self, mut gate: Gate, mut said: mpsc::UnboundedReceiver<Update>) {
-        let mut unsent = String::new();
+        let mut unsent = Text::default();
         loop {
             tokio::select! {
                 biased;
@@ -207,8 +211,8 @@ impl Keeper {
                     return self.finish_alone(said).await;
                 }
                 update = said.recv() => match update {
-                    Some(Update::Piece { text }) => {
-                        unsent.push_str(&text);
+                    Some(Update::Piece(text)) => {
+                        unsent.add(text);
                         if !self.open(&mut gate).await {
                             self.cancel(CancelReason::Audit).await;
                             self.refuse(Refused::audit_down()).await;
@@ -221,7 +225,7 @@ impl Keeper {
                 },
                 room = self.answers.reserve(), if !unsent.is_empty() => {
                     if let Ok(room) = room {
-                        room.send(Answer::Piece { text: std::mem::take(&mut unsent) });
+                        room.send(Answer::Piece(std::mem::take(&mut unsent)));
                     }
                 }
             }
@@ -252,7 +256,7 @@ impl Keeper {
         self.complete(records::lost());
     }
 
-    async fn ended(&self, mut gate: Gate, unsent: String, mut ended: driver::Ended) {
+    async fn ended(&self, mut gate: Gate, unsent: Text, mut ended: driver::Ended) {
         let mut completed = self.complete(records::completed(&ended));
         if !self.open(&mut gate).await {
             return self.refuse(Refused::audit_down()).await;
@@ -262,7 +266,7 @@ impl Keeper {
         };
         if !unsent.is_empty() {
             // A client that has gone away shows here as an error, and the record stands.
-            let _ = self.answers.send(Answer::Piece { text: unsent }).await;
+            let _ = self.answers.send(Answer::Piece(unsent)).await;
         }
         let Ok(completed_position) = completed.durable().await else {
             return self.refuse(Refused::audit_down()).await;
@@ -284,6 +288,8 @@ impl Keeper {
         let done = Done {
             vectors: ended.vectors,
             finish_reason: ended.finish_reason,
+            stop_sequence: ended.stop_sequence,
+            stop_token: ended.stop_token,
             usage: ended.usage,
             receipt,
         };

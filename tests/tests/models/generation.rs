@@ -89,7 +89,7 @@ async fn the_same_seed_gives_the_same_text_and_a_stop_string_ends_it() {
     let Served { client, server, .. } = serve().await;
     let warm = GenerateRequest {
         temperature: 0.8,
-        seed: 7,
+        seed: Some(7),
         ..chat("smollm2", "Write one sentence about ships.", 12)
     };
     let mut texts = Vec::new();

@@ -75,6 +75,7 @@ impl NullEngine {
                 request,
                 text: "x".into(),
                 output_tokens: live.output_tokens,
+                ..Piece::default()
             });
         }
         if live.output_tokens < max_tokens {

@@ -8,11 +8,13 @@
 mod closing;
 mod effects;
 mod launcher;
+mod output;
 mod request;
 mod status;
 mod worker;
 
 pub use effects::outcome_word;
+pub use output::Text;
 pub use request::{Ended, Job, NewRequest, Update, Usage};
 pub use status::Snapshot;
 

@@ -1,6 +1,9 @@
 //! A request in the driver's hands: what it carries and what its submitter is told.
 
-use super::Driver;
+use super::{
+    Driver,
+    output::{Output, Text},
+};
 use bulkhead_core::{
     AgentId, End, Event, ModelId, Nanos, Refusal, RequestId, Submission, TenantId, WorkerId,
 };
@@ -34,7 +37,7 @@ pub struct NewRequest {
 pub enum Update {
     Accepted,
     Refused(Refusal),
-    Piece { text: String },
+    Piece(Text),
     Ended(Box<Ended>),
 }
 
@@ -47,6 +50,9 @@ pub struct Ended {
     pub usage: Usage,
     pub vectors: Vec<Vector>,
     pub finish_reason: String,
+    /// The stop string or stop token that ended it, if one did.
+    pub stop_sequence: String,
+    pub stop_token: Option<u32>,
     pub scrub: Option<ScrubReport>,
     /// From acceptance to the first grant of a lane.
     pub queue_ns: Nanos,
@@ -59,6 +65,8 @@ pub struct Ended {
 pub struct Usage {
     pub input_tokens: u32,
     pub output_tokens: u32,
+    /// Of the input tokens, those that the tenant's prefix cache had.
+    pub cached_tokens: u32,
 }
 
 pub(super) struct Request {
@@ -73,9 +81,8 @@ pub(super) struct Request {
     pub worker: Option<WorkerId>,
     pub finished: Option<Finished>,
     pub output_tokens: u32,
-    /// Bytes of text so far, and the tokens that they may come from.
-    pub output_bytes: u64,
-    pub tokens_out_max: u32,
+    /// What its worker said of its answer so far.
+    pub output: Output,
 }
 
 impl Driver {
@@ -88,6 +95,7 @@ impl Driver {
             );
             return;
         }
+        let output = Output::of(new.submission.tokens_out_max, &new.job);
         let request = Request {
             tenant: new.submission.tenant,
             agent: new.submission.agent,
@@ -99,8 +107,7 @@ impl Driver {
             worker: None,
             finished: None,
             output_tokens: 0,
-            output_bytes: 0,
-            tokens_out_max: new.submission.tokens_out_max,
+            output,
         };
         self.requests.insert(id, request);
         self.tell(Event::Submit(new.submission));
@@ -149,6 +156,7 @@ impl Driver {
         let usage = Usage {
             input_tokens: finished.input_tokens,
             output_tokens: finished.output_tokens.max(request.output_tokens),
+            cached_tokens: finished.cached_tokens.min(finished.input_tokens),
         };
         let queue_ns = request
             .assigned_ns
@@ -169,6 +177,8 @@ impl Driver {
             usage,
             vectors: finished.vectors,
             finish_reason: finished.finish_reason,
+            stop_sequence: finished.stop_sequence,
+            stop_token: finished.stop_token,
             scrub: finished.scrub,
             queue_ns,
             total_ns: now.saturating_sub(request.submitted_ns),

@@ -3,7 +3,7 @@
 //! What a worker says is data. It can only end requests that it was given, and its own measurements
 //! are for metrics alone.
 
-use super::{Driver, Message, Update};
+use super::{Driver, Message, Text, Update};
 use crate::server::{frames, metrics};
 use bulkhead_core::{
     Event, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId,
@@ -11,7 +11,7 @@ use bulkhead_core::{
 use bulkhead_proto::{
     frame,
     internal::{
-        self, Assign, FromWorker, Ready, Released, ScrubReport, Step, ToWorker, from_worker,
+        self, Assign, FromWorker, Piece, Ready, Released, ScrubReport, Step, ToWorker, from_worker,
         to_worker,
     },
 };
@@ -29,8 +29,8 @@ use tokio::{
 const FINISH_REASONS: [&str; 2] = ["stop", "length"];
 /// The longest explanation taken from a worker, bytes.
 const DETAIL_BYTES_MAX: usize = 512;
-/// The longest text that one output token can be, bytes.
-const TOKEN_BYTES_MAX: u64 = 1024;
+/// The longest stop string that a worker may name, bytes: that of the longest a request may have.
+const STOP_BYTES_MAX: usize = 256;
 /// How long a worker may take to load and seal itself, nanoseconds.
 const START_NS_MAX: Nanos = 120_000_000_000;
 /// Frames of one worker that may wait for the driver.
@@ -191,12 +191,7 @@ impl Driver {
             metrics::step(&model, step.sequences, step.step_ns, self.longest_step_ns);
         }
         for piece in step.pieces {
-            self.piece(
-                worker,
-                RequestId(piece.request),
-                piece.text,
-                piece.output_tokens,
-            );
+            self.piece(worker, piece);
         }
         self.tell(Event::Stepped {
             worker,
@@ -212,17 +207,18 @@ impl Driver {
         }
     }
 
-    fn piece(&mut self, worker: WorkerId, id: RequestId, text: String, output_tokens: u32) {
-        let Some(request) = self.requests.get_mut(&id) else {
+    fn piece(&mut self, worker: WorkerId, piece: Piece) {
+        let Some(request) = self.requests.get_mut(&RequestId(piece.request)) else {
             return;
         };
-        request.output_bytes += text.len() as u64;
-        let most = u64::from(request.tokens_out_max) * TOKEN_BYTES_MAX;
-        if request.worker != Some(worker) || request.output_bytes > most {
+        if request.worker != Some(worker) || !request.output.admits(&piece) {
             return self.kill_worker(worker, KillReason::Protocol);
         }
-        request.output_tokens = output_tokens;
-        let _ = request.updates.send(Update::Piece { text });
+        request.output_tokens = piece.output_tokens;
+        let _ = request.updates.send(Update::Piece(Text {
+            text: piece.text,
+            logprobs: piece.logprobs,
+        }));
     }
 
     fn finished(&mut self, worker: WorkerId, mut finished: internal::Finished) {
@@ -320,11 +316,13 @@ fn bound_words(finished: &mut internal::Finished) {
     if !FINISH_REASONS.contains(&finished.finish_reason.as_str()) {
         finished.finish_reason.clear();
     }
-    let mut end = finished.detail.len().min(DETAIL_BYTES_MAX);
-    while !finished.detail.is_char_boundary(end) {
-        end -= 1;
-    }
-    finished.detail.truncate(end);
+    cut(&mut finished.detail, DETAIL_BYTES_MAX);
+    cut(&mut finished.stop_sequence, STOP_BYTES_MAX);
+}
+
+/// Cuts a text at the last character that ends within so many bytes.
+fn cut(text: &mut String, bytes_max: usize) {
+    text.truncate(text.floor_char_boundary(bytes_max));
 }
 
 fn outcome(outcome: internal::Outcome) -> Outcome {

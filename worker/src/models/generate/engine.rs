@@ -12,7 +12,7 @@ use crate::models::decoder::{CpuDecoder, Decoder, DeviceError, Row, Shape};
 use crate::models::scratch::sum;
 use crate::models::text::{Chat, TextCodec};
 use crate::models::{Compute, LoadError, ModelFiles};
-use bulkhead_proto::internal::{Finished, GenerateJob, Outcome, Piece, WorkItem, work_item::Job};
+use bulkhead_proto::internal::{Finished, GenerateJob, Outcome, WorkItem, work_item::Job};
 use bulkhead_worker_core::{BLOCK_TOKENS, StepCost, Table, share};
 use std::collections::VecDeque;
 
@@ -285,27 +285,16 @@ fn choose<'a>(
     let mut over = Vec::new();
     for ((_, at), logits) in ends.iter().zip(logits) {
         let sequence = &mut running[*at].sequence;
-        let token = sequence
-            .sampler
-            .choose(logits, u64::from(sequence.generated()));
-        let (text, reason) = sequence.push(token, codec);
+        let mut next = sequence.next(logits, codec);
         let (request, output_tokens) = (sequence.request, sequence.generated());
-        if !text.is_empty() {
-            outcome.pieces.push(Piece {
-                request,
-                text,
-                output_tokens,
-            });
-        }
-        if let Some(reason) = reason {
+        outcome.pieces.extend(next.piece(request, output_tokens));
+        if let Some(finished) = next.finished {
             over.push(*at);
             outcome.finished.push(Finished {
                 request,
-                outcome: Outcome::Ok.into(),
                 input_tokens: sequence.prompt_tokens as u32,
                 output_tokens,
-                finish_reason: reason.into(),
-                ..Finished::default()
+                ..finished
             });
         }
     }

@@ -4,6 +4,7 @@
 //! sequences come and go at every step. Keys and values live in the blocks of one pool, the tenant's
 //! quota, and are zeroed and read back when their sequence ends.
 
+mod answer;
 mod engine;
 mod load;
 mod memory;

@@ -3,13 +3,16 @@
 //! Nothing is turned into token ids here: that takes time by the length of the text, so it happens
 //! inside steps. No error quotes anything of a prompt.
 
-use super::sampling::Sampler;
+use super::answer::{Answer, Untold};
+use super::sampling::{LOGPROBS_MAX, Sampler, Sampling};
 use crate::models::text::{Chat, Part, STOP_BYTES_MAX, STOPS_MAX, TextCodec, TextStream};
 use bulkhead_proto::internal::GenerateJob;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tokens that a request for 0 gets.
 const MAX_TOKENS_DEFAULT: u32 = 256;
+/// Stop tokens of one request at most.
+const STOP_TOKENS_MAX: usize = 64;
 
 /// A request that makes sense.
 #[derive(Debug)]
@@ -18,10 +21,8 @@ pub struct Request {
     pub prompt: Vec<Part>,
     /// Tokens to generate at most, as far as the context has room; at least 1.
     pub max_tokens: u32,
-    /// How to choose them.
-    pub sampler: Sampler,
-    /// Their text.
-    pub stream: TextStream,
+    /// How to choose them, and what to show.
+    pub answer: Answer,
 }
 
 impl Request {
@@ -32,24 +33,65 @@ impl Request {
         chat: &Chat,
         context_tokens: usize,
     ) -> Result<Self, String> {
-        let sampler = Sampler::new(job.temperature, job.top_p, job.seed)
-            .map_err(|error| error.to_string())?;
-        let long = |stop: &String| stop.len() > STOP_BYTES_MAX;
-        if job.stop.len() > STOPS_MAX || job.stop.iter().any(long) {
-            return Err(format!(
-                "at most {STOPS_MAX} stop strings of {STOP_BYTES_MAX} bytes each are possible"
-            ));
-        }
+        let max_tokens = match job.max_tokens {
+            0 => MAX_TOKENS_DEFAULT,
+            wish => wish,
+        };
         Ok(Request {
             prompt: prompt(&job, codec, chat, context_tokens)?,
-            max_tokens: match job.max_tokens {
-                0 => MAX_TOKENS_DEFAULT,
-                wish => wish,
-            },
-            sampler,
-            stream: TextStream::new(job.stop),
+            max_tokens,
+            answer: answer(job, codec, max_tokens)?,
         })
     }
+}
+
+/// How to choose the answer's tokens, and when to stop.
+fn answer(job: GenerateJob, codec: &TextCodec, max_tokens: u32) -> Result<Answer, String> {
+    let long = |stop: &String| stop.len() > STOP_BYTES_MAX;
+    if job.stop.len() > STOPS_MAX || job.stop.iter().any(long) {
+        return Err(format!(
+            "at most {STOPS_MAX} stop strings of {STOP_BYTES_MAX} bytes each are possible"
+        ));
+    }
+    if job.stop_token_ids.len() > STOP_TOKENS_MAX {
+        return Err(format!(
+            "at most {STOP_TOKENS_MAX} stop_token_ids are possible"
+        ));
+    }
+    let vocabulary = codec.vocabulary();
+    let mut named = job.logit_bias.keys().chain(&job.stop_token_ids);
+    if let Some(unknown) = named.find(|token| **token as usize >= vocabulary) {
+        return Err(format!(
+            "there is no token {unknown}: this model's ids are below {vocabulary}"
+        ));
+    }
+    if job.min_tokens > max_tokens {
+        return Err("min_tokens must not be above max_tokens".to_owned());
+    }
+    if job.logprobs.is_some_and(|most| most > LOGPROBS_MAX) {
+        return Err(format!("logprobs is at most {LOGPROBS_MAX}"));
+    }
+    let sampling = Sampling {
+        temperature: job.temperature,
+        top_k: job.top_k,
+        top_p: job.top_p,
+        min_p: job.min_p,
+        repetition: job.repetition_penalty,
+        presence: job.presence_penalty,
+        frequency: job.frequency_penalty,
+        bias: job.logit_bias.into_iter().collect(),
+        seed: job.seed,
+    };
+    Ok(Answer {
+        sampler: Sampler::new(sampling).map_err(|error| error.to_string())?,
+        to_messages: !job.messages.is_empty(),
+        stream: TextStream::new(job.stop),
+        stop_tokens: job.stop_token_ids,
+        min_tokens: job.min_tokens as usize,
+        ignore_ends: job.ignore_eos,
+        logprobs: job.logprobs,
+        untold: Untold::new(),
+    })
 }
 
 /// The prompt's parts. What cannot fit, by its length alone, is not even looked at.

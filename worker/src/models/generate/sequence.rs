@@ -1,8 +1,9 @@
 //! One request on its way: from the job that came to the tokens that were generated.
 
+use super::answer::{Answer, Next};
 use super::request::{Request, too_long};
-use super::sampling::Sampler;
-use crate::models::text::{Chat, TextCodec, TextStream};
+use super::sampling::History;
+use crate::models::text::{Chat, TextCodec};
 use bulkhead_proto::internal::GenerateJob;
 use bulkhead_worker_core::Ask;
 
@@ -19,10 +20,8 @@ pub struct Sequence {
     pub prompt_tokens: usize,
     /// Tokens to generate at most.
     pub max_tokens: u32,
-    /// How to choose them.
-    pub sampler: Sampler,
-    /// Their text.
-    pub stream: TextStream,
+    /// How they are chosen, and what of them is shown.
+    pub answer: Answer,
 }
 
 impl Sequence {
@@ -51,8 +50,7 @@ impl Sequence {
             prompt_tokens: tokens.len(),
             tokens,
             max_tokens: parsed.max_tokens.min(room),
-            sampler: parsed.sampler,
-            stream: parsed.stream,
+            answer: parsed.answer,
         })
     }
 
@@ -79,20 +77,15 @@ impl Sequence {
         self.computed == self.tokens.len()
     }
 
-    /// Takes the next token. Returns the text to show now and, at the end, why it ended.
-    pub fn push(&mut self, token: u32, codec: &TextCodec) -> (String, Option<&'static str>) {
-        if codec.ends(token) {
-            return (self.stream.end(), Some("stop"));
-        }
-        self.tokens.push(token);
-        let (mut text, stopped) = self.stream.push(codec.bytes_of(token, false));
-        if stopped {
-            return (text, Some("stop"));
-        }
-        if self.generated() >= self.max_tokens {
-            text.push_str(&self.stream.end());
-            return (text, Some("length"));
-        }
-        (text, None)
+    /// Chooses the next token and takes it.
+    pub fn next(&mut self, logits: &mut [f32], codec: &TextCodec) -> Next {
+        let last = self.generated() + 1 >= self.max_tokens;
+        let history = History {
+            tokens: &self.tokens,
+            prompt_tokens: self.prompt_tokens,
+        };
+        let next = self.answer.next(logits, history, last, codec);
+        self.tokens.extend(next.token);
+        next
     }
 }

@@ -122,6 +122,16 @@ impl TextCodec {
         self.ends.contains(&token)
     }
 
+    /// The tokens that end an answer.
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// How many tokens there are: ids are below this.
+    pub fn vocabulary(&self) -> usize {
+        self.starts.len() - 1
+    }
+
     /// The text of a control token.
     pub fn control_text(&self, token: u32) -> Option<&str> {
         self.controls

@@ -9,4 +9,4 @@ mod stream;
 
 pub use chat::{Chat, ChatError};
 pub use codec::{Part, TextCodec};
-pub use stream::{STOP_BYTES_MAX, STOPS_MAX, TextStream};
+pub use stream::{STOP_BYTES_MAX, STOPS_MAX, Shown, TextStream};
