@@ -4,6 +4,7 @@
 //! `bulkhead models pull` puts them.
 
 mod corrupt;
+mod decoders;
 mod encoders;
 mod fixture;
 mod minilm;

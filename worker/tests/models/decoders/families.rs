@@ -1,0 +1,302 @@
+//! Every family against what transformers computes: ragged batches, in any order, alone or together,
+//! prompts in pieces; from every kind of file.
+
+use super::model::{Case, case, cases, on_cpu};
+use crate::fixture::cosine;
+use bulkhead_worker::models::decoder::{Checkpoint, Decoder, Row};
+use bulkhead_worker::models::source::Gguf;
+use candle_core::quantized::GgmlDType;
+use safetensors::Dtype;
+use serde_json::Value;
+
+/// What a decoder in f32 has to agree to.
+const COSINE_MIN: f64 = 0.999_999;
+/// How far the same logits may be apart when computed in another company.
+const APART_MAX: f32 = 1e-4;
+/// Tokens of a KV block.
+const BLOCK_TOKENS: usize = 16;
+
+/// A sequence, and the blocks that it got.
+struct Sequence {
+    tokens: Vec<u32>,
+    computed: usize,
+    blocks: Vec<u32>,
+}
+
+/// Sequences in blocks that lie in no order.
+fn sequences(prompts: &[Vec<u32>], answer_tokens: usize) -> Vec<Sequence> {
+    let mut free = (0..16u32).map(|nth| nth * 7 % 16);
+    let each = |prompt: &Vec<u32>| Sequence {
+        tokens: prompt.clone(),
+        computed: 0,
+        blocks: free
+            .by_ref()
+            .take((prompt.len() + answer_tokens).div_ceil(BLOCK_TOKENS))
+            .collect(),
+    };
+    prompts.iter().map(each).collect()
+}
+
+/// One step: `pieces` tokens of each. Returns the logits of those whose last known token it computed.
+fn step(
+    decoder: &mut dyn Decoder,
+    sequences: &mut [Sequence],
+    pieces: &[usize],
+) -> Vec<(usize, Vec<f32>)> {
+    let (mut rows, mut wanted, mut whose) = (Vec::new(), Vec::new(), Vec::new());
+    for (table, (sequence, piece)) in sequences.iter_mut().zip(pieces).enumerate() {
+        let end = sequence
+            .tokens
+            .len()
+            .min(sequence.computed.saturating_add(*piece));
+        for position in sequence.computed..end {
+            rows.push(Row {
+                token: sequence.tokens[position],
+                position,
+                table,
+            });
+        }
+        let moved = end > sequence.computed;
+        sequence.computed = end;
+        if moved && end == sequence.tokens.len() {
+            wanted.push(rows.len() - 1);
+            whose.push(table);
+        }
+    }
+    let vocabulary = decoder.shape().vocabulary;
+    let tables: Vec<&[u32]> = sequences.iter().map(|one| one.blocks.as_slice()).collect();
+    let logits = decoder
+        .forward(&rows, &wanted, &tables)
+        .expect("it computes");
+    assert_eq!(logits.len(), wanted.len() * vocabulary);
+    let logits = logits.chunks(vocabulary).map(<[f32]>::to_vec);
+    whose.into_iter().zip(logits).collect()
+}
+
+/// Logits after each prompt, all computed together in pieces of these sizes.
+fn logits(decoder: &mut dyn Decoder, prompts: &[Vec<u32>], pieces: &[usize]) -> Vec<Vec<f32>> {
+    let mut sequences = sequences(prompts, 0);
+    let mut all = vec![Vec::new(); prompts.len()];
+    while all.iter().any(Vec::is_empty) {
+        for (whose, logits) in step(decoder, &mut sequences, pieces) {
+            all[whose] = logits;
+        }
+    }
+    all
+}
+
+fn greatest(logits: &[f32]) -> u32 {
+    let top = logits.iter().zip(0u32..).max_by(|a, b| a.0.total_cmp(b.0));
+    top.expect("a vocabulary").1
+}
+
+/// Greedy answers of `count` tokens to each prompt, together.
+fn answers(decoder: &mut dyn Decoder, prompts: &[Vec<u32>], count: usize) -> Vec<Vec<u32>> {
+    let mut sequences = sequences(prompts, count);
+    // Prompts of different lengths, so that some answer while others are still read.
+    while sequences
+        .iter()
+        .zip(prompts)
+        .any(|(one, prompt)| one.tokens.len() < prompt.len() + count)
+    {
+        let pieces: Vec<usize> = sequences
+            .iter()
+            .zip(prompts)
+            .map(|(one, prompt)| {
+                if one.tokens.len() < prompt.len() + count {
+                    7
+                } else {
+                    0
+                }
+            })
+            .collect();
+        for (whose, logits) in step(decoder, &mut sequences, &pieces) {
+            sequences[whose].tokens.push(greatest(&logits));
+        }
+    }
+    sequences
+        .into_iter()
+        .zip(prompts)
+        .map(|(one, prompt)| one.tokens[prompt.len()..].to_vec())
+        .collect()
+}
+
+/// The least cosine with the reference.
+fn agreement(case: &Case, logits: &[Vec<f32>]) -> f64 {
+    let each = case
+        .logits
+        .iter()
+        .zip(logits)
+        .map(|(want, got)| cosine(want, got));
+    each.fold(1.0, f64::min)
+}
+
+fn apart(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
+    let pairs = a.iter().flatten().zip(b.iter().flatten());
+    pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn from_folder(case: &Case, dtype: Dtype) -> Box<dyn Decoder> {
+    on_cpu(case.open(case.single(dtype)).expect("its shape is known")).expect("it loads")
+}
+
+/// All that has to hold of a decoder for a case.
+fn check(case: &Case, decoder: &mut dyn Decoder, what: &str) {
+    let prompts = &case.prompts;
+    let together = logits(decoder, prompts, &[usize::MAX; 3]);
+    let worst = agreement(case, &together);
+    println!("{} {what}: cosine {worst:.9}", case.name);
+    assert!(worst >= COSINE_MIN, "{} {what}: {worst}", case.name);
+    for pieces in [[1, 1, 1], [3, 5, 16], [16, 1, 9]] {
+        let apart = apart(&together, &logits(decoder, prompts, &pieces));
+        assert!(
+            apart < APART_MAX,
+            "{} {what} in {pieces:?}: {apart}",
+            case.name
+        );
+    }
+    let reversed: Vec<_> = prompts.iter().rev().cloned().collect();
+    let mut other = logits(decoder, &reversed, &[4, 4, 4]);
+    other.reverse();
+    assert!(
+        apart(&together, &other) < APART_MAX,
+        "{} {what} reversed",
+        case.name
+    );
+    let count = case.answers[0].len();
+    assert_eq!(
+        answers(decoder, prompts, count),
+        case.answers,
+        "{} {what}",
+        case.name
+    );
+    for (prompt, answer) in prompts.iter().zip(&case.answers) {
+        let alone = answers(decoder, std::slice::from_ref(prompt), count);
+        assert_eq!(
+            alone,
+            std::slice::from_ref(answer),
+            "{} {what} alone",
+            case.name
+        );
+    }
+}
+
+#[test]
+fn every_family_agrees_with_the_reference() {
+    for case in cases() {
+        check(&case, from_folder(&case, Dtype::F32).as_mut(), "f32");
+    }
+}
+
+#[test]
+fn formats_of_16_bits_and_shards_agree_with_the_reference() {
+    for case in cases().into_iter().filter(|case| case.bits == 7) {
+        for dtype in [Dtype::BF16, Dtype::F16] {
+            check(
+                &case,
+                from_folder(&case, dtype).as_mut(),
+                &format!("{dtype:?}"),
+            );
+            let shards = case
+                .open(case.sharded(dtype, 3))
+                .expect("its shape is known");
+            let mut decoder = on_cpu(shards).expect("it loads");
+            check(
+                &case,
+                decoder.as_mut(),
+                &format!("{dtype:?} in three files"),
+            );
+        }
+    }
+}
+
+#[test]
+fn gguf_agrees_with_the_reference() {
+    for mut case in cases() {
+        if case.family().starts_with("qwen") {
+            // GGUF says of no layer of these that it has a window.
+            case.config["use_sliding_window"] = false.into();
+            let folder = from_folder(&case, Dtype::F32);
+            agree_without_reference(&case, folder);
+        } else {
+            for (dtype, least) in [(GgmlDType::F32, COSINE_MIN), (GgmlDType::Q8_0, 0.999)] {
+                let bytes = case.gguf(dtype);
+                let gguf = Gguf::parse(&bytes).expect("it parses");
+                let checkpoint = Checkpoint::gguf(&gguf).expect("its shape is known");
+                let mut decoder = on_cpu(checkpoint).expect("it loads");
+                let worst = agreement(
+                    &case,
+                    &logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3]),
+                );
+                println!("{} gguf {dtype:?}: cosine {worst:.9}", case.name);
+                assert!(worst >= least, "{} {dtype:?}: {worst}", case.name);
+            }
+        }
+    }
+}
+
+/// The GGUF and the folder of one model compute the same.
+fn agree_without_reference(case: &Case, mut folder: Box<dyn Decoder>) {
+    let bytes = case.gguf(GgmlDType::F32);
+    let gguf = Gguf::parse(&bytes).expect("it parses");
+    let mut decoder =
+        on_cpu(Checkpoint::gguf(&gguf).expect("its shape is known")).expect("it loads");
+    let want = logits(folder.as_mut(), &case.prompts, &[usize::MAX; 3]);
+    let got = logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3]);
+    let apart = apart(&want, &got);
+    println!("{} gguf: {apart} from its folder", case.name);
+    assert!(apart < APART_MAX, "{}: {apart}", case.name);
+}
+
+#[test]
+fn each_thing_that_makes_a_family_counts() {
+    type Change = fn(&mut Case);
+    let without: [(&str, Change); 6] = [
+        ("llama_linear", |case| {
+            case.config["rope_scaling"] = Value::Null
+        }),
+        ("llama_llama3_tied_bias", |case| {
+            case.config["rope_parameters"]["rope_type"] = "default".into();
+        }),
+        ("mistral_window", |case| {
+            case.config["sliding_window"] = Value::Null
+        }),
+        ("qwen2_yarn_window", |case| {
+            case.config["use_sliding_window"] = false.into()
+        }),
+        ("qwen2_yarn_window", |case| {
+            case.config["rope_scaling"] = Value::Null
+        }),
+        ("qwen3_wide_heads_tied", |case| {
+            case.config["layer_types"] = vec!["full_attention"; 3].into();
+        }),
+    ];
+    for (name, change) in without {
+        let mut case = case(name);
+        change(&mut case);
+        let mut decoder = from_folder(&case, Dtype::F32);
+        let worst = agreement(
+            &case,
+            &logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3]),
+        );
+        assert!(worst < COSINE_MIN, "{name}: {worst} without");
+    }
+}
+
+#[test]
+fn a_decoder_says_what_its_weights_take() {
+    let case = case("qwen2_yarn_window");
+    let bytes = |dtype| from_folder(&case, dtype).shape().weights_bytes;
+    let values: usize = case
+        .tensors()
+        .iter()
+        .map(|tensor| tensor.values.len())
+        .sum();
+    let plain = bytes(Dtype::F32);
+    // Norms are left out, and outputs are filled up to whole tiles.
+    assert!(
+        (3 * values as u64..5 * values as u64).contains(&plain),
+        "{plain}"
+    );
+    assert!(bytes(Dtype::BF16) < plain * 6 / 10);
+}
