@@ -143,6 +143,9 @@ pub struct Worker {
     pub quota_bytes: u64,
     /// Layers of the seal without which no worker serves.
     pub required_layers: Vec<String>,
+    /// Whether the workers of one model share the memory of its weights, copy-on-write. Those that do
+    /// are forked from one process, and lie at the same addresses.
+    pub share_weights: bool,
 }
 
 /// Where models are.
@@ -242,6 +245,7 @@ impl Default for Worker {
             ]
             .map(String::from)
             .to_vec(),
+            share_weights: true,
         }
     }
 }

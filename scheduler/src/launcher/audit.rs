@@ -79,7 +79,6 @@ impl Audit {
     }
 
     /// Its process, while it is up.
-    #[cfg(test)]
     pub fn pid(&self) -> Option<Pid> {
         match self.state {
             State::Up { pid, .. } => Some(pid),

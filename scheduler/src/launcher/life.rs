@@ -10,6 +10,8 @@ use super::{
     catalog::Catalog,
     programs::Programs,
     sys,
+    template::Outcome,
+    templates::Templates,
     worker::{self, SpawnError},
 };
 use crate::config::Config;
@@ -25,7 +27,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Instant,
@@ -51,6 +53,7 @@ pub struct Life<'a> {
     connected: bool,
     drained: bool,
     workers: BTreeMap<u64, Pid>,
+    templates: Templates,
     audit: Audit,
 }
 
@@ -64,6 +67,7 @@ impl<'a> Life<'a> {
             connected: true,
             drained: false,
             workers: BTreeMap::new(),
+            templates: Templates::default(),
             audit: Audit::new(now),
         })
     }
@@ -73,9 +77,33 @@ impl<'a> Life<'a> {
         self.connected.then(|| self.socket.as_fd())
     }
 
+    /// All connections to wait on.
+    pub fn readable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.socket().into_iter().chain(self.templates.controls())
+    }
+
     /// When `tick` wants to be called at the latest.
     pub fn wake_at(&self) -> Option<Instant> {
-        self.audit.wake_at().filter(|_| self.connected)
+        let audit = self.audit.wake_at().filter(|_| self.connected);
+        [audit, self.templates.wake_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Ends children of this process that are neither this life's nor `scheduler`.
+    pub fn end_strays(&self, scheduler: Pid) {
+        if !self.templates.is_forking() {
+            let known = self.known();
+            sys::end_strays(|pid| pid == scheduler || known.contains(&pid));
+        }
+    }
+
+    fn known(&self) -> BTreeSet<Pid> {
+        let workers = self.workers.values().copied();
+        (workers.chain(self.templates.pids()))
+            .chain(self.audit.pid())
+            .collect()
     }
 
     /// True once the scheduler has said that it has drained.
@@ -83,14 +111,20 @@ impl<'a> Life<'a> {
         self.drained
     }
 
-    /// Does what the scheduler asked for since the last time.
-    pub fn listen(&mut self) {
+    /// Does what the scheduler asked for since the last time, and hears what came of it.
+    pub fn listen(&mut self, now: Instant) {
+        self.hear_scheduler(now);
+        let outcomes = self.templates.listen(self.known(), now);
+        self.settle(outcomes);
+    }
+
+    fn hear_scheduler(&mut self, now: Instant) {
         for _ in 0..MESSAGES_PER_TURN {
             if !self.connected {
                 return;
             }
             match packet::recv::<ToLauncher>(self.socket.as_fd()) {
-                Ok(Some((message, _))) => self.hear(message),
+                Ok(Some((message, _))) => self.hear(message, now),
                 Ok(None) => self.connected = false,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) => self.give_up(&e),
@@ -104,9 +138,13 @@ impl<'a> Life<'a> {
             .filter_map(|(&worker, &pid)| Some((worker, sys::ended(pid)?)))
             .collect();
         for (worker, how) in ended {
-            self.workers.remove(&worker);
+            if let Some(pid) = self.workers.remove(&worker) {
+                self.templates.left(pid, now);
+            }
             self.tell(Tell::Exited(Exited { worker, how }), None);
         }
+        let outcomes = self.templates.tick(now);
+        self.settle(outcomes);
         if !self.connected {
             return;
         }
@@ -123,7 +161,7 @@ impl<'a> Life<'a> {
         self.tell(Tell::Drain(Drain {}), None);
     }
 
-    /// The scheduler has ended: ends its workers, and waits for its audit process to seal.
+    /// The scheduler has ended: ends its workers and templates, and waits for its audit process to seal.
     pub fn end(self) {
         for &pid in self.workers.values() {
             sys::kill_now(pid);
@@ -131,62 +169,113 @@ impl<'a> Life<'a> {
         for &pid in self.workers.values() {
             sys::kill_and_wait(pid);
         }
+        self.templates.end();
         drop(self.socket);
         self.audit.finish();
     }
 
-    fn hear(&mut self, message: ToLauncher) {
+    fn hear(&mut self, message: ToLauncher, now: Instant) {
         match message.message {
-            Some(Ask::Spawn(ask)) => self.spawn(&ask),
-            Some(Ask::Kill(ask)) => {
-                if let Some(&pid) = self.workers.get(&ask.worker) {
-                    sys::kill_now(pid);
-                }
-            }
+            Some(Ask::Spawn(ask)) => self.spawn(&ask, now),
+            Some(Ask::Kill(ask)) => self.kill(ask.worker),
             Some(Ask::Drained(_)) => self.drained = true,
             None => self.give_up(&io::Error::from(io::ErrorKind::InvalidData)),
         }
     }
 
-    fn spawn(&mut self, ask: &SpawnWorker) {
+    fn kill(&mut self, worker: u64) {
+        if let Some(&pid) = self.workers.get(&worker) {
+            sys::kill_now(pid);
+        } else if self.templates.forget(worker) {
+            let how = "killed before it was there".to_owned();
+            self.tell(Tell::Exited(Exited { worker, how }), None);
+        }
+    }
+
+    fn spawn(&mut self, ask: &SpawnWorker, now: Instant) {
         let worker = ask.worker;
-        match self.try_spawn(ask) {
-            Ok(started) => {
-                self.workers.insert(worker, started.pid);
-                let told = Spawned {
-                    worker,
-                    pid: started.pid.as_raw(),
-                    model_sha256: started.digest,
-                };
-                self.tell(Tell::Spawned(told), Some(started.connection.as_fd()));
+        match self.try_spawn(ask, now) {
+            Ok(Some(started)) => {
+                self.started(worker, started.pid, &started.connection, started.digest);
             }
-            Err(error) => {
-                tracing::warn!(worker, "worker not started: {error}");
-                let told = SpawnFailed {
+            // Its template answers.
+            Ok(None) => {}
+            Err(error) => self.failed(worker, error.to_string(), error.permanent()),
+        }
+    }
+
+    fn try_spawn(
+        &mut self,
+        ask: &SpawnWorker,
+        now: Instant,
+    ) -> Result<Option<worker::Started>, SpawnError> {
+        let expected = || self.templates.expected();
+        if self.workers.contains_key(&ask.worker) || expected().any(|n| n == ask.worker) {
+            return Err(SpawnError::Number(ask.worker));
+        }
+        let most = self.setup.config.cpu.workers_max as usize + WORKERS_SPARE;
+        if self.workers.len() + expected().count() >= most {
+            return Err(SpawnError::TooMany(most));
+        }
+        let Setup {
+            config,
+            catalog,
+            programs,
+        } = self.setup;
+        let opened = worker::open(catalog, &ask.model, &ask.device).inspect_err(|error| {
+            if error.permanent() {
+                self.templates
+                    .retire(&ask.model, "its model cannot be served any more");
+            }
+        })?;
+        if !config.worker.share_weights {
+            return worker::start(&programs.worker, config, &opened).map(Some);
+        }
+        let how = (programs.worker.as_path(), config);
+        self.templates
+            .ask(ask.worker, &ask.device, &opened, how, now)?;
+        Ok(None)
+    }
+
+    /// Tells what became of workers that templates were asked for.
+    fn settle(&mut self, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Born {
                     worker,
-                    reason: error.to_string(),
-                    permanent: error.permanent(),
-                };
-                self.tell(Tell::SpawnFailed(told), None);
+                    pid,
+                    connection,
+                    digest,
+                } => self.started(worker, pid, &connection, digest),
+                Outcome::Failed {
+                    worker,
+                    reason,
+                    permanent,
+                } => self.failed(worker, reason, permanent),
+                // The templates have seen to it.
+                Outcome::Unwanted { .. } => {}
             }
         }
     }
 
-    fn try_spawn(&self, ask: &SpawnWorker) -> Result<worker::Started, SpawnError> {
-        if self.workers.contains_key(&ask.worker) {
-            return Err(SpawnError::Number(ask.worker));
-        }
-        let most = self.setup.config.cpu.workers_max as usize + WORKERS_SPARE;
-        if self.workers.len() >= most {
-            return Err(SpawnError::TooMany(most));
-        }
-        worker::start(
-            &self.setup.programs.worker,
-            &self.setup.config,
-            &self.setup.catalog,
-            &ask.model,
-            &ask.device,
-        )
+    fn started(&mut self, worker: u64, pid: Pid, connection: &OwnedFd, model_sha256: String) {
+        self.workers.insert(worker, pid);
+        let told = Spawned {
+            worker,
+            pid: pid.as_raw(),
+            model_sha256,
+        };
+        self.tell(Tell::Spawned(told), Some(connection.as_fd()));
+    }
+
+    fn failed(&mut self, worker: u64, reason: String, permanent: bool) {
+        tracing::warn!(worker, "worker not started: {reason}");
+        let told = SpawnFailed {
+            worker,
+            reason,
+            permanent,
+        };
+        self.tell(Tell::SpawnFailed(told), None);
     }
 
     fn tell(&mut self, message: Tell, pass: Option<BorrowedFd<'_>>) {

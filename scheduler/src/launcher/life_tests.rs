@@ -16,6 +16,9 @@ use std::{
     time::Duration,
 };
 
+#[path = "template_tests.rs"]
+mod templates;
+
 /// Says what it has (arguments, environment, descriptors), then waits for the end of its connection.
 const SHOWS: &str = "exec >&3
 /bin/ls /proc/$$/fd
@@ -44,6 +47,8 @@ fn setup(dir: &Path, worker: &str, audit: &str) -> Setup {
         ..Config::default()
     };
     config.cpu.workers_max = 1;
+    // A script can be a worker, and no template.
+    config.worker.share_weights = false;
     let manifest = Manifest {
         name: "m".into(),
         format: Format::Gguf,
@@ -81,7 +86,7 @@ impl<'a> Pair<'a> {
     fn ask(&mut self, ask: Ask) {
         let message = ToLauncher { message: Some(ask) };
         packet::send(self.scheduler.as_fd(), &message, None).unwrap();
-        self.life.listen();
+        self.life.listen(Instant::now());
     }
 
     fn spawn(&mut self, worker: u64, model: &str, device: &str) -> (Tell, Option<OwnedFd>) {
@@ -302,7 +307,7 @@ fn nonsense_from_the_scheduler_ends_the_connection() {
     let setup = setup(dir.path(), DIES, DIES);
     let mut pair = Pair::new(&setup);
     nix::unistd::write(&pair.scheduler, b"\xff\xff\xff").unwrap();
-    pair.life.listen();
+    pair.life.listen(Instant::now());
     assert!(pair.life.socket().is_none());
     pair.life.end();
 }

@@ -38,6 +38,8 @@ pub mod programs;
 mod restarts;
 mod signals;
 mod sys;
+mod template;
+mod templates;
 mod worker;
 
 use restarts::{Next, Restarts};
@@ -90,6 +92,7 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
         config,
     };
     let signals = Signals::new()?;
+    sys::adopt_orphans()?;
     let mut restarts = Restarts::default();
     loop {
         let born = Instant::now();
@@ -157,6 +160,7 @@ fn live(setup: &Setup, signals: &Signals) -> Result<End, LauncherError> {
         sys::kill_and_wait(pid);
     }
     life.end();
+    sys::end_strays(|_| false);
     Ok(end?)
 }
 
@@ -202,8 +206,9 @@ fn watch(life: &mut Life<'_>, pid: Pid, signals: &Signals, drain_ms: u64) -> io:
                 _ => {}
             }
         }
-        life.listen();
+        life.listen(Instant::now());
         life.tick(Instant::now());
+        life.end_strays(pid);
         if let Some(how) = sys::ended(pid) {
             return Ok(match (interrupted, asked) {
                 (true, _) => End::Interrupted,
@@ -225,11 +230,11 @@ fn watch(life: &mut Life<'_>, pid: Pid, signals: &Signals, drain_ms: u64) -> io:
     }
 }
 
-/// Waits for a signal, for the scheduler, or until `wake`.
+/// Waits for a signal, for the scheduler, for a template, or until `wake`.
 fn wait(signals: &Signals, life: &Life<'_>, wake: Option<Instant>) -> io::Result<()> {
     let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let mut fds = vec![readable(signals.as_fd())];
-    fds.extend(life.socket().map(readable));
+    fds.extend(life.readable().map(readable));
     poll_until(&mut fds, wake)
 }
 

@@ -9,8 +9,8 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        signal::{SigSet, Signal, kill},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        signal::{SigSet, Signal, kill, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{ForkResult, Pid, fork, getpid},
 };
@@ -244,6 +244,37 @@ fn dup_above(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
     let raw = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Kills a child that leads a process group, and all that is in its group.
+pub fn kill_group(child: Pid) {
+    // Before it has made the group there is only itself.
+    let _ = killpg(child, Signal::SIGKILL);
+    kill_now(child);
+}
+
+/// True where the kernel says that this is a child of ours that has not been waited for, alive or not.
+pub fn is_child(pid: Pid) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    pid.as_raw() > 0 && waitid(Id::Pid(pid), look).is_ok()
+}
+
+/// From now on what descendants leave behind when they end becomes this process's child.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Ends and buries children that are not `known`. To be called while none is on its way to become
+/// known. Where the kernel does not list children, those that nobody knows are left alone.
+pub fn end_strays(known: impl Fn(Pid) -> bool) {
+    let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+    let pids = children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok());
+    for pid in pids.map(Pid::from_raw).filter(|pid| !known(*pid)) {
+        tracing::warn!(pid = pid.as_raw(), "killing a child that nobody asked for");
+        kill_and_wait(pid);
+    }
 }
 
 /// Sends SIGKILL to a child that has not been waited for; nothing happens if it is gone.

@@ -1,7 +1,7 @@
-//! Starting one worker: its connection, its model's files, its first words.
+//! Starting one worker by itself: its connection, its model's files, its first words.
 
 use super::{
-    catalog::{Catalog, CatalogError},
+    catalog::{Catalog, CatalogError, Opened},
     sys,
 };
 use crate::config::Config;
@@ -65,18 +65,16 @@ pub struct Started {
     pub digest: String,
 }
 
-/// Starts a worker for `model` on `device`.
-pub fn start(
-    program: &Path,
-    config: &Config,
-    catalog: &Catalog,
-    model: &str,
-    device: &str,
-) -> Result<Started, SpawnError> {
+/// Opens what a worker for `model` on `device` needs.
+pub fn open<'a>(catalog: &'a Catalog, model: &str, device: &str) -> Result<Opened<'a>, SpawnError> {
     if device != CPU {
         return Err(SpawnError::Device(device.chars().take(64).collect()));
     }
-    let opened = catalog.open(model)?;
+    Ok(catalog.open(model)?)
+}
+
+/// Starts a worker that loads the model itself and shares it with nobody.
+pub fn start(program: &Path, config: &Config, opened: &Opened<'_>) -> Result<Started, SpawnError> {
     let (theirs, connection) = socketpair(
         AddressFamily::Unix,
         SockType::Stream,
@@ -84,22 +82,7 @@ pub fn start(
         SockFlag::SOCK_CLOEXEC,
     )
     .map_err(io::Error::from)?;
-    let files = (opened.manifest.files.iter().zip(sys::FIRST_FD + 1..))
-        .map(|(file, fd)| ModelFile {
-            name: file.name.clone(),
-            fd,
-            sha256: file.sha256.clone(),
-        })
-        .collect();
-    let load = Load {
-        model: opened.manifest.name.clone(),
-        format: opened.manifest.format.to_string(),
-        files,
-        threads: config.worker_threads(),
-        required_layers: config.worker.required_layers.clone(),
-        zeroing: config.zeroing(),
-        null_ns_per_token: config.models.null_ns_per_token,
-    };
+    let load = load(config, opened);
     // The frame is far smaller than a socket's buffer, so this does not wait for the worker.
     let mut stream = UnixStream::from(connection);
     stream.set_nonblocking(true)?;
@@ -115,4 +98,24 @@ pub fn start(
         connection: stream.into(),
         digest: opened.digest.to_owned(),
     })
+}
+
+/// What to load, for a process that finds the model's files from the second descriptor on.
+pub fn load(config: &Config, opened: &Opened<'_>) -> Load {
+    let files = (opened.manifest.files.iter().zip(sys::FIRST_FD + 1..))
+        .map(|(file, fd)| ModelFile {
+            name: file.name.clone(),
+            fd,
+            sha256: file.sha256.clone(),
+        })
+        .collect();
+    Load {
+        model: opened.manifest.name.clone(),
+        format: opened.manifest.format.to_string(),
+        files,
+        threads: config.worker_threads(),
+        required_layers: config.worker.required_layers.clone(),
+        zeroing: config.zeroing(),
+        null_ns_per_token: config.models.null_ns_per_token,
+    }
 }

@@ -1,0 +1,342 @@
+//! One template: the process that holds a model, and the workers that it has been asked for.
+//!
+//! It is not trusted. It sees no request and no tenant, but it has parsed a model's files, so whoever
+//! made those may own it. It is believed in one thing alone: that it has loaded. That there is a new
+//! worker is said by the worker itself, with its number from the kernel; and it must be a child of this
+//! process that nobody knew. A template that says anything else, or takes too long, is ended together
+//! with what it has forked and not let go. Nothing here waits; time comes as an argument.
+
+use super::{catalog::Opened, sys, worker};
+use crate::config::Config;
+use bulkhead_proto::{
+    internal::{
+        Fork, FromTemplate, ToTemplate, from_template::Message as Told, to_template::Message as Ask,
+    },
+    packet,
+};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+    unistd::Pid,
+};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// How long a model may take to load.
+const LOAD_MAX: Duration = Duration::from_secs(600);
+/// How long a fork may take.
+const FORK_MAX: Duration = Duration::from_secs(10);
+/// How long a template that has no workers is kept for the next.
+const IDLE_MAX: Duration = Duration::from_secs(60);
+/// Packets taken in one turn, so that a talkative template delays nobody.
+const PACKETS_PER_TURN: usize = 64;
+
+/// What became of a worker that was asked for.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is there.
+    Born {
+        worker: u64,
+        pid: Pid,
+        /// The scheduler's end of its connection.
+        connection: OwnedFd,
+        /// The model's digest, hex.
+        digest: String,
+    },
+    /// It will not be.
+    Failed {
+        worker: u64,
+        reason: String,
+        /// True where trying again will not help.
+        permanent: bool,
+    },
+    /// There is one that was killed before it was there: it is to end.
+    Unwanted { pid: Pid },
+}
+
+/// Why a template is to end.
+#[derive(Clone, Debug)]
+pub struct Why {
+    pub reason: String,
+    pub permanent: bool,
+}
+
+impl Why {
+    fn passing(reason: impl Into<String>) -> Why {
+        Why {
+            reason: reason.into(),
+            permanent: false,
+        }
+    }
+}
+
+/// A worker that waits for its turn.
+struct Waiting {
+    worker: u64,
+    connection: OwnedFd,
+    /// The other end, on its way to the worker.
+    theirs: OwnedFd,
+}
+
+/// What a template is doing.
+enum State {
+    Loading,
+    Idle,
+    /// For this worker; for none where it was killed meanwhile.
+    Forking(Option<(u64, OwnedFd)>),
+}
+
+/// A template.
+pub struct Template {
+    pid: Pid,
+    control: OwnedFd,
+    digest: String,
+    state: State,
+    /// When the state began, or the last worker ended.
+    since: Instant,
+    waiting: VecDeque<Waiting>,
+    workers: BTreeSet<Pid>,
+    why: Option<Why>,
+}
+
+impl Template {
+    /// Starts one for a model whose files are open.
+    pub fn start(
+        program: &Path,
+        config: &Config,
+        opened: &Opened<'_>,
+        now: Instant,
+    ) -> io::Result<Template> {
+        let (theirs, control) = packet::pair()?;
+        let load = Ask::Load(worker::load(config, opened));
+        packet::send(control.as_fd(), &message(load), None)?;
+        let mut fds = vec![theirs.as_fd()];
+        fds.extend(opened.files.iter().map(AsFd::as_fd));
+        let pid = sys::spawn(program, &["--template".as_ref()], &fds)?;
+        Template::over(pid, control, opened.digest, now).inspect_err(|_| sys::kill_and_wait(pid))
+    }
+
+    /// Over the launcher's end of the connection to a process that was told to load.
+    pub fn over(pid: Pid, control: OwnedFd, digest: &str, now: Instant) -> io::Result<Template> {
+        fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        packet::name_senders(control.as_fd())?;
+        Ok(Template {
+            pid,
+            control,
+            digest: digest.to_owned(),
+            state: State::Loading,
+            since: now,
+            waiting: VecDeque::new(),
+            workers: BTreeSet::new(),
+            why: None,
+        })
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Its connection, to wait on.
+    pub fn control(&self) -> BorrowedFd<'_> {
+        self.control.as_fd()
+    }
+
+    /// Asks for a worker, whose turn comes once the model is loaded.
+    pub fn ask(&mut self, worker: u64, now: Instant) -> io::Result<()> {
+        let (theirs, connection) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )?;
+        self.waiting.push_back(Waiting {
+            worker,
+            connection,
+            theirs,
+        });
+        self.go_on(now);
+        Ok(())
+    }
+
+    /// Numbers of the workers that were asked for and are not there yet.
+    pub fn expected(&self) -> impl Iterator<Item = u64> {
+        let forking = match &self.state {
+            State::Forking(Some((worker, _))) => Some(*worker),
+            _ => None,
+        };
+        forking
+            .into_iter()
+            .chain(self.waiting.iter().map(|waiting| waiting.worker))
+    }
+
+    /// True while a child may exist that is not known yet.
+    pub fn is_forking(&self) -> bool {
+        matches!(self.state, State::Forking(_))
+    }
+
+    /// A worker that was asked for is not wanted any more.
+    pub fn forget(&mut self, worker: u64) {
+        self.waiting.retain(|waiting| waiting.worker != worker);
+        if let State::Forking(birth) = &mut self.state {
+            birth.take_if(|(number, _)| *number == worker);
+        }
+    }
+
+    /// One of its workers has ended.
+    pub fn left(&mut self, worker: Pid, now: Instant) {
+        if self.workers.remove(&worker) {
+            self.since = self.since.max(now);
+        }
+    }
+
+    /// When `overdue` will have something to say.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let span = match self.state {
+            State::Loading => LOAD_MAX,
+            State::Forking(_) => FORK_MAX,
+            State::Idle if self.workers.is_empty() => IDLE_MAX,
+            State::Idle => return None,
+        };
+        Some(self.since + span)
+    }
+
+    /// Why it is to end now, if its time is over.
+    pub fn overdue(&self, now: Instant) -> Option<Why> {
+        (self.wake_at()? <= now).then(|| match self.state {
+            State::Loading => Why::passing("the model took too long to load"),
+            State::Forking(_) => Why::passing("the template took too long to fork"),
+            State::Idle => Why::passing("it was not used"),
+        })
+    }
+
+    /// Takes what it says. `known` has the launcher's children so far, and gets the new ones. An error
+    /// is why it is to end.
+    pub fn listen(
+        &mut self,
+        known: &mut BTreeSet<Pid>,
+        now: Instant,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), Why> {
+        for _ in 0..PACKETS_PER_TURN {
+            match packet::recv_packet::<FromTemplate>(self.control.as_fd()) {
+                Ok(Some(packet)) => {
+                    let sender = packet.sender.map(Pid::from_raw);
+                    self.hear(packet.message, sender, known, outcomes)?;
+                    self.since = now;
+                    self.go_on(now);
+                }
+                // How it ended is known when it is buried.
+                Ok(None) => return Err(Why::passing("")),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // It ended before it had read all; what it said before that comes next.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
+                Err(e) => return Err(Why::passing(format!("the template spoke nonsense: {e}"))),
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(
+        &mut self,
+        message: FromTemplate,
+        sender: Option<Pid>,
+        known: &mut BTreeSet<Pid>,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), Why> {
+        match (message.message, &mut self.state) {
+            (Some(Told::Loaded(loaded)), State::Loading) => {
+                let ms = loaded.load_ns / 1_000_000;
+                tracing::info!(pid = self.pid.as_raw(), load_ms = ms, "a model is loaded");
+            }
+            (Some(Told::Refused(refused)), State::Loading) => {
+                return Err(Why {
+                    reason: refused.reason,
+                    permanent: true,
+                });
+            }
+            (Some(Told::Forked(_)), State::Forking(birth)) => {
+                let pid = sender
+                    .filter(|pid| !known.contains(pid) && sys::is_child(*pid))
+                    .ok_or_else(|| Why::passing("the template lied about a worker"))?;
+                known.insert(pid);
+                self.workers.insert(pid);
+                outcomes.push(match birth.take() {
+                    Some((worker, connection)) => Outcome::Born {
+                        worker,
+                        pid,
+                        connection,
+                        digest: self.digest.clone(),
+                    },
+                    None => Outcome::Unwanted { pid },
+                });
+            }
+            (Some(Told::ForkFailed(failed)), State::Forking(birth)) => {
+                outcomes.extend(birth.take().map(|(worker, _)| Outcome::Failed {
+                    worker,
+                    reason: failed.reason,
+                    permanent: false,
+                }));
+            }
+            _ => return Err(Why::passing("the template spoke out of turn")),
+        }
+        self.state = State::Idle;
+        Ok(())
+    }
+
+    /// Has the next worker forked, if one waits and nothing else is going on.
+    fn go_on(&mut self, now: Instant) {
+        if !matches!(self.state, State::Idle) {
+            return;
+        }
+        let Some(next) = self.waiting.pop_front() else {
+            return;
+        };
+        // Where it cannot be sent the answer never comes, and that ends the template.
+        let fork = message(Ask::Fork(Fork {}));
+        if let Err(e) = packet::send(self.control.as_fd(), &fork, Some(next.theirs.as_fd())) {
+            tracing::error!(pid = self.pid.as_raw(), "a template cannot be reached: {e}");
+        }
+        self.state = State::Forking(Some((next.worker, next.connection)));
+        self.since = now;
+    }
+
+    /// Kills it, and what it has forked that is not a worker yet.
+    pub fn end(&mut self, why: Why) {
+        if !why.reason.is_empty() {
+            tracing::info!(
+                pid = self.pid.as_raw(),
+                why = why.reason,
+                "ending a template"
+            );
+        }
+        self.why.get_or_insert(why);
+        sys::kill_group(self.pid);
+    }
+
+    /// It has ended: what becomes of those who waited for it.
+    pub fn bury(&mut self, how: &str, outcomes: &mut Vec<Outcome>) {
+        let told = self.why.take().filter(|why| !why.reason.is_empty());
+        let why = told.unwrap_or_else(|| {
+            Why::passing(format!("the process that holds the model ended with {how}"))
+        });
+        let expected: Vec<_> = self.expected().collect();
+        outcomes.extend(expected.into_iter().map(|worker| Outcome::Failed {
+            worker,
+            reason: why.reason.clone(),
+            permanent: why.permanent,
+        }));
+    }
+}
+
+fn message(ask: Ask) -> ToTemplate {
+    ToTemplate { message: Some(ask) }
+}

@@ -1,0 +1,269 @@
+//! Templates driven as a launcher drives them: shell scripts in their place that speak its packets,
+//! truly or not.
+
+use super::*;
+
+/// Takes one packet, whatever it says.
+const TAKE: &str = "/bin/dd bs=65536 count=1 <&3 2>/dev/null | /usr/bin/tail -c 0\n";
+/// Says `Loaded`, `Forked`, and `Refused` with the reason "bad".
+const LOADED: &str = "printf '\\012\\002\\010\\001' >&3\n";
+const FORKED: &str = "printf '\\032\\000' >&3\n";
+const REFUSED: &str = "printf '\\022\\005\\012\\003bad' >&3\n";
+
+/// Leaves a child behind, in a group of its own, that says `Forked` once the launcher has adopted it,
+/// and then waits.
+fn forks(dir: &Path) -> String {
+    let text = format!(
+        "while :; do
+while read -r key value; do [ \"$key\" = PPid: ] && parent=$value; done </proc/$$/status
+[ \"$parent\" = {} ] && break
+done\n{FORKED}exec /bin/sleep 60\n",
+        std::process::id()
+    );
+    let newborn = script(dir, "newborn", &text);
+    format!("(/usr/bin/setsid /bin/sh {} &)\n", newborn.display())
+}
+
+fn sharing(dir: &Path, template: &str) -> Setup {
+    let mut setup = setup(dir, template, "read -r _ <&3\n");
+    setup.config.worker.share_weights = true;
+    sys::adopt_orphans().unwrap();
+    setup
+}
+
+fn spawn(worker: u64) -> Ask {
+    let (model, device) = ("m".into(), "cpu".into());
+    Ask::Spawn(SpawnWorker {
+        worker,
+        model,
+        device,
+        ..SpawnWorker::default()
+    })
+}
+
+/// What the scheduler is told next, whoever has to speak first.
+fn next(pair: &mut Pair<'_>) -> (Tell, Option<OwnedFd>) {
+    fcntl(&pair.scheduler, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    for _ in 0..20_000 {
+        let now = Instant::now();
+        pair.life.listen(now);
+        pair.life.tick(now);
+        match packet::recv::<FromLauncher>(pair.scheduler.as_fd()) {
+            Ok(Some((told, fd))) => match told.message.expect("a message") {
+                Tell::AuditUp(_) | Tell::AuditDown(_) => {}
+                other => return (other, fd),
+            },
+            Ok(None) => panic!("the launcher hung up"),
+            Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+        }
+        let ready = |fd| nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN);
+        let mut fds: Vec<_> = pair.life.readable().map(ready).collect();
+        // Deaths are no packets: they are looked for again and again.
+        nix::poll::poll(&mut fds, 10u16).unwrap();
+    }
+    panic!("nothing is told");
+}
+
+fn born(pair: &mut Pair<'_>, worker: u64) -> (Pid, OwnedFd) {
+    match next(pair) {
+        (Tell::Spawned(told), Some(fd)) if told.worker == worker => (Pid::from_raw(told.pid), fd),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failed(pair: &mut Pair<'_>, worker: u64) -> SpawnFailed {
+    match next(pair) {
+        (Tell::SpawnFailed(told), None) if told.worker == worker => told,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn templates(pair: &Pair<'_>) -> Vec<Pid> {
+    pair.life.templates.pids().collect()
+}
+
+#[test]
+fn a_worker_that_a_template_forked_is_the_launchers_own_child() {
+    let dir = tempfile::tempdir().unwrap();
+    let each = format!("{TAKE}{}", forks(dir.path()));
+    let setup = sharing(dir.path(), &format!("{TAKE}{LOADED}{each}{each}{TAKE}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    pair.ask(spawn(2));
+    let before = templates(&pair);
+    let (one, two) = (born(&mut pair, 1), born(&mut pair, 2));
+    assert!(one.0 != two.0 && sys::is_child(one.0) && sys::is_child(two.0));
+    assert_eq!(
+        (before.len(), templates(&pair)),
+        (1, before),
+        "one for both"
+    );
+
+    // The template's death is nobody else's.
+    sys::kill_now(templates(&pair)[0]);
+    until_ended(templates(&pair)[0]);
+    pair.life.listen(Instant::now());
+    pair.life.tick(Instant::now());
+    assert!(templates(&pair).is_empty());
+    pair.ask(Ask::Kill(KillWorker { worker: 1 }));
+    match next(&mut pair).0 {
+        Tell::Exited(told) => assert_eq!((told.worker, pair.life.workers.len()), (1, 1)),
+        other => panic!("{other:?}"),
+    }
+    pair.ask(spawn(3));
+    born(&mut pair, 3);
+    pair.life.end();
+    assert!(!sys::is_child(two.0), "buried");
+}
+
+#[test]
+fn a_template_that_lies_about_a_worker_is_ended_and_nobody_gets_one() {
+    let dir = tempfile::tempdir().unwrap();
+    // It says "I am the worker"; the kernel says who it is.
+    let setup = sharing(dir.path(), &format!("{TAKE}{LOADED}{TAKE}{FORKED}{TAKE}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    let liar = templates(&pair)[0];
+    let told = failed(&mut pair, 1);
+    assert!(told.reason.contains("lied") && !told.permanent, "{told:?}");
+    assert!(!sys::is_child(liar), "dead and buried");
+    pair.life.end();
+}
+
+#[test]
+fn a_grandchild_is_no_worker_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = script(
+        dir.path(),
+        "child",
+        &format!("{FORKED}exec /bin/sleep 60\n"),
+    );
+    let lies = format!("/bin/sh {} &\n{TAKE}", child.display());
+    let setup = sharing(dir.path(), &format!("{TAKE}{LOADED}{TAKE}{lies}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    assert!(failed(&mut pair, 1).reason.contains("lied"));
+    pair.life.end();
+}
+
+#[test]
+fn a_template_that_speaks_out_of_turn_or_nonsense_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let nonsense = "printf '\\377\\377\\377' >&3\n";
+    for (what, word) in [(FORKED, "turn"), (nonsense, "nonsense")] {
+        let setup = sharing(dir.path(), &format!("{TAKE}{what}{TAKE}"));
+        let mut pair = Pair::new(&setup);
+        pair.ask(spawn(1));
+        let told = failed(&mut pair, 1);
+        assert!(told.reason.contains(word) && !told.permanent, "{told:?}");
+        pair.life.end();
+    }
+}
+
+#[test]
+fn why_a_model_did_not_load_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases = [(format!("{TAKE}{REFUSED}exit 1\n"), "bad", true)];
+    let dies = [("exit 3\n".to_owned(), "exit 3", false)];
+    for (script, word, permanent) in cases.into_iter().chain(dies) {
+        let setup = sharing(dir.path(), &script);
+        let mut pair = Pair::new(&setup);
+        pair.ask(spawn(1));
+        let told = failed(&mut pair, 1);
+        assert!(told.reason.contains(word), "{told:?}");
+        assert_eq!(told.permanent, permanent);
+        pair.life.end();
+    }
+}
+
+#[test]
+fn a_template_that_hangs_is_ended_when_its_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    for hangs in [TAKE.to_owned(), format!("{TAKE}{LOADED}{TAKE}")] {
+        let setup = sharing(dir.path(), &format!("{hangs}exec /bin/sleep 60\n"));
+        let mut pair = Pair::new(&setup);
+        pair.ask(spawn(1));
+        let due = pair.life.templates.wake_at().expect("bounded");
+        assert!(due < Instant::now() + hour);
+        pair.life.tick(Instant::now() + hour);
+        let told = failed(&mut pair, 1);
+        assert!(
+            told.reason.contains("too long") && !told.permanent,
+            "{told:?}"
+        );
+        pair.life.end();
+    }
+}
+
+#[test]
+fn a_worker_that_is_killed_before_it_is_there_is_told_at_once_and_never_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = dir.path().join("gate");
+    let waits = format!("until [ -e {} ]; do :; done\n", gate.display());
+    let late = format!("{TAKE}{waits}{}", forks(dir.path()));
+    let then = format!("{TAKE}{}", forks(dir.path()));
+    let setup = sharing(dir.path(), &format!("{TAKE}{LOADED}{late}{then}{TAKE}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    pair.ask(Ask::Kill(KillWorker { worker: 1 }));
+    match next(&mut pair) {
+        (Tell::Exited(told), None) => assert_eq!(told.worker, 1),
+        other => panic!("{other:?}"),
+    }
+    fs::write(&gate, "").unwrap();
+    pair.ask(spawn(2));
+    // The first birth, where it still happens, is nobody's.
+    born(&mut pair, 2);
+    pair.life.end();
+}
+
+#[test]
+fn a_template_without_workers_is_kept_for_a_while_and_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let each = format!("{TAKE}{}", forks(dir.path()));
+    let setup = sharing(dir.path(), &format!("{TAKE}{LOADED}{each}{TAKE}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    born(&mut pair, 1);
+    assert_eq!(
+        pair.life.templates.wake_at(),
+        None,
+        "never, while it has one"
+    );
+    pair.ask(Ask::Kill(KillWorker { worker: 1 }));
+    assert!(matches!(next(&mut pair).0, Tell::Exited(_)));
+    let due = pair.life.templates.wake_at().expect("it has none");
+    let template = templates(&pair)[0];
+    pair.life.tick(due - std::time::Duration::from_secs(1));
+    assert_eq!(pair.life.templates.controls().count(), 1);
+    pair.life.tick(due);
+    assert_eq!(pair.life.templates.controls().count(), 0);
+    until_buried(&mut pair, template);
+    pair.life.end();
+}
+
+#[test]
+fn a_template_ends_when_a_file_of_its_model_has_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let each = format!("{TAKE}{}", forks(dir.path()));
+    let setup = sharing(dir.path(), &format!("{TAKE}{LOADED}{each}{TAKE}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    let (worker, _connection) = born(&mut pair, 1);
+    fs::write(dir.path().join("model.gguf"), "others\n").unwrap();
+    pair.ask(spawn(2));
+    assert!(failed(&mut pair, 2).permanent);
+    assert_eq!(pair.life.templates.controls().count(), 0);
+    assert!(sys::ended(worker).is_none(), "who runs keeps what it has");
+    pair.life.end();
+}
+
+/// Waits until a template that was killed is no more.
+fn until_buried(pair: &mut Pair<'_>, template: Pid) {
+    if templates(pair).contains(&template) {
+        until_ended(template);
+        pair.life.tick(Instant::now());
+    }
+    assert!(!sys::is_child(template), "dead and buried");
+}

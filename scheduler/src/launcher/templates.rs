@@ -1,0 +1,187 @@
+//! All templates: one for each model and device that workers are asked for.
+//!
+//! A template lives while its model has workers, and a little longer. It ends when a file of its model
+//! is not the one that it read, so that no later worker serves what was replaced; workers that run
+//! already keep what they have. All end with the scheduler that asked for them: the next one begins
+//! with nothing of the last.
+
+use super::{
+    catalog::Opened,
+    sys,
+    template::{Outcome, Template, Why},
+};
+use crate::config::Config;
+use nix::unistd::Pid;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::BorrowedFd,
+    path::Path,
+    time::Instant,
+};
+
+/// A model's name and a device's.
+type Key = (String, String);
+
+/// The templates of one life.
+#[derive(Default)]
+pub struct Templates {
+    live: BTreeMap<Key, Template>,
+    /// Killed and not yet buried.
+    ending: Vec<Template>,
+    /// Workers that nobody wants any more, killed and not yet buried.
+    unwanted: Vec<Pid>,
+}
+
+impl Templates {
+    /// Asks for a worker of a model whose files are open; starts a template where there is none of
+    /// that very model.
+    pub fn ask(
+        &mut self,
+        worker: u64,
+        device: &str,
+        opened: &Opened<'_>,
+        (program, config): (&Path, &Config),
+        now: Instant,
+    ) -> io::Result<()> {
+        let key = (opened.manifest.name.clone(), device.to_owned());
+        if (self.live.get(&key)).is_some_and(|template| template.digest() != opened.digest) {
+            self.retire(&key.0, "its model was replaced");
+        }
+        let template = match self.live.entry(key) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(Template::start(program, config, opened, now)?)
+            }
+        };
+        template.ask(worker, now)
+    }
+
+    /// Ends a model's templates; their workers live on.
+    pub fn retire(&mut self, model: &str, why: &str) {
+        let of_model = |key: &Key, _: &mut Template| key.0 == model;
+        let retired: Vec<_> = self.live.extract_if(.., of_model).collect();
+        for (_, template) in retired {
+            let reason = why.to_owned();
+            self.end_one(
+                template,
+                Why {
+                    reason,
+                    permanent: false,
+                },
+            );
+        }
+    }
+
+    /// Numbers of the workers that were asked for and are not there yet.
+    pub fn expected(&self) -> impl Iterator<Item = u64> {
+        self.all().flat_map(Template::expected)
+    }
+
+    /// True while a child may exist that is not known yet.
+    pub fn is_forking(&self) -> bool {
+        self.live.values().any(Template::is_forking)
+    }
+
+    /// A worker that was asked for is not wanted any more. False where none of that number is expected.
+    pub fn forget(&mut self, worker: u64) -> bool {
+        let expected = self.expected().any(|number| number == worker);
+        let all = self.live.values_mut().chain(&mut self.ending);
+        all.for_each(|template| template.forget(worker));
+        expected
+    }
+
+    /// A worker has ended.
+    pub fn left(&mut self, worker: Pid, now: Instant) {
+        for template in self.live.values_mut() {
+            template.left(worker, now);
+        }
+    }
+
+    /// All connections, to wait on.
+    pub fn controls(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.live.values().map(Template::control)
+    }
+
+    /// All processes of these templates that are not workers.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        (self.all().map(Template::pid)).chain(self.unwanted.iter().copied())
+    }
+
+    /// When `tick` wants to be called at the latest.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.live.values().filter_map(Template::wake_at).min()
+    }
+
+    /// Takes what they say. `known` has all other children of the launcher.
+    pub fn listen(&mut self, mut known: BTreeSet<Pid>, now: Instant) -> Vec<Outcome> {
+        known.extend(self.pids());
+        let mut outcomes = Vec::new();
+        let mut over = Vec::new();
+        for (key, template) in &mut self.live {
+            if let Err(why) = template.listen(&mut known, now, &mut outcomes) {
+                over.push((key.clone(), why));
+            }
+        }
+        self.end_some(over);
+        outcomes.retain(|outcome| match outcome {
+            Outcome::Unwanted { pid } => {
+                sys::kill_now(*pid);
+                self.unwanted.push(*pid);
+                false
+            }
+            _ => true,
+        });
+        outcomes
+    }
+
+    /// Buries those that ended, and ends those whose time is over.
+    pub fn tick(&mut self, now: Instant) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        let late = |(key, template): (&Key, &Template)| Some((key.clone(), template.overdue(now)?));
+        let late: Vec<_> = self.live.iter().filter_map(late).collect();
+        self.end_some(late);
+        self.unwanted.retain(|pid| sys::ended(*pid).is_none());
+        self.live
+            .retain(|_, template| !buried(template, &mut outcomes));
+        self.ending
+            .retain_mut(|template| !buried(template, &mut outcomes));
+        outcomes
+    }
+
+    /// Ends them all.
+    pub fn end(self) {
+        let all = || self.live.values().chain(&self.ending);
+        all().for_each(|template| sys::kill_group(template.pid()));
+        all().for_each(|template| sys::kill_and_wait(template.pid()));
+        self.unwanted
+            .iter()
+            .for_each(|pid| sys::kill_and_wait(*pid));
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Template> {
+        self.live.values().chain(&self.ending)
+    }
+
+    fn end_some(&mut self, some: Vec<(Key, Why)>) {
+        for (key, why) in some {
+            if let Some(template) = self.live.remove(&key) {
+                self.end_one(template, why);
+            }
+        }
+    }
+
+    fn end_one(&mut self, mut template: Template, why: Why) {
+        template.end(why);
+        self.ending.push(template);
+    }
+}
+
+/// Buries a template if it has ended.
+fn buried(template: &mut Template, outcomes: &mut Vec<Outcome>) -> bool {
+    let Some(how) = sys::ended(template.pid()) else {
+        return false;
+    };
+    template.bury(&how, outcomes);
+    true
+}
