@@ -16,6 +16,8 @@ pub struct ModelInfo {
     pub context_tokens: u32,
     /// KV bytes that one token of one sequence takes; 0 for embeddings.
     pub kv_bytes_per_token: u64,
+    /// Bytes that the weights take, as they are computed with.
+    pub weights_bytes: u64,
 }
 
 /// What one step did.

@@ -188,6 +188,7 @@ fn make_ready(
         kv_bytes_per_token: info.kv_bytes_per_token,
         seal: sealed.applied(),
         load_ns,
+        weights_bytes: info.weights_bytes,
     };
     serve::tell(socket, from_worker::Message::Ready(ready)).map_err(RefusedToServe::Socket)?;
     Ok(engine)

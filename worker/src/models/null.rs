@@ -120,6 +120,7 @@ impl Engine for NullEngine {
             dimensions: DIMENSIONS,
             context_tokens: CONTEXT_TOKENS,
             kv_bytes_per_token: 0,
+            weights_bytes: 0,
         }
     }
 

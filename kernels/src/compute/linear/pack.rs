@@ -77,6 +77,17 @@ impl Rows {
         }
     }
 
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Rows::F32(values) => size_of_val(values.as_slice()),
+            Rows::Bf16(bits) | Rows::F16(bits) => size_of_val(bits.as_slice()),
+            Rows::Affine {
+                scale, offset, q, ..
+            } => size_of_val(scale.as_slice()) + size_of_val(offset.as_slice()) + q.len(),
+        }
+    }
+
     /// Every weight's value.
     pub fn values(&self) -> Vec<f32> {
         match self {

@@ -5,6 +5,7 @@
 //! of each as many as planned. Which block of the pool belongs to which sequence is decided by the caller;
 //! nothing here remembers a sequence.
 
+mod candle;
 mod checkpoint;
 mod config;
 mod cpu;
@@ -15,6 +16,7 @@ mod ops;
 mod rope;
 
 pub use bulkhead_kernels::compute::paged::Layout;
+pub use candle::CandleDecoder;
 pub use checkpoint::Checkpoint;
 pub use config::{Config, FAMILIES, Family};
 pub use cpu::{CpuDecoder, CpuModel};

@@ -291,6 +291,7 @@ impl Engine for Embedder {
             dimensions: self.model.hidden() as u32,
             context_tokens: self.context_tokens as u32,
             kv_bytes_per_token: 0,
+            weights_bytes: self.model.bytes(),
         }
     }
 

@@ -5,6 +5,7 @@ use super::weights::{Embeddings, Layer, Reader};
 use crate::engine::Scrubbed;
 use crate::models::scratch::{Buffer, sum};
 use crate::models::{LoadError, ModelFiles};
+use bulkhead_kernels::compute::Linear;
 use bulkhead_kernels::compute::ragged::attend;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -66,6 +67,19 @@ impl Model {
     /// Width of a vector.
     pub fn hidden(&self) -> usize {
         self.config.hidden
+    }
+
+    /// Bytes that the weights take.
+    pub fn bytes(&self) -> u64 {
+        let Embeddings {
+            words, positions, ..
+        } = &self.embeddings;
+        let of_layer = |layer: &Layer| {
+            let matrices = [&layer.qkv, &layer.attended, &layer.up, &layer.down];
+            matrices.into_iter().map(Linear::bytes).sum::<usize>()
+        };
+        let tables = words.bytes() + size_of_val(positions.as_slice());
+        (tables + self.layers.iter().map(of_layer).sum::<usize>()) as u64
     }
 
     /// Layers of the encoder.

@@ -184,6 +184,7 @@ impl Engine for Generator {
             dimensions: 0,
             context_tokens: self.shape.context_tokens as u32,
             kv_bytes_per_token: self.shape.block_bytes / BLOCK_TOKENS as u64,
+            weights_bytes: self.shape.weights_bytes,
         }
     }
 

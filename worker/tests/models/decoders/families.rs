@@ -1,7 +1,7 @@
 //! Every family against what transformers computes: ragged batches, in any order, alone or together,
 //! prompts in pieces; from every kind of file.
 
-use super::model::{Case, case, cases, on_cpu};
+use super::model::{Case, case, cases, on_candle, on_cpu};
 use crate::fixture::cosine;
 use bulkhead_worker::models::decoder::{Checkpoint, Decoder, Row};
 use bulkhead_worker::models::source::Gguf;
@@ -246,6 +246,75 @@ fn agree_without_reference(case: &Case, mut folder: Box<dyn Decoder>) {
     let apart = apart(&want, &got);
     println!("{} gguf: {apart} from its folder", case.name);
     assert!(apart < APART_MAX, "{}: {apart}", case.name);
+}
+
+#[test]
+fn the_twin_on_candle_agrees_with_the_reference_and_with_the_fast_one() {
+    for case in cases() {
+        for dtype in [Dtype::F32, Dtype::BF16] {
+            if dtype == Dtype::BF16 && case.bits != 7 {
+                continue;
+            }
+            let checkpoint = case
+                .open(case.sharded(dtype, 2))
+                .expect("its shape is known");
+            let mut twin = on_candle(checkpoint).expect("it loads");
+            check(&case, twin.as_mut(), &format!("{dtype:?} on candle"));
+            let mut fast = from_folder(&case, dtype);
+            let want = logits(fast.as_mut(), &case.prompts, &[5, 16, 30]);
+            let got = logits(twin.as_mut(), &case.prompts, &[5, 16, 30]);
+            assert!(apart(&want, &got) < APART_MAX, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn the_twin_on_candle_computes_with_a_files_own_blocks() {
+    for case in cases() {
+        let bytes = case.gguf(GgmlDType::Q8_0);
+        let gguf = Gguf::parse(&bytes).expect("it parses");
+        let checkpoint = || Checkpoint::gguf(&gguf).expect("its shape is known");
+        let mut twin = on_candle(checkpoint()).expect("it loads");
+        let mut fast = on_cpu(checkpoint()).expect("it loads");
+        let want = logits(fast.as_mut(), &case.prompts, &[usize::MAX; 3]);
+        let got = logits(twin.as_mut(), &case.prompts, &[usize::MAX; 3]);
+        // candle rounds activations to 8 bits where weights are blocks.
+        for (want, got) in want.iter().zip(&got) {
+            let alike = cosine(want, got);
+            println!(
+                "{} Q8_0 on candle: cosine {alike:.6} with the fast one",
+                case.name
+            );
+            assert!(alike > 0.998, "{}: {alike}", case.name);
+        }
+        assert!(twin.shape().weights_bytes < fast.shape().weights_bytes);
+    }
+}
+
+#[test]
+fn blocks_are_zero_once_cleaned_on_either() {
+    let case = case("qwen3_wide_heads_tied");
+    let open = || {
+        case.open(case.single(Dtype::F32))
+            .expect("its shape is known")
+    };
+    for mut decoder in [
+        on_cpu(open()).expect("it loads"),
+        on_candle(open()).expect("it loads"),
+    ] {
+        let first = logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3]);
+        let block = decoder.shape().block_bytes;
+        let scrubbed = decoder.clean(0..16);
+        assert_eq!(
+            (scrubbed.zeroed, scrubbed.verified),
+            (16 * block, 16 * block)
+        );
+        assert_eq!(scrubbed.residue, 0);
+        assert!(decoder.scrub().zeroed > 0);
+        // What is gone is not missed.
+        let again = logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3]);
+        assert!(apart(&first, &again) == 0.0);
+    }
 }
 
 #[test]

@@ -5,8 +5,9 @@ use crate::fixture::reference;
 use bulkhead_worker::load::FileBytes;
 use bulkhead_worker::models::Compute;
 use bulkhead_worker::models::LoadError;
-use bulkhead_worker::models::decoder::{Checkpoint, CpuDecoder, CpuModel, Decoder};
+use bulkhead_worker::models::decoder::{CandleDecoder, Checkpoint, CpuDecoder, CpuModel, Decoder};
 use bulkhead_worker::models::source::Safetensors;
+use candle_core::Device;
 use safetensors::Dtype;
 use safetensors::tensor::{TensorView, serialize};
 use serde::Deserialize;
@@ -233,6 +234,13 @@ pub fn file(tensors: &[Tensor], dtype: Dtype) -> Vec<u8> {
 /// On this machine's processor, with room for a few sequences.
 pub fn on_cpu(checkpoint: Checkpoint<'_>) -> Result<Box<dyn Decoder>, LoadError> {
     let mut decoder = CpuDecoder::new(CpuModel::load(checkpoint)?, Compute::new(2)?);
+    assert!(decoder.assign(1 << 20) >= 16);
+    Ok(Box::new(decoder))
+}
+
+/// By candle's operations, with as much room.
+pub fn on_candle(checkpoint: Checkpoint<'_>) -> Result<Box<dyn Decoder>, LoadError> {
+    let mut decoder = CandleDecoder::load(checkpoint, Device::Cpu)?;
     assert!(decoder.assign(1 << 20) >= 16);
     Ok(Box::new(decoder))
 }

@@ -1,0 +1,99 @@
+//! The decoder on any of candle's devices, by candle's own operations.
+//!
+//! On the processor it is an independent twin of [`super::cpu`], which tests compare; on a GPU (built with
+//! the feature `cuda`) it is the one that computes. Nothing that it allocates is kept from one step to the
+//! next but weights, keys and values: what candle frees on the processor, the worker's allocator zeroes,
+//! and what it frees on a GPU returns to the process's own memory pool there.
+
+mod kv;
+mod step;
+mod weights;
+
+use super::checkpoint::Checkpoint;
+use super::model::Model;
+use super::{Decoder, DeviceError, Row, Shape};
+use crate::engine::Scrubbed;
+use crate::models::LoadError;
+use crate::models::scratch::Buffer;
+use candle_core::Device;
+use kv::CandleKv;
+use std::ops::Range;
+use step::CandleStep;
+use weights::OnDevice;
+
+/// The decoder that runs on a device of candle's.
+pub struct CandleDecoder {
+    device: Device,
+    model: Model<OnDevice>,
+    kv: CandleKv,
+    logits: Buffer,
+}
+
+impl CandleDecoder {
+    /// Reads the weights onto the device. Without memory for keys and values, until it is assigned.
+    pub fn load(checkpoint: Checkpoint<'_>, device: Device) -> Result<Self, LoadError> {
+        let model = Model::load(checkpoint, &OnDevice(device.clone()))?;
+        Ok(CandleDecoder {
+            kv: CandleKv::empty(model.config.layout()),
+            model,
+            device,
+            logits: Buffer::default(),
+        })
+    }
+}
+
+/// A failure of candle's, without what it says of where in the program it was.
+fn failed(error: candle_core::Error) -> DeviceError {
+    let text = error.to_string();
+    DeviceError(text.lines().next().unwrap_or_default().to_owned())
+}
+
+impl Decoder for CandleDecoder {
+    fn shape(&self) -> Shape {
+        Shape {
+            vocabulary: self.model.config.vocabulary,
+            context_tokens: self.model.config.context_tokens,
+            block_bytes: self.model.config.layout().block_bytes() as u64,
+            weights_bytes: self.model.bytes(),
+        }
+    }
+
+    fn assign(&mut self, quota_bytes: u64) -> u32 {
+        let layout = self.model.config.layout();
+        // What was there goes first: the two need not fit at once.
+        self.kv = CandleKv::empty(layout);
+        // Without memory for it every request is answered OVER_QUOTA, with numbers.
+        if let Ok(kv) = CandleKv::new(layout, quota_bytes, &self.device) {
+            self.kv = kv;
+        }
+        self.kv.blocks()
+    }
+
+    fn forward(
+        &mut self,
+        rows: &[Row],
+        wanted: &[usize],
+        tables: &[&[u32]],
+    ) -> Result<&mut [f32], DeviceError> {
+        let CandleDecoder {
+            device,
+            model,
+            kv,
+            logits,
+        } = self;
+        let mut step = CandleStep::new(&model.config, device, kv, rows, wanted, tables)?;
+        model.forward(&mut step)?;
+        let out = logits.take(wanted.len() * model.config.vocabulary);
+        out.copy_from_slice(&step.into_logits());
+        Ok(out)
+    }
+
+    fn clean(&mut self, blocks: Range<u32>) -> Scrubbed {
+        self.kv.clean(blocks)
+    }
+
+    /// The logits: nothing else is kept.
+    fn scrub(&mut self) -> Scrubbed {
+        self.logits.scrub()
+    }
+}
