@@ -1,4 +1,5 @@
 //! The tiny models as GGUF files: names, metadata, and the Llama family's order of rows.
+#![allow(dead_code)] // Each test binary uses its own part.
 
 use super::model::{Case, Tensor};
 use candle_core::quantized::gguf_file::{Value, write};
@@ -6,6 +7,9 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor as CandleTensor};
 use std::f64::consts::TAU;
 use std::io::Cursor;
+
+/// Keys and values.
+pub type Metadata = Vec<(String, Value)>;
 
 const NAMES: &[(&str, &str)] = &[
     ("model.embed_tokens", "token_embd"),
@@ -28,6 +32,11 @@ const NAMES: &[(&str, &str)] = &[
 impl Case {
     /// One GGUF file, its matrices in `dtype`.
     pub fn gguf(&self, dtype: GgmlDType) -> Vec<u8> {
+        self.gguf_with(dtype, self.metadata())
+    }
+
+    /// The same with metadata of the caller's.
+    pub fn gguf_with(&self, dtype: GgmlDType, metadata: Metadata) -> Vec<u8> {
         let mut tensors: Vec<_> = self
             .tensors()
             .into_iter()
@@ -52,7 +61,6 @@ impl Case {
             .map(|one| one.name.as_str())
             .zip(&quantised)
             .collect();
-        let metadata = self.metadata();
         let metadata: Vec<_> = metadata
             .iter()
             .map(|(key, value)| (key.as_str(), value))
@@ -98,7 +106,8 @@ impl Case {
         })
     }
 
-    fn metadata(&self) -> Vec<(String, Value)> {
+    /// All that the file says beside its tensors.
+    pub fn metadata(&self) -> Metadata {
         // Mistral's files say "llama", as their converter has it.
         let architecture = if self.family() == "mistral" {
             "llama"

@@ -51,6 +51,11 @@ impl Config {
         if keys.gguf.number(&keys.key("expert_count"))?.unwrap_or(0) > 0 {
             return Err(bad("mixtures of experts are not supported"));
         }
+        if keys.gguf.number("split.count")?.unwrap_or(1) > 1 {
+            return Err(bad(
+                "it is one of several files; merge them with `llama-gguf-split --merge`",
+            ));
+        }
         let layers = keys.size("block_count", LAYERS_MAX)?;
         let hidden = keys.size("embedding_length", DIMENSION_MAX)?;
         let heads = keys.size("attention.head_count", HEADS_MAX)?;

@@ -51,7 +51,9 @@ impl<'a> Gguf<'a> {
 
     /// An integer that may be absent.
     pub fn number(&self, key: &str) -> Result<Option<u32>, LoadError> {
-        self.get(key, Value::to_u32)
+        let number = self.get(key, Value::to_u64)?;
+        let number = number.map(|number| u32::try_from(number).map_err(|_| wrong(key)));
+        number.transpose()
     }
 
     /// A float that may be absent.
