@@ -8,6 +8,7 @@ mod decoders;
 mod encoders;
 mod fixture;
 mod minilm;
+mod sampling;
 mod smollm2;
 mod speed;
 mod tiny;

@@ -5,20 +5,14 @@ use super::weights::{Block, Rank, Weights};
 /// The token in which the running sum of the weights, in order of ids, passes the share `at` of their
 /// whole. `None` if no token is left.
 pub fn draw(weights: &Weights<'_>, least: Rank, at: f64) -> Option<u32> {
-    let mut block = Block::new();
-    let sums: Vec<f64> = (0..weights.blocks())
-        .map(|index| {
-            weights.block(index, &mut block);
-            block.sum(least)
-        })
-        .collect();
-    let goal = at * sums.iter().sum::<f64>();
+    let mut sums = Vec::new();
+    weights.each(least.weight, |block| {
+        sums.push((block.index(), block.sum(least)));
+    });
+    let goal = at * sums.iter().map(|(_, sum)| sum).sum::<f64>();
     let mut before = 0.0;
     let mut chosen = None;
-    for (index, sum) in sums.into_iter().enumerate() {
-        if sum == 0.0 {
-            continue;
-        }
+    for (index, sum) in sums.into_iter().filter(|(_, sum)| *sum > 0.0) {
         chosen = Some((index, before));
         before += sum;
         if before > goal {
@@ -26,8 +20,7 @@ pub fn draw(weights: &Weights<'_>, least: Rank, at: f64) -> Option<u32> {
         }
     }
     let (index, before) = chosen?;
-    weights.block(index, &mut block);
-    within(&block, least, goal - before)
+    within(&weights.block(index), least, goal - before)
 }
 
 /// The same inside one block; rounding may leave its last token.

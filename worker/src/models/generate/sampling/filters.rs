@@ -3,14 +3,17 @@
 //!
 //! Each keeps the head of the same order, so together they are one least rank. It is found without
 //! sorting the vocabulary: a histogram over the weights' leading bits says in which bin the limit is, and
-//! only that bin's few tokens are sorted.
+//! only that bin's few tokens are sorted. Tokens that cannot be in the head are not even counted.
 
-use super::weights::{Block, Rank, Weights};
+use super::weights::{Rank, Weights};
 
 /// Bits of a weight that do not count for its bin: sixteen bins for each power of two.
 const BIN_SHIFT: u32 = 19;
 /// Bins for weights from 0 to 1, whose bits as an integer are in the order of their values.
 const BINS: usize = (1f32.to_bits() >> BIN_SHIFT) as usize + 1;
+/// Weights from which on tokens may be enough for top-p: all, and some that leave most of a vocabulary
+/// out where a model is sure.
+const FLOORS: [f32; 5] = [Rank::LOWEST.weight, 1e-6, 1e-4, 1e-3, 1e-2];
 
 /// The numbers of one request.
 #[derive(Clone, Copy, Debug)]
@@ -41,18 +44,47 @@ impl Filters {
     }
 
     fn head(&self, weights: &Weights<'_>) -> Rank {
-        let bins = Bins::of(weights);
+        if self.top_k == 0 {
+            let (floor, mass) = self.top_p_floor(weights);
+            return self.top_p(weights, &Bins::of(weights, floor), mass);
+        }
+        let bins = Bins::of(weights, self.top_k_floor(weights));
+        let (least, mass) = bins.descend(weights, |taken| taken.tokens >= self.top_k);
+        match self.top_p < 1.0 {
+            true => self.top_p(weights, &bins, mass),
+            false => least,
+        }
+    }
+
+    /// The least rank of the head that reaches `top_p` of `mass`, or of `top_k` tokens.
+    fn top_p(&self, weights: &Weights<'_>, bins: &Bins, mass: f64) -> Rank {
+        let enough = f64::from(self.top_p) * mass;
         let most = match self.top_k {
             0 => u32::MAX,
             k => k,
         };
-        let (least, kept) = bins.descend(weights, |taken| taken.tokens >= most);
-        if self.top_p >= 1.0 {
-            return least;
-        }
-        let enough = f64::from(self.top_p) * kept.mass;
         let reached = |taken: Taken| taken.mass >= enough || taken.tokens >= most;
         bins.descend(weights, reached).0
+    }
+
+    /// A weight that so many tokens reach: each of so many blocks has one.
+    fn top_k_floor(&self, weights: &Weights<'_>) -> f32 {
+        let mut tops = weights.tops().to_vec();
+        let k = self.top_k as usize;
+        if k > tops.len() {
+            return Rank::LOWEST.weight;
+        }
+        let (_, kth, _) = tops.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+        kth.max(Rank::LOWEST.weight)
+    }
+
+    /// A weight such that the tokens from it on reach `top_p`, and the sum of all weights.
+    fn top_p_floor(&self, weights: &Weights<'_>) -> (f32, f64) {
+        let masses = weights.sums(FLOORS);
+        let enough = f64::from(self.top_p) * masses[0];
+        let mut floors = FLOORS.iter().zip(masses).rev();
+        let floor = floors.find(|(_, mass)| *mass >= enough);
+        (floor.map_or(FLOORS[0], |(floor, _)| *floor), masses[0])
     }
 }
 
@@ -72,28 +104,30 @@ impl Taken {
     }
 }
 
-struct Bins([Taken; BINS]);
+struct Bins {
+    bins: [Taken; BINS],
+    floor: f32,
+}
 
 impl Bins {
-    fn of(weights: &Weights<'_>) -> Self {
+    /// Of the tokens with a weight of at least `floor`.
+    fn of(weights: &Weights<'_>, floor: f32) -> Self {
         let mut bins = [Taken::default(); BINS];
-        let mut block = Block::new();
-        for index in 0..weights.blocks() {
-            weights.block(index, &mut block);
-            for (weight, _) in block.entries() {
+        weights.each(floor, |block| {
+            for (weight, _) in block.entries().filter(|(weight, _)| *weight >= floor) {
                 let bin = &mut bins[bin_of(weight)];
                 bin.tokens += 1;
                 bin.mass += f64::from(weight);
             }
-        }
-        Bins(bins)
+        });
+        Bins { bins, floor }
     }
 
     /// Goes down from the likeliest token to the first with which `reached` holds. Returns its rank, or
-    /// the lowest, and what was taken on the way.
-    fn descend(&self, weights: &Weights<'_>, reached: impl Fn(Taken) -> bool) -> (Rank, Taken) {
+    /// the floor, and the sum of the weights on the way.
+    fn descend(&self, weights: &Weights<'_>, reached: impl Fn(Taken) -> bool) -> (Rank, f64) {
         let mut taken = Taken::default();
-        for (bin, content) in self.0.iter().enumerate().rev() {
+        for (bin, content) in self.bins.iter().enumerate().rev() {
             let whole = taken.and(*content);
             if content.tokens == 0 || !reached(whole) {
                 taken = whole;
@@ -103,11 +137,15 @@ impl Bins {
                 let mass = f64::from(weight);
                 taken = taken.and(Taken { tokens: 1, mass });
                 if reached(taken) {
-                    return (Rank { weight, id }, taken);
+                    return (Rank { weight, id }, taken.mass);
                 }
             }
         }
-        (Rank::LOWEST, taken)
+        let all = Rank {
+            weight: self.floor,
+            id: u32::MAX,
+        };
+        (all, taken.mass)
     }
 }
 
@@ -118,11 +156,10 @@ fn bin_of(weight: f32) -> usize {
 /// A bin's tokens, the likeliest first.
 fn ranked(weights: &Weights<'_>, bin: usize, tokens: usize) -> Vec<(f32, u32)> {
     let mut found = Vec::with_capacity(tokens);
-    let mut block = Block::new();
-    for index in 0..weights.blocks() {
-        weights.block(index, &mut block);
+    let least = f32::from_bits((bin as u32) << BIN_SHIFT);
+    weights.each(least, |block| {
         found.extend(block.entries().filter(|(w, _)| bin_of(*w) == bin));
-    }
+    });
     // Stable, and the ids came in order. Equal weights are one run, which costs nothing.
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found

@@ -1,7 +1,7 @@
 //! How likely the model itself held a token to be: log-probabilities of its logits before bias,
 //! penalties, temperature and filters (vLLM's `raw_logprobs`, which is its default).
 
-use super::weights::{self, BLOCK, Block, Rank, Weights};
+use super::weights::{self, BLOCK, Rank, Weights};
 
 /// Alternatives of one token at most, as in OpenAI's API.
 pub const LOGPROBS_MAX: u32 = 20;
@@ -20,13 +20,7 @@ impl Likelihoods {
     /// The logits hold neither NaN nor +∞.
     pub fn of(logits: &[f32], chosen: u32, most: u32) -> Option<Self> {
         let weights = Weights::new(logits, 1.0)?;
-        let mut block = Block::new();
-        let sum: f64 = (0..weights.blocks())
-            .map(|index| {
-                weights.block(index, &mut block);
-                block.sum(Rank::LOWEST)
-            })
-            .sum();
+        let [sum] = weights.sums([Rank::LOWEST.weight]);
         let log_sum = f64::from(weights.top()) + sum.ln();
         let log_of = |logit: f32| (f64::from(logit) - log_sum) as f32;
         let top = greatest(logits, most.min(LOGPROBS_MAX) as usize);

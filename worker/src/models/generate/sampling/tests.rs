@@ -1,7 +1,7 @@
 //! The sampler against a plain one that sorts everything, and the distributions of its draws.
 
 use super::filters::Filters;
-use super::weights::{self, BLOCK, Block, Rank, Weights};
+use super::weights::{self, BLOCK, Rank, Weights};
 use super::*;
 use proptest::prelude::*;
 
@@ -27,12 +27,8 @@ fn nth(sampler: &mut Sampler, logits: &[f32], nth: usize) -> u32 {
 
 /// Every token's weight.
 fn all(weights: &Weights<'_>) -> Vec<f32> {
-    let mut block = Block::new();
     let mut all = Vec::new();
-    for index in 0..weights.blocks() {
-        weights.block(index, &mut block);
-        all.extend_from_slice(block.values());
-    }
+    weights.each(0.0, |block| all.extend_from_slice(block.values()));
     all
 }
 
@@ -46,10 +42,14 @@ fn kept_by_sorting(weights: &[f32], filters: &Filters) -> Vec<u32> {
         order.truncate(filters.top_k as usize);
     }
     if filters.top_p < 1.0 {
-        let mass = |ids: &[u32]| ids.iter().map(|id| f64::from(weight(id))).sum::<f64>();
-        let enough = f64::from(filters.top_p) * mass(&order);
-        let reached = (1..order.len()).find(|taken| mass(&order[..*taken]) >= enough);
-        order.truncate(reached.unwrap_or(order.len()));
+        let masses = order.iter().map(|id| f64::from(weight(id)));
+        let enough = f64::from(filters.top_p) * masses.clone().sum::<f64>();
+        let sums = masses.scan(0.0, |sum, mass| {
+            *sum += mass;
+            Some(*sum)
+        });
+        let short = sums.take_while(|sum| *sum < enough).count();
+        order.truncate(short + 1);
     }
     order.retain(|id| weight(id) >= filters.min_p);
     order.sort_unstable();
@@ -71,7 +71,9 @@ fn logits() -> impl Strategy<Value = Vec<f32>> {
         1 => Just(f32::NAN),
         1 => -1e4f32..-1e3,
     ];
-    proptest::collection::vec(one, 1..300)
+    let few = proptest::collection::vec(one.clone(), 1..300);
+    let many = proptest::collection::vec(one, BLOCK * 3..BLOCK * 5);
+    prop_oneof![few, many]
 }
 
 proptest! {
@@ -399,4 +401,61 @@ fn numbers_that_mean_nothing_are_refused() {
     assert_eq!(refused(bias(vec![(1, 100.5)])), SamplingError::Bias);
     let many = vec![(1, 1.0); BIASES_MAX + 1];
     assert_eq!(refused(bias(many)), SamplingError::Biases);
+}
+
+/// Prints what a token costs by the size of the vocabulary: the least of many, in microseconds. Nothing
+/// is asserted about time: machines differ.
+#[test]
+fn what_a_token_costs() {
+    let set = |name, change: fn(&mut Sampling)| {
+        let mut sampling = Sampling::default();
+        change(&mut sampling);
+        (name, sampling)
+    };
+    let settings = [
+        set("greedy", |_| ()),
+        set("temperature", |s| s.temperature = 1.0),
+        set("min_p", |s| (s.temperature, s.min_p) = (1.0, 0.05)),
+        set("top_k", |s| (s.temperature, s.top_k) = (1.0, 40)),
+        set("top_p", |s| (s.temperature, s.top_p) = (1.0, 0.95)),
+        set("top_p, hot", |s| (s.temperature, s.top_p) = (10.0, 0.95)),
+        set("all", |s| {
+            (s.temperature, s.top_k, s.top_p, s.min_p) = (0.8, 40, 0.95, 0.05);
+            (s.repetition, s.presence, s.frequency) = (1.1, 0.5, 0.5);
+        }),
+    ];
+    for vocabulary in [49_152u32, 151_936] {
+        // Bell-shaped, about as wide as a model's, with a few tokens far above.
+        let noise = |id: u32, of: u64| uniform(of, u64::from(id)) as f32;
+        let bell = |id: u32| (0..6).map(|of| noise(id, of) - 0.5).sum::<f32>() * 4.0;
+        let mut logits: Vec<f32> = (0..vocabulary).map(bell).collect();
+        (0..20).for_each(|at| logits[at * 997] += 12.0 - at as f32 / 3.0);
+        let tokens: Vec<u32> = (0..2000).map(|at| at * 7).collect();
+        let history = History {
+            tokens: &tokens,
+            prompt_tokens: 1000,
+        };
+        for (name, sampling) in &settings {
+            let mut sampler = sampler(sampling.clone());
+            let least = least_us(|| {
+                let token = sampler.choose(&mut logits, history, std::iter::empty());
+                assert!(token.is_some());
+            });
+            println!("{vocabulary:>7} {name:<12} {least:>5} us");
+        }
+        let least = least_us(|| {
+            let likely = Likelihoods::of(&logits, 7, LOGPROBS_MAX);
+            assert!(likely.is_some());
+        });
+        println!("{vocabulary:>7} {:<12} {least:>5} us", "logprobs");
+    }
+}
+
+fn least_us(mut run: impl FnMut()) -> u128 {
+    let time = |_| {
+        let began = std::time::Instant::now();
+        run();
+        began.elapsed().as_micros()
+    };
+    (0..200).map(time).min().unwrap_or(0)
 }

@@ -1,25 +1,43 @@
 //! Passes over all logits, in vector code: what is finite, which is the greatest, and each token's
 //! weight, which is its probability as a share of the likeliest token's.
 //!
-//! Weights are computed block by block into a few kilobytes that stay in the cache, and again where they
-//! are needed again: that is cheaper than memory for all of them.
+//! Weights are computed block by block into a kilobyte that stays in the cache, and again where they are
+//! needed again: that is cheaper than memory for all of them. Blocks whose likeliest token is too unlikely
+//! for a pass are left out of it.
 
 use bulkhead_kernels::compute::simd::{exp, run};
 use pulp::{Simd, WithSimd};
 
 /// Tokens of one block.
-pub const BLOCK: usize = 1024;
+pub const BLOCK: usize = 256;
 /// Accumulators of a sum or maximum, so that neighbours do not wait for each other.
 const LANES: usize = 16;
 /// Logarithm of the least weight that counts: the least number that [`exp`] makes.
 const LOG_MIN: f32 = -87.0;
 
 /// The weights of a row of logits at a temperature. The greatest weight is 1.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Weights<'a> {
     logits: &'a [f32],
+    scale: Scale,
+    /// Each block's greatest weight.
+    tops: Vec<f32>,
+}
+
+/// How a logit becomes a weight.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
     top: f32,
-    scale: f32,
+    inverse: f32,
+}
+
+impl Scale {
+    #[inline(always)]
+    fn weight(self, logit: f32) -> f32 {
+        let log = (logit - self.top) * self.inverse;
+        let weight = exp(log).min(1.0);
+        if log > LOG_MIN { weight } else { 0.0 }
+    }
 }
 
 /// One block's weights.
@@ -28,47 +46,84 @@ pub struct Block {
     values: [f32; BLOCK],
     len: usize,
     /// The id of its first token.
-    pub first: u32,
+    first: u32,
 }
 
 impl<'a> Weights<'a> {
     /// Of logits without NaN and +∞. `None` if there is none above -∞.
     pub fn new(logits: &'a [f32], temperature: f32) -> Option<Self> {
-        let top = run(Top(logits));
-        (top > f32::NEG_INFINITY).then_some(Weights {
+        let mut tops: Vec<f32> = logits.chunks(BLOCK).map(top).collect();
+        let scale = Scale {
+            top: top(&tops),
+            inverse: 1.0 / temperature,
+        };
+        for top in &mut tops {
+            *top = scale.weight(*top);
+        }
+        (scale.top > f32::NEG_INFINITY).then_some(Weights {
             logits,
-            top,
-            scale: 1.0 / temperature,
+            scale,
+            tops,
         })
     }
 
     /// The greatest logit.
     pub fn top(&self) -> f32 {
-        self.top
+        self.scale.top
     }
 
-    /// How many blocks there are.
-    pub fn blocks(&self) -> usize {
-        self.logits.len().div_ceil(BLOCK)
+    /// The greatest weight of each block.
+    pub fn tops(&self) -> &[f32] {
+        &self.tops
     }
 
-    /// Computes the `index`-th block.
-    pub fn block(&self, index: usize, block: &mut Block) {
+    /// Computes every block that has a weight of at least `least`, in order of ids.
+    pub fn each(&self, least: f32, mut take: impl FnMut(&Block)) {
+        let mut block = Block::new();
+        for (index, top) in self.tops.iter().enumerate() {
+            if *top >= least {
+                self.compute(index, &mut block);
+                take(&block);
+            }
+        }
+    }
+
+    /// One block.
+    pub fn block(&self, index: usize) -> Block {
+        let mut block = Block::new();
+        self.compute(index, &mut block);
+        block
+    }
+
+    fn compute(&self, index: usize, block: &mut Block) {
         let start = index * BLOCK;
         let logits = &self.logits[start..self.logits.len().min(start + BLOCK)];
         block.first = start as u32;
         block.len = logits.len();
         run(Exp {
-            weights: *self,
+            scale: self.scale,
             logits,
             out: &mut block.values[..logits.len()],
         });
     }
+
+    /// For each of some weights, the sum of the weights that are no less.
+    pub fn sums<const N: usize>(&self, least: [f32; N]) -> [f64; N] {
+        let mut sums = [0.0; N];
+        self.each(Rank::LOWEST.weight, |block| {
+            for (sum, least) in sums.iter_mut().zip(least) {
+                *sum += block.sum(Rank {
+                    weight: least,
+                    id: u32::MAX,
+                });
+            }
+        });
+        sums
+    }
 }
 
 impl Block {
-    /// An empty one.
-    pub fn new() -> Self {
+    fn new() -> Self {
         Block {
             values: [0.0; BLOCK],
             len: 0,
@@ -87,9 +142,17 @@ impl Block {
         all.filter(|(weight, _)| *weight > 0.0)
     }
 
-    /// The sum of the weights that are at least `least` in rank.
+    /// Which block it is.
+    pub fn index(&self) -> usize {
+        self.first as usize / BLOCK
+    }
+
+    /// The sum of the weights that are at least `least` in rank: equal weights count up to its id.
     pub fn sum(&self, least: Rank) -> f64 {
-        run(Sum { block: self, least })
+        let equals = (least.id.saturating_add(1)).saturating_sub(self.first) as usize;
+        let (with_equals, without) = self.values().split_at(equals.min(self.len));
+        let sum = |weights, least| run(Sum { weights, least });
+        sum(with_equals, least.weight) + sum(without, least.weight.next_up())
     }
 }
 
@@ -165,7 +228,7 @@ impl WithSimd for Top<'_> {
 }
 
 struct Exp<'a> {
-    weights: Weights<'a>,
+    scale: Scale,
     logits: &'a [f32],
     out: &'a mut [f32],
 }
@@ -173,42 +236,30 @@ impl WithSimd for Exp<'_> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Weights { top, scale, .. } = self.weights;
-        for (out, x) in self.out.iter_mut().zip(self.logits) {
-            let log = (*x - top) * scale;
-            let weight = exp(log).min(1.0);
-            *out = if log > LOG_MIN { weight } else { 0.0 };
+        for (out, logit) in self.out.iter_mut().zip(self.logits) {
+            *out = self.scale.weight(*logit);
         }
     }
 }
 
 struct Sum<'a> {
-    block: &'a Block,
-    least: Rank,
+    weights: &'a [f32],
+    /// Of the least weight that counts.
+    least: f32,
 }
 impl WithSimd for Sum<'_> {
     type Output = f64;
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> f64 {
-        let Sum { block, least } = self;
-        let kept = |weight: f32, id: u32| {
-            let weight = if least.admits(weight, id) {
-                weight
-            } else {
-                0.0
-            };
-            f64::from(weight)
-        };
-        let (body, tail) = block.values().as_chunks::<LANES>();
+        let Sum { weights, least } = self;
+        let counts = |weight: &f32| f64::from(if *weight >= least { *weight } else { 0.0 });
+        let (body, tail) = weights.as_chunks::<LANES>();
         let mut lanes = [0f64; LANES];
-        let mut first = block.first;
         for chunk in body {
-            for (lane, weight) in chunk.iter().enumerate() {
-                lanes[lane] += kept(*weight, first + lane as u32);
+            for (lane, weight) in lanes.iter_mut().zip(chunk) {
+                *lane += counts(weight);
             }
-            first += LANES as u32;
         }
-        let tail = tail.iter().zip(first..).map(|(w, id)| kept(*w, id));
-        lanes.iter().sum::<f64>() + tail.sum::<f64>()
+        lanes.iter().sum::<f64>() + tail.iter().map(counts).sum::<f64>()
     }
 }
