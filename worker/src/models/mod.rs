@@ -122,7 +122,7 @@ pub fn load(load: &Load, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
     let make = || -> Result<Start, LoadError> {
         match load.format.as_str() {
             // "bert" is what older manifests say.
-            "safetensors" | "bert" => match is_decoder(&files)? {
+            "safetensors" | "bert" => match generates(&files)? {
                 true => Ok(on_threads(generate::Generator::load(files)?)),
                 false => Ok(on_threads(encoder::Embedder::load(files)?)),
             },
@@ -139,9 +139,9 @@ pub fn load(load: &Load, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
     Ok(Loaded { named, start })
 }
 
-/// True if a folder's config.json is that of a model that generates text; which others there are, the
-/// encoder knows.
-fn is_decoder(files: &ModelFiles) -> Result<bool, LoadError> {
+/// True if a folder's config.json is that of a model that generates text, and false if it makes
+/// embeddings.
+fn generates(files: &ModelFiles) -> Result<bool, LoadError> {
     #[derive(Deserialize)]
     struct Kind {
         model_type: Option<String>,
@@ -150,7 +150,16 @@ fn is_decoder(files: &ModelFiles) -> Result<bool, LoadError> {
     let kind: Kind =
         serde_json::from_slice(files.look(FILE)?).map_err(|error| LoadError::bad(FILE, error))?;
     let name = kind.model_type.unwrap_or_default();
-    Ok(decoder::Family::named(&name).is_some())
+    let generates = decoder::Family::named(&name).is_some();
+    if !generates && !encoder::FAMILIES.contains(&name.as_str()) {
+        let cause = format!(
+            "model type {name:?} is not supported; for text {} are, and for embeddings {}",
+            decoder::FAMILIES,
+            encoder::FAMILIES.join(", ")
+        );
+        return Err(LoadError::bad(FILE, cause));
+    }
+    Ok(generates)
 }
 
 impl Loaded {

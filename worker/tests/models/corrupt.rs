@@ -58,3 +58,22 @@ fn an_unknown_format_is_refused_with_the_known_ones() {
     let error = load(Vec::new(), "onnx").err().expect("refused");
     assert!(error.to_string().contains("\"gguf\""), "{error}");
 }
+
+#[test]
+fn an_unknown_kind_of_model_is_refused_with_the_known_ones() {
+    for config in [
+        r#"{"model_type": "gemma3"}"#,
+        r#"{"architectures": ["gemma3"]}"#,
+    ] {
+        let config = FileBytes {
+            name: "config.json".into(),
+            bytes: config.into(),
+        };
+        let error = load(vec![config], "safetensors").err().expect("refused");
+        let error = error.to_string();
+        assert!(
+            error.contains("qwen3") && error.contains("xlm-roberta"),
+            "{error}"
+        );
+    }
+}

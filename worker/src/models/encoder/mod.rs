@@ -11,5 +11,6 @@ mod pooling;
 mod tokenizer;
 mod weights;
 
+pub use config::FAMILIES;
 pub use engine::Embedder;
 pub use tokenizer::TextEncoder;
