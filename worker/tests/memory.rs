@@ -5,15 +5,21 @@
 //! canary, so the test could fail. Reading another process's memory needs root; other users run the
 //! test again as root of a user namespace of their own.
 
+#[path = "models/tiny.rs"]
+#[allow(dead_code)] // Its other tests use the rest.
+mod tiny;
+
 mod support;
 
+use aws_lc_rs::digest;
 use bulkhead_kernels::canary;
-use bulkhead_proto::internal::Load;
+use bulkhead_proto::internal::{EmbedJob, Load, Work, WorkItem, to_worker, work_item::Job};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
-use support::{Worker, null_load};
+use support::{Worker, model_file, null_load};
+use tiny::Tiny;
 
 /// The least piece of a canary that counts as a leak, bytes.
 const PIECE_BYTES: usize = 16;
@@ -109,4 +115,53 @@ fn without_zeroing_the_same_scan_finds_the_prompt() {
         !found.is_empty(),
         "the scan must be able to find what it looks for"
     );
+}
+
+/// What is left of a text after a real encoder with this tokenizer embedded it.
+fn leaks_after_embedding(tokenizer: &str, zeroing: bool) -> Vec<String> {
+    // In lower case, which no tokenizer changes.
+    let canary = random_canary().to_lowercase();
+    let model = Tiny {
+        model_type: "xlm-roberta".into(),
+        tokenizer: tokenizer.into(),
+        ..Tiny::bert()
+    };
+    let (entries, files): (Vec<_>, Vec<_>) = (model.files().into_iter().zip(4..))
+        .map(|(file, fd)| {
+            let hash = digest::digest(&digest::SHA256, &file.bytes);
+            let hex: String = hash.as_ref().iter().map(|x| format!("{x:02x}")).collect();
+            model_file(&file.name, &file.bytes, &hex, fd)
+        })
+        .unzip();
+    let load = Load {
+        model: "tiny".into(),
+        format: "safetensors".into(),
+        files: entries,
+        zeroing,
+        ..null_load()
+    };
+    let (mut worker, _) = Worker::assigned_with(load, &files);
+    for request in 1..=3 {
+        let texts = vec![format!("the {canary} of the ship")];
+        let item = WorkItem {
+            request,
+            job: Some(Job::Embed(EmbedJob { texts })),
+            ..WorkItem::default()
+        };
+        worker.send(to_worker::Message::Work(Work { items: vec![item] }));
+        worker.grant(request);
+        assert!(worker.until_released().1.dry);
+    }
+    leaks(worker.child.id(), &canary).0
+}
+
+#[test]
+fn no_tokenizer_keeps_a_word_of_a_text() {
+    if ran_as_root_instead("no_tokenizer_keeps_a_word_of_a_text") {
+        return;
+    }
+    for tokenizer in ["unigram", "bytes"] {
+        assert_eq!(leaks_after_embedding(tokenizer, true), Vec::<String>::new());
+        assert!(!leaks_after_embedding(tokenizer, false).is_empty());
+    }
 }

@@ -98,7 +98,12 @@ impl Worker {
 
     /// A null worker that is ready and assigned.
     pub fn assigned(load: Load) -> (Worker, Ready) {
-        let mut worker = Worker::load(load, &[]);
+        Worker::assigned_with(load, &[])
+    }
+
+    /// A worker with a model of those files, ready and assigned.
+    pub fn assigned_with(load: Load, files: &[File]) -> (Worker, Ready) {
+        let mut worker = Worker::load(load, files);
         let ready = match worker.receive() {
             Some(From::Ready(ready)) => ready,
             other => panic!("not ready: {other:?}"),
