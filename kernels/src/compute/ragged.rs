@@ -19,11 +19,25 @@ struct Task<'a> {
 /// `out = attention(qkv)`: queries, keys and values side by side in each row of `qkv`, the ranges of
 /// rows that are texts in `texts` (adjoining, in order, covering all rows).
 pub fn attend(qkv: &[f32], texts: &[Range<usize>], hidden: usize, heads: usize, out: &mut [f32]) {
+    let rows = 0..qkv.len() / (3 * hidden);
+    attend_rows(qkv, texts, rows, hidden, heads, out);
+}
+
+/// [`attend`] for the queries of `rows` alone, which are all that `out` has.
+pub fn attend_rows(
+    qkv: &[f32],
+    texts: &[Range<usize>],
+    rows: Range<usize>,
+    hidden: usize,
+    heads: usize,
+    out: &mut [f32],
+) {
     let mut tasks = Vec::new();
     let mut rest = out;
     for text in texts {
-        for start in text.clone().step_by(TASK_ROWS) {
-            let rows = start..text.end.min(start + TASK_ROWS);
+        let end = text.end.min(rows.end);
+        for start in (text.start.max(rows.start)..end).step_by(TASK_ROWS) {
+            let rows = start..end.min(start + TASK_ROWS);
             let (mine, others) = rest.split_at_mut(rows.len() * hidden);
             tasks.push(Task {
                 text: text.clone(),

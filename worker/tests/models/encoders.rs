@@ -109,11 +109,11 @@ fn weights_of_16_bits_meet_the_same_reference() {
 }
 
 #[test]
-fn together_shuffled_and_in_steps_of_one_layer_it_is_the_same_answer() {
+fn together_shuffled_and_in_the_least_steps_it_is_the_same_answer() {
     let known = known();
     for case in &known.cases {
         let mut engine = engine(&case.tiny());
-        // A limit of no time at all is one layer a step, of all time is one step.
+        // A limit of no time at all is one piece a step, of all time is one step.
         for limit_ns in [1, u64::MAX] {
             engine.assign(0, limit_ns);
             for stride in [1, 3, 5] {
@@ -129,6 +129,29 @@ fn together_shuffled_and_in_steps_of_one_layer_it_is_the_same_answer() {
             }
         }
     }
+}
+
+#[test]
+fn a_scrub_between_two_pieces_takes_nothing_from_the_batch_on_its_way() {
+    let known = known();
+    let case = &known.cases[0];
+    let mut engine = engine(&case.tiny());
+    engine.assign(0, 1);
+    engine.add(embed_item(1, &known.texts));
+    let now = crate::fixture::clock();
+    let finished = loop {
+        let step = engine.step(&now);
+        if let Some(finished) = step.finished.into_iter().next() {
+            break finished;
+        }
+        engine.scrub();
+    };
+    for (got, want) in finished.vectors.iter().zip(&case.vectors) {
+        assert_same(&values(got), want, "scrubbed between");
+    }
+    let scrubbed = engine.scrub();
+    assert!(scrubbed.verified > 0 && scrubbed.residue == 0);
+    assert_eq!(engine.scrub().verified, 0);
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! The embedding engine: requests of many texts in, bounded steps, whole answers out.
 //!
 //! Texts are divided into tokens inside the steps too ([`Arrivals`]). A batch takes texts, not requests,
-//! in turns ([`Texts`]). It passes through the encoder one layer at a time, and a step runs as many layers
-//! as its limit allows, so that a long text is many steps. Between steps the batch stays where it is;
-//! texts of requests that were cancelled meanwhile are ignored at its end, and a batch of only such texts
-//! is dropped at once.
+//! in turns ([`Texts`]). It passes through the encoder in pieces, and a step runs as many of them as its
+//! limit allows, so that a long text is many steps. Between steps the batch stays where it is; texts of
+//! requests that were cancelled meanwhile are ignored at its end, and a batch of only such texts is dropped
+//! at once.
 
 use super::arrivals::{Arrivals, Arrived, Tokens};
 use super::config::{self, Config};
-use super::model::{Model, Scratch, Token};
+use super::model::{Model, Progress, Scratch, Token};
 use super::pooling::Pooling;
 use super::tokenizer::TextEncoder;
 use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
@@ -27,8 +27,8 @@ const BATCH_TOKENS_MAX: usize = 4096;
 /// Where no sentence_bert_config.json says otherwise, and the model can read as much: tokens.
 const CONTEXT_TOKENS_DEFAULT: usize = 256;
 
-/// A token through a layer before anything was measured, nanoseconds.
-const UNIT_NS_GUESS: u64 = 50_000;
+/// A unit of the model's work before anything was measured, nanoseconds.
+const UNIT_NS_GUESS: u64 = 10_000;
 
 /// Part of a step that reading texts may take while others wait to be computed: one in so many.
 const READING_SHARE: u64 = 4;
@@ -50,7 +50,7 @@ struct Request {
 struct Batch {
     picks: Vec<Pick>,
     texts: Vec<Range<usize>>,
-    next_layer: usize,
+    progress: Progress,
 }
 
 impl Batch {
@@ -67,7 +67,7 @@ pub struct Embedder {
     encoder: TextEncoder,
     context_tokens: usize,
     step_limit_ns: u64,
-    /// In tokens times layers.
+    /// In the model's units.
     cost: StepCost,
     scratch: Scratch,
     arrivals: Arrivals,
@@ -188,8 +188,7 @@ impl Embedder {
 
     /// Forms the next batch from what waits, for steps of `limit_ns`.
     fn next_batch(&mut self, limit_ns: u64) -> Option<Batch> {
-        let layers = self.model.layers() as u64;
-        let fits = self.cost.units_within(limit_ns) / layers.max(1);
+        let fits = self.cost.units_within(limit_ns) / self.model.units(1).max(1);
         let picks = self.waiting.take((fits as usize).min(BATCH_TOKENS_MAX));
         let last = picks.last()?;
         let mut tokens: Vec<Token> = Vec::with_capacity(picks.len() * last.tokens);
@@ -207,28 +206,21 @@ impl Embedder {
         Some(Batch {
             picks,
             texts,
-            next_layer: 0,
+            progress: Progress::default(),
         })
     }
 
-    /// Runs `batch` on by as many layers as the limit allows; true once it is through.
+    /// Runs `batch` on as far as the limit allows; true once it is through.
     fn advance(&mut self, batch: &mut Batch, limit_ns: u64, now_ns: &dyn Fn() -> u64) -> bool {
-        let tokens = batch.tokens();
-        let left = self.model.layers() - batch.next_layer;
-        let fits = self.cost.units_within(limit_ns) / tokens.max(1) as u64;
-        let layers = (fits as usize).clamp(1, left.max(1));
+        let fits = self.cost.units_within(limit_ns);
         let (model, scratch) = (&self.model, &mut self.scratch);
-        let rows = self.rows.take(tokens * model.hidden());
+        let rows = self.rows.take(batch.tokens() * model.hidden());
         let began = now_ns();
-        self.compute.run(|| {
-            for nth in batch.next_layer..batch.next_layer + layers {
-                model.layer(nth, rows, &batch.texts, scratch);
-            }
-        });
-        let units = (tokens * layers) as u64;
+        let units = self
+            .compute
+            .run(|| model.advance(&mut batch.progress, fits, rows, &batch.texts, scratch));
         self.cost.observe(units, now_ns().saturating_sub(began));
-        batch.next_layer += layers;
-        batch.next_layer >= self.model.layers()
+        self.model.is_through(&batch.progress)
     }
 
     /// Hands out a finished batch's vectors, and the requests that are complete with them.
@@ -343,7 +335,7 @@ impl Engine for Embedder {
             finished: std::mem::take(&mut self.answers),
             ..StepOutcome::default()
         };
-        // What is left may not be enough for a layer; then the next step has all of its time for one.
+        // What is left may not be enough for a piece; then the next step has all of its time for one.
         self.only_read = read_ns > self.step_limit_ns / 2;
         if self.only_read {
             return outcome;
@@ -365,17 +357,18 @@ impl Engine for Embedder {
         0
     }
 
-    /// Scratch is only needed inside a step, and rows by the batch that is on its way; all else is
-    /// zeroed and read back. Stacks are overwritten and cannot be read back.
+    /// All that a batch on its way does not need is zeroed and read back. Stacks are overwritten and
+    /// cannot be read back.
     fn scrub(&mut self) -> Scrubbed {
         let mut all = Scrubbed {
             zeroed: self.compute.scrub_stacks(),
             ..Scrubbed::default()
         };
-        if self.batch.is_none() {
+        let on_its_way = self.batch.is_some();
+        if !on_its_way {
             all = sum(all, self.rows.scrub());
         }
         all = sum(all, self.pooled.scrub());
-        sum(all, self.scratch.scrub())
+        sum(all, self.scratch.scrub(on_its_way))
     }
 }

@@ -1,4 +1,9 @@
-//! The encoder's forward pass, one layer at a time.
+//! The encoder's forward pass, in pieces of any size.
+//!
+//! A layer has two halves. The first makes queries, keys and values of each row; the second lets each row
+//! attend to all of its text's, and does the rest. Inside a half rows do not depend on each other, so a
+//! piece is some rows through one half, and what a piece yields is the same however the rows are divided.
+//! So even one long text in a large model never makes a step too long.
 
 use super::config::Config;
 use super::weights::{Embeddings, Layer, Reader};
@@ -6,12 +11,25 @@ use crate::engine::Scrubbed;
 use crate::models::scratch::{Buffer, sum};
 use crate::models::{LoadError, ModelFiles};
 use bulkhead_kernels::compute::Linear;
-use bulkhead_kernels::compute::ragged::attend;
+use bulkhead_kernels::compute::ragged::attend_rows;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows of embeddings that one task makes.
 const EMBED_ROWS: usize = 32;
+
+/// Rows of a piece at least, unless there are fewer: each piece reads all of a half's weights.
+const PIECE_ROWS_MIN: usize = 32;
+/// What a product inside attention costs more than one with weights, about.
+const ATTENTION_FACTOR: usize = 2;
+
+/// How far a batch has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    layer: usize,
+    second_half: bool,
+    row: usize,
+}
 
 /// What a layer computes in.
 #[derive(Debug, Default)]
@@ -23,16 +41,16 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Zeroes and reads back all that was written.
-    pub fn scrub(&mut self) -> Scrubbed {
-        [
-            &mut self.qkv,
-            &mut self.mixed,
-            &mut self.change,
-            &mut self.inner,
-        ]
-        .into_iter()
-        .fold(Scrubbed::default(), |all, buffer| sum(all, buffer.scrub()))
+    /// Zeroes and reads back all that was written, but for what a batch that is still on its way needs
+    /// between two pieces.
+    pub fn scrub(&mut self, on_its_way: bool) -> Scrubbed {
+        let inside = [&mut self.mixed, &mut self.change, &mut self.inner];
+        let done =
+            (inside.into_iter()).fold(Scrubbed::default(), |all, buffer| sum(all, buffer.scrub()));
+        match on_its_way {
+            true => done,
+            false => sum(done, self.qkv.scrub()),
+        }
     }
 }
 
@@ -82,9 +100,17 @@ impl Model {
         (tables + self.layers.iter().map(of_layer).sum::<usize>()) as u64
     }
 
-    /// Layers of the encoder.
-    pub fn layers(&self) -> usize {
-        self.layers.len()
+    /// What a batch of so many tokens costs, in units of one row's first half of a layer.
+    pub fn units(&self, tokens: usize) -> u64 {
+        (tokens * self.layers.len()) as u64 * (1 + self.second_half_units(0))
+    }
+
+    /// What one row's second half costs in a text of so many tokens, in units of its first.
+    fn second_half_units(&self, tokens: usize) -> u64 {
+        let (hidden, inner) = (self.config.hidden, self.config.intermediate);
+        let weights = hidden + 2 * inner;
+        let products = weights + 2 * ATTENTION_FACTOR * tokens;
+        (products as u64).div_ceil(3 * hidden as u64)
     }
 
     /// Adds a text's tokens to `tokens`, each with its position. In RoBERTa a token for padding (which
@@ -131,25 +157,72 @@ impl Model {
             });
     }
 
-    /// Runs one layer over `rows`, in place. `texts` are the texts' ranges of rows.
-    pub fn layer(
+    /// Runs a batch on by about `units`, and at least one piece, in place. `texts` are the texts' ranges
+    /// of rows. Returns the units that were done.
+    pub fn advance(
         &self,
-        nth: usize,
+        progress: &mut Progress,
+        units: u64,
         rows: &mut [f32],
         texts: &[Range<usize>],
         scratch: &mut Scratch,
-    ) {
-        let Some(layer) = self.layers.get(nth) else {
-            return;
-        };
-        let (hidden, activation) = (self.hidden(), self.config.activation);
-        let tokens = rows.len() / hidden;
-        let qkv = scratch.qkv.take(tokens * 3 * hidden);
-        let mixed = scratch.mixed.take(tokens * hidden);
-        let change = scratch.change.take(tokens * hidden);
-        let inner = scratch.inner.take(tokens * layer.up.outputs());
+    ) -> u64 {
+        let tokens = rows.len() / self.hidden();
+        let longest = texts.iter().map(Range::len).max().unwrap_or(0);
+        let second_half = self.second_half_units(longest);
+        let mut done = 0;
+        while let Some(layer) = self.layers.get(progress.layer) {
+            let unit = if progress.second_half { second_half } else { 1 };
+            let left = tokens - progress.row;
+            let fits = (units.saturating_sub(done) / unit) as usize;
+            let least = left.min(PIECE_ROWS_MIN);
+            if done > 0 && fits < least {
+                break;
+            }
+            let piece = progress.row..progress.row + fits.clamp(least, left);
+            done += piece.len() as u64 * unit;
+            match progress.second_half {
+                false => self.first_half(layer, rows, piece.clone(), scratch),
+                true => self.second_half(layer, rows, piece.clone(), texts, scratch),
+            }
+            progress.row = piece.end;
+            if progress.row == tokens {
+                progress.row = 0;
+                progress.layer += usize::from(progress.second_half);
+                progress.second_half = !progress.second_half;
+            }
+        }
+        done
+    }
+
+    /// True once a batch is through.
+    pub fn is_through(&self, progress: &Progress) -> bool {
+        progress.layer >= self.layers.len()
+    }
+
+    fn first_half(&self, layer: &Layer, rows: &[f32], piece: Range<usize>, scratch: &mut Scratch) {
+        let hidden = self.hidden();
+        let qkv = scratch.qkv.take(rows.len() * 3);
+        let qkv = &mut qkv[piece.start * 3 * hidden..piece.end * 3 * hidden];
+        let rows = &rows[piece.start * hidden..piece.end * hidden];
         layer.qkv.forward(rows, qkv, |_| ());
-        attend(qkv, texts, hidden, self.config.heads, mixed);
+    }
+
+    fn second_half(
+        &self,
+        layer: &Layer,
+        rows: &mut [f32],
+        piece: Range<usize>,
+        texts: &[Range<usize>],
+        scratch: &mut Scratch,
+    ) {
+        let (hidden, activation) = (self.hidden(), self.config.activation);
+        let qkv = scratch.qkv.take(rows.len() * 3);
+        let mixed = scratch.mixed.take(piece.len() * hidden);
+        let change = scratch.change.take(piece.len() * hidden);
+        let inner = scratch.inner.take(piece.len() * layer.up.outputs());
+        attend_rows(qkv, texts, piece.clone(), hidden, self.config.heads, mixed);
+        let rows = &mut rows[piece.start * hidden..piece.end * hidden];
         layer.attended.forward(mixed, change, |_| ());
         layer.attended_norm.add_all(rows, change);
         layer.up.forward(rows, inner, |rows| activation.apply(rows));
