@@ -31,8 +31,7 @@ impl TextEncoder {
     /// Parses tokenizer.json for a model of `vocabulary` words; texts are cut to `tokens_max` and
     /// never padded.
     pub fn parse(bytes: &[u8], tokens_max: usize, vocabulary: usize) -> Result<Self, LoadError> {
-        guard::check(bytes).map_err(bad)?;
-        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(bad)?;
+        let mut tokenizer = guard::parse(bytes).map_err(bad)?;
         let model = without_cache(tokenizer.get_model().clone())?;
         tokenizer.with_model(model);
         let added = tokenizer

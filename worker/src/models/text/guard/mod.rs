@@ -12,6 +12,8 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
+use std::panic::catch_unwind;
+use tokenizers::Tokenizer;
 
 /// Bytes of a vocabulary's piece at most; real ones stay below 256.
 const PIECE_BYTES_MAX: usize = 1024;
@@ -24,8 +26,17 @@ const REPLACEMENT_BYTES_MAX: usize = 64;
 /// Steps, and parts of steps, together.
 const STEP_VALUES_MAX: usize = 4096;
 
-/// Checks the bytes of a tokenizer.json; the error says what is wrong with it.
-pub fn check(bytes: &[u8]) -> Result<(), String> {
+/// Parses the bytes of a tokenizer.json; the error says what is wrong with it.
+pub fn parse(bytes: &[u8]) -> Result<Tokenizer, String> {
+    check(bytes)?;
+    // The library expects of some parts that they cannot fail, and panics where they do.
+    match catch_unwind(|| Tokenizer::from_bytes(bytes)) {
+        Ok(parsed) => parsed.map_err(|error| error.to_string()),
+        Err(_) => Err("one of its parts is not as the format has it".into()),
+    }
+}
+
+fn check(bytes: &[u8]) -> Result<(), String> {
     let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     let words = file.model.max_input_chars_per_word;
     if words.is_some_and(|words| words > WORD_CHARS_MAX) {
