@@ -9,7 +9,6 @@ mod candle;
 mod checkpoint;
 mod config;
 mod cpu;
-mod kv;
 mod model;
 mod names;
 mod ops;

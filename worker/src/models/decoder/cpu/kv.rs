@@ -2,8 +2,8 @@
 //!
 //! Which block is whose is not known here; no byte beyond the pool is ever touched.
 
-use super::Layout;
 use crate::engine::Scrubbed;
+use crate::models::decoder::Layout;
 use bulkhead_kernels::pool::CpuPool;
 use bulkhead_kernels::{Pool, PoolError};
 use pulp::bytemuck::{cast_slice, cast_slice_mut};

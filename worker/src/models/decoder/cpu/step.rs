@@ -1,74 +1,31 @@
-//! The decoder on this machine's processor: everything computed in place, in buffers that are kept and
-//! scrubbed.
+//! One step in place: every operation reads one buffer that is kept and writes another.
 
-use super::checkpoint::Checkpoint;
 use super::kv::Kv;
-use super::model::Model;
-use super::ops::{SLOTS, Slot, Step, Weights};
-use super::rope::Pairs;
-use super::{Config, Decoder, DeviceError, Row, Shape};
+use super::weights::Packed;
 use crate::engine::Scrubbed;
+use crate::models::decoder::ops::{SLOTS, Slot, Step};
+use crate::models::decoder::rope::Pairs;
+use crate::models::decoder::{Config, DeviceError, Row};
 use crate::models::scratch::{Buffer, sum};
-use crate::models::source::Raw;
-use crate::models::{Compute, LoadError};
+use bulkhead_kernels::compute::Linear;
 use bulkhead_kernels::compute::paged::{Attention, BLOCK_TOKENS, Query, attend};
 use bulkhead_kernels::compute::simd::{rms_norm, swiglu};
-use bulkhead_kernels::compute::{Linear, Rows};
 use rayon::prelude::*;
-use std::ops::Range;
 
 /// Rows that one task of an elementwise operation takes at least: fewer are not worth a hand-over.
 const ROWS_PER_TASK: usize = 8;
 
-/// Weights packed for the processor.
-#[derive(Debug)]
-struct Packed;
-
-impl Weights for Packed {
-    type Vector = Vec<f32>;
-    type Part = (Rows, usize);
-    type Matrix = Linear;
-
-    fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>, LoadError> {
-        Ok(values)
-    }
-
-    fn part(&self, raw: &Raw<'_>, outputs: usize, inputs: usize) -> Result<Self::Part, LoadError> {
-        Ok((raw.rows(inputs)?, outputs))
-    }
-
-    fn matrix(
-        &self,
-        parts: Vec<Self::Part>,
-        inputs: usize,
-        bias: Vec<f32>,
-    ) -> Result<Linear, LoadError> {
-        let outputs = parts.iter().map(|(_, outputs)| outputs).sum();
-        let all = parts.into_iter().map(|(rows, _)| rows);
-        let all = all.reduce(|mut all, more| {
-            all.append(more);
-            all
-        });
-        all.and_then(|rows| Linear::new(inputs, outputs, &rows, &bias))
-            .ok_or_else(|| LoadError::bad("the model", "its matrices cannot be packed"))
-    }
-
-    fn bytes(matrix: &Linear) -> u64 {
-        matrix.bytes() as u64
-    }
-}
-
 /// What a step computes in.
 #[derive(Debug, Default)]
-struct Scratch {
+pub(super) struct Scratch {
     slots: [Buffer; SLOTS],
     /// Cosines and sines of the step's positions.
     turns: Buffer,
-    logits: Buffer,
+    pub(super) logits: Buffer,
 }
 
 impl Scratch {
-    fn scrub(&mut self) -> Scrubbed {
+    pub(super) fn scrub(&mut self) -> Scrubbed {
         let others = [&mut self.turns, &mut self.logits];
         let all = self.slots.iter_mut().chain(others);
         all.fold(Scrubbed::default(), |all, buffer| sum(all, buffer.scrub()))
@@ -83,88 +40,8 @@ impl Scratch {
     }
 }
 
-/// The decoder that runs on this machine's processor.
-pub struct CpuDecoder {
-    model: Model<Packed>,
-    kv: Kv,
-    scratch: Scratch,
-    compute: Compute,
-}
-
-/// Weights that were read for the processor, and have no thread yet.
-pub struct CpuModel(Model<Packed>);
-
-impl CpuModel {
-    /// Reads the weights. Starts no thread.
-    pub fn load(checkpoint: Checkpoint<'_>) -> Result<Self, LoadError> {
-        Model::load(checkpoint, &Packed).map(CpuModel)
-    }
-}
-
-impl CpuDecoder {
-    /// Without memory for keys and values, until it is assigned.
-    pub fn new(model: CpuModel, compute: Compute) -> Self {
-        CpuDecoder {
-            kv: Kv::empty(model.0.config.layout()),
-            model: model.0,
-            scratch: Scratch::default(),
-            compute,
-        }
-    }
-}
-
-impl Decoder for CpuDecoder {
-    fn shape(&self) -> Shape {
-        Shape {
-            vocabulary: self.model.config.vocabulary,
-            context_tokens: self.model.config.context_tokens,
-            block_bytes: self.model.config.layout().block_bytes() as u64,
-            weights_bytes: self.model.bytes(),
-        }
-    }
-
-    fn assign(&mut self, quota_bytes: u64) -> u32 {
-        let layout = self.model.config.layout();
-        // Without memory for a pool every request is answered OVER_QUOTA, with numbers.
-        self.kv = Kv::new(layout, quota_bytes).unwrap_or_else(|_| Kv::empty(layout));
-        self.kv.blocks()
-    }
-
-    fn forward(
-        &mut self,
-        rows: &[Row],
-        wanted: &[usize],
-        tables: &[&[u32]],
-    ) -> Result<&mut [f32], DeviceError> {
-        let CpuDecoder {
-            model,
-            kv,
-            scratch,
-            compute,
-        } = self;
-        compute.run(|| {
-            let mut step = CpuStep::new(&model.config, rows, wanted, tables, kv, scratch);
-            model.forward(&mut step)
-        })?;
-        Ok(scratch.logits.take(wanted.len() * model.config.vocabulary))
-    }
-
-    fn clean(&mut self, blocks: Range<u32>) -> Scrubbed {
-        self.kv.clean(blocks)
-    }
-
-    /// Stacks are overwritten and cannot be read back.
-    fn scrub(&mut self) -> Scrubbed {
-        let stacks = Scrubbed {
-            zeroed: self.compute.scrub_stacks(),
-            ..Scrubbed::default()
-        };
-        sum(self.scratch.scrub(), stacks)
-    }
-}
-
 /// One step.
-struct CpuStep<'a> {
+pub(super) struct CpuStep<'a> {
     config: &'a Config,
     rows: &'a [Row],
     wanted: &'a [usize],
@@ -174,7 +51,7 @@ struct CpuStep<'a> {
 }
 
 impl<'a> CpuStep<'a> {
-    fn new(
+    pub(super) fn new(
         config: &'a Config,
         rows: &'a [Row],
         wanted: &'a [usize],

@@ -1,0 +1,97 @@
+//! The decoder on this machine's processor: everything computed in place, in buffers that are kept and
+//! scrubbed.
+
+mod kv;
+mod step;
+mod weights;
+
+use super::checkpoint::Checkpoint;
+use super::model::Model;
+use super::{Decoder, DeviceError, Row, Shape};
+use crate::engine::Scrubbed;
+use crate::models::scratch::sum;
+use crate::models::{Compute, LoadError};
+use kv::Kv;
+use std::ops::Range;
+use step::{CpuStep, Scratch};
+use weights::Packed;
+
+/// The decoder that runs on this machine's processor.
+pub struct CpuDecoder {
+    model: Model<Packed>,
+    kv: Kv,
+    scratch: Scratch,
+    compute: Compute,
+}
+
+/// Weights that were read for the processor, and have no thread yet.
+pub struct CpuModel(Model<Packed>);
+
+impl CpuModel {
+    /// Reads the weights. Starts no thread.
+    pub fn load(checkpoint: Checkpoint<'_>) -> Result<Self, LoadError> {
+        Model::load(checkpoint, &Packed).map(CpuModel)
+    }
+}
+
+impl CpuDecoder {
+    /// Without memory for keys and values, until it is assigned.
+    pub fn new(model: CpuModel, compute: Compute) -> Self {
+        CpuDecoder {
+            kv: Kv::empty(model.0.config.layout()),
+            model: model.0,
+            scratch: Scratch::default(),
+            compute,
+        }
+    }
+}
+
+impl Decoder for CpuDecoder {
+    fn shape(&self) -> Shape {
+        Shape {
+            vocabulary: self.model.config.vocabulary,
+            context_tokens: self.model.config.context_tokens,
+            block_bytes: self.model.config.layout().block_bytes() as u64,
+            weights_bytes: self.model.bytes(),
+        }
+    }
+
+    fn assign(&mut self, quota_bytes: u64) -> u32 {
+        let layout = self.model.config.layout();
+        // Without memory for a pool every request is answered OVER_QUOTA, with numbers.
+        self.kv = Kv::new(layout, quota_bytes).unwrap_or_else(|_| Kv::empty(layout));
+        self.kv.blocks()
+    }
+
+    fn forward(
+        &mut self,
+        rows: &[Row],
+        wanted: &[usize],
+        tables: &[&[u32]],
+    ) -> Result<&mut [f32], DeviceError> {
+        let CpuDecoder {
+            model,
+            kv,
+            scratch,
+            compute,
+        } = self;
+        compute.run(|| {
+            let mut step = CpuStep::new(&model.config, rows, wanted, tables, kv, scratch);
+            model.forward(&mut step)
+        })?;
+        Ok(scratch.logits.take(wanted.len() * model.config.vocabulary))
+    }
+
+    fn clean(&mut self, blocks: Range<u32>) -> Scrubbed {
+        self.kv.clean(blocks)
+    }
+
+    /// Stacks are overwritten and cannot be read back.
+    fn scrub(&mut self) -> Scrubbed {
+        let stacks = Scrubbed {
+            zeroed: self.compute.scrub_stacks(),
+            ..Scrubbed::default()
+        };
+        sum(self.scratch.scrub(), stacks)
+    }
+}
