@@ -3,8 +3,11 @@
 //! Every command's arguments are one struct here, so that `--help` reads the same everywhere; the
 //! work is in `commands`. Nothing here opens a file or a connection.
 
+mod generate;
+
 use crate::config::{Config, ConfigError};
 use clap::{Args, Parser, Subcommand};
+pub use generate::{Generate, SamplingArgs};
 use std::path::PathBuf;
 
 /// Multi-tenant inference for AI agents: sealed, clean, fair and audited.
@@ -357,28 +360,6 @@ pub struct Embed {
     /// The texts
     #[arg(required = true, value_name = "TEXT")]
     pub texts: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Example:
-  bulkhead generate --credentials reader.json --max-tokens 64 'What is a bulkhead?'")]
-pub struct Generate {
-    #[command(flatten)]
-    pub caller: Caller,
-    /// The model
-    #[arg(long, default_value = "smollm2")]
-    pub model: String,
-    /// Most tokens; 0 takes the server's default
-    #[arg(long, default_value_t = 128, value_name = "N")]
-    pub max_tokens: u32,
-    /// 0 always takes the likeliest token
-    #[arg(long, default_value_t = 0.0)]
-    pub temperature: f32,
-    /// The seed of the sampling [default: one that the server draws]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// The prompt
-    pub prompt: String,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,9 @@
 """An agent that Bulkhead's authors could have nothing to do with: gRPC code made from the .proto files,
 PyJWT for the assertion, the standard library for the token endpoint.
 
-Checks one embedding against the reference, one streamed answer for its sense, that tokens are renewed,
-and that a server with another authority is not trusted. Exits with 0 only if all of it holds.
+Checks one embedding against the reference, one streamed answer for its sense, the sampling by its own
+log-probabilities, that tokens are renewed, and that a server with another authority is not trusted. Exits
+with 0 only if all of it holds.
 
     python client.py CREDENTIALS.json REFERENCE.json
 """
@@ -20,6 +21,7 @@ import uuid
 import grpc
 import jwt
 
+import sampling
 from bulkhead.v1 import inference_pb2, inference_pb2_grpc
 
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -198,6 +200,7 @@ def main():
     stub = inference_pb2_grpc.InferenceStub(connect(credentials, Tokens(credentials)))
     check_embed(stub, reference)
     check_generate(stub)
+    sampling.check_all(stub, CALL_S_MAX)
     check_renewal(credentials)
     check_trust(credentials, stranger())
 

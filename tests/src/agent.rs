@@ -4,7 +4,7 @@ use crate::{http, jwt, wait::within};
 use aws_lc_rs::{rand, signature::Ed25519KeyPair};
 use bulkhead_proto::v1::{
     ChatMessage, CreateAgentResponse, Done, EmbedRequest, EmbedResponse, GenerateRequest,
-    GenerateResponse, inference_client::InferenceClient,
+    GenerateResponse, TokenLogprob, inference_client::InferenceClient,
 };
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject as _};
@@ -200,6 +200,8 @@ pub fn chat(model: &str, message: &str, max_tokens: u32) -> GenerateRequest {
 pub struct Generation {
     /// One for each message that held text.
     pub pieces: Vec<String>,
+    /// Of all messages.
+    pub logprobs: Vec<TokenLogprob>,
     pub done: Done,
 }
 
@@ -211,17 +213,22 @@ impl Generation {
 
 /// Reads a stream to its end.
 pub async fn collect(mut stream: Streaming<GenerateResponse>) -> Result<Generation, Status> {
-    let mut pieces = Vec::new();
+    let (mut pieces, mut logprobs) = (Vec::new(), Vec::new());
     let mut done = None;
     while let Some(message) = within(CALL_MAX, "the next piece", stream.message()).await? {
         assert!(done.is_none(), "nothing comes after `done`");
+        logprobs.extend(message.logprobs);
         if !message.text.is_empty() {
             pieces.push(message.text);
         }
         done = message.done;
     }
     let done = done.expect("a stream that ends well ends with `done`");
-    Ok(Generation { pieces, done })
+    Ok(Generation {
+        pieces,
+        logprobs,
+        done,
+    })
 }
 
 /// The reason of a refusal: `google.rpc.ErrorInfo` of our domain, or "".

@@ -8,10 +8,10 @@ use super::{
     output::{self, ReceiptView, UsageView},
 };
 use crate::{
-    cli::{Generate, Globals},
+    cli::{Generate, Globals, SamplingArgs},
     client::{AgentClient, ClientError, Credentials},
 };
-use bulkhead_proto::v1::{ChatMessage, Done, GenerateRequest, GenerateResponse};
+use bulkhead_proto::v1::{ChatMessage, Done, GenerateRequest, GenerateResponse, TokenLogprob};
 use serde::Serialize;
 use std::{io, process::ExitCode, time::Duration};
 use tonic::Streaming;
@@ -23,40 +23,125 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Line {
-    Piece {
-        text: String,
-    },
+    Piece(Piece),
     Done {
         finish_reason: String,
+        #[serde(skip_serializing_if = "String::is_empty")]
+        stop_sequence: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stop_token: Option<u32>,
+        seed: u64,
         usage: UsageView,
         receipt: ReceiptView,
     },
+}
+
+#[derive(Serialize)]
+struct Piece {
+    text: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<Logprob>,
+}
+
+/// A token, and how likely it was; `bytes` say exactly what `text` may only approximate.
+#[derive(Serialize)]
+struct Logprob {
+    token: u32,
+    text: String,
+    bytes: Vec<u8>,
+    logprob: f32,
+    top: Vec<Alternative>,
+}
+
+#[derive(Serialize)]
+struct Alternative {
+    token: u32,
+    text: String,
+    logprob: f32,
+}
+
+impl From<TokenLogprob> for Logprob {
+    fn from(entry: TokenLogprob) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let alternatives = entry.top.into_iter().map(|one| Alternative {
+            token: one.token,
+            text: text(&one.bytes),
+            logprob: one.logprob,
+        });
+        Logprob {
+            token: entry.token,
+            text: text(&entry.bytes),
+            bytes: entry.bytes,
+            logprob: entry.logprob,
+            top: alternatives.collect(),
+        }
+    }
 }
 
 impl From<Done> for Line {
     fn from(done: Done) -> Self {
         Line::Done {
             finish_reason: done.finish_reason,
+            stop_sequence: done.stop_sequence,
+            stop_token: done.stop_token,
+            seed: done.seed,
             usage: done.usage.unwrap_or_default().into(),
             receipt: done.receipt.unwrap_or_default().into(),
         }
     }
 }
 
+fn request(args: Generate) -> GenerateRequest {
+    let SamplingArgs {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        logit_bias,
+        seed,
+        stop,
+        stop_token,
+        min_tokens,
+        ignore_eos,
+        logprobs,
+    } = args.sampling;
+    let (messages, prompt) = match args.raw {
+        true => (Vec::new(), args.prompt),
+        false => {
+            let (role, content) = ("user".into(), args.prompt);
+            (vec![ChatMessage { role, content }], String::new())
+        }
+    };
+    GenerateRequest {
+        model: args.model,
+        messages,
+        prompt,
+        max_tokens: args.max_tokens,
+        temperature,
+        top_p,
+        seed,
+        stop,
+        context: None,
+        top_k,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        logit_bias: logit_bias.into_iter().collect(),
+        stop_token_ids: stop_token,
+        min_tokens,
+        ignore_eos,
+        logprobs,
+    }
+}
+
 pub fn run(_globals: &Globals, args: Generate) -> Outcome {
     let credentials = Credentials::read(&args.caller.credentials)?;
     let as_json = args.caller.json;
-    let request = GenerateRequest {
-        model: args.model,
-        messages: vec![ChatMessage {
-            role: "user".into(),
-            content: args.prompt,
-        }],
-        max_tokens: args.max_tokens,
-        temperature: args.temperature,
-        seed: args.seed,
-        ..GenerateRequest::default()
-    };
+    let request = request(args);
     output::block_on(async {
         let client = AgentClient::connect(credentials, None).await?;
         let stream = client.generate(request, TIMEOUT).await?;
@@ -84,9 +169,9 @@ async fn print_all(
     line_open: &mut bool,
 ) -> Outcome {
     while let Some(message) = stream.message().await.map_err(ClientError::from)? {
-        if !message.text.is_empty() {
+        if !(message.text.is_empty() && message.logprobs.is_empty()) {
             *line_open = !as_json;
-            print_piece(message.text, as_json)?;
+            print_piece(message.text, message.logprobs, as_json)?;
         }
         if let Some(done) = message.done {
             *line_open = false;
@@ -97,9 +182,10 @@ async fn print_all(
     Err("the answer ended without its receipt: treat it as incomplete".into())
 }
 
-fn print_piece(text: String, as_json: bool) -> io::Result<()> {
+fn print_piece(text: String, logprobs: Vec<TokenLogprob>, as_json: bool) -> io::Result<()> {
+    let logprobs = logprobs.into_iter().map(Logprob::from).collect();
     match as_json {
-        true => output::json_line(&Line::Piece { text }),
+        true => output::json_line(&Line::Piece(Piece { text, logprobs })),
         false => output::piece(&text),
     }
 }
@@ -113,6 +199,7 @@ fn print_done(done: Line, as_json: bool) -> io::Result<()> {
         finish_reason,
         usage,
         receipt,
+        ..
     } = done
     {
         eprintln!(

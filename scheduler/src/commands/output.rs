@@ -280,6 +280,8 @@ impl ReceiptView {
 pub struct UsageView {
     pub input_tokens: u32,
     pub output_tokens: u32,
+    /// Of the input tokens, those that the prefix cache had.
+    pub cached_tokens: u32,
 }
 
 impl From<Usage> for UsageView {
@@ -287,6 +289,7 @@ impl From<Usage> for UsageView {
         UsageView {
             input_tokens: usage.input_tokens,
             output_tokens: usage.output_tokens,
+            cached_tokens: usage.cached_tokens,
         }
     }
 }

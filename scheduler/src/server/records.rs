@@ -7,9 +7,9 @@ use super::{
     submit::Work,
 };
 use bulkhead_policy::Permit;
-use bulkhead_proto::internal::RecordKind;
+use bulkhead_proto::internal::{GenerateJob, RecordKind};
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
 /// Reasons that one aggregate counts by themselves; they come from our own fixed sets.
@@ -39,6 +39,9 @@ pub fn admitted(permit: &Permit, work: &Work, region: &str) -> Vec<u8> {
         "input_bytes": bytes,
         "deadline": work.deadline_ns.is_some(),
     });
+    if let Job::Generate(job) = &work.job {
+        body["sampling"] = sampling(job);
+    }
     if let Some(claims) = &work.context {
         body["claims"] = json!({
             "purpose": claims.purpose,
@@ -49,6 +52,43 @@ pub fn admitted(permit: &Permit, work: &Work, region: &str) -> Vec<u8> {
         });
     }
     bytes_of(&body)
+}
+
+/// The numbers that an answer's tokens are chosen by, as far as they are not off: with the prompt, which
+/// is not here, they say how to get the answer again.
+fn sampling(job: &GenerateJob) -> Value {
+    let mut numbers = Map::new();
+    numbers.insert("max_tokens".into(), job.max_tokens.into());
+    if job.temperature > 0.0 {
+        numbers.insert("seed".into(), job.seed.into());
+    }
+    let floats = [
+        ("temperature", job.temperature),
+        ("top_p", job.top_p),
+        ("min_p", job.min_p),
+        ("repetition_penalty", job.repetition_penalty),
+        ("presence_penalty", job.presence_penalty),
+        ("frequency_penalty", job.frequency_penalty),
+    ];
+    // Written as they were asked for: 0.8, not the nearest number of twice the width.
+    let floats = floats
+        .into_iter()
+        .filter(|(_, value)| *value != 0.0)
+        .filter_map(|(name, value)| Some((name, value.to_string().parse::<f64>().ok()?.into())));
+    let counts = [
+        ("top_k", job.top_k as usize),
+        ("min_tokens", job.min_tokens as usize),
+        ("logit_biases", job.logit_bias.len()),
+        ("stops", job.stop.len() + job.stop_token_ids.len()),
+    ];
+    let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+    let counts = counts.map(|(name, count)| (name, Value::from(count)));
+    numbers.extend(
+        floats
+            .chain(counts)
+            .map(|(name, value)| (name.into(), value)),
+    );
+    numbers.into()
 }
 
 /// An accepted request ended.
@@ -148,5 +188,36 @@ impl RefusalBudget {
     /// Starts a new period.
     pub fn reset(&self) {
         self.used.lock().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_names_the_numbers_of_the_sampling_and_no_text() {
+        let greedy = GenerateJob {
+            prompt: "a secret".into(),
+            max_tokens: 9,
+            seed: 4,
+            ..GenerateJob::default()
+        };
+        assert_eq!(sampling(&greedy), json!({ "max_tokens": 9 }));
+        let warm = GenerateJob {
+            temperature: 0.8,
+            presence_penalty: -0.5,
+            top_k: 40,
+            stop: vec!["a secret".into()],
+            stop_token_ids: vec![7],
+            ..greedy
+        };
+        assert_eq!(
+            sampling(&warm),
+            json!({
+                "max_tokens": 9, "seed": 4, "temperature": 0.8, "presence_penalty": -0.5,
+                "top_k": 40, "stops": 2,
+            })
+        );
     }
 }

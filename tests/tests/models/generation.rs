@@ -5,7 +5,7 @@
 
 use super::{Served, check, reference, serve};
 use bulkhead_proto::v1::{ChatMessage, GenerateRequest};
-use bulkhead_tests::agent::{chat, collect, prompt, reason};
+use bulkhead_tests::agent::{Client, Generation, chat, collect, prompt, reason};
 
 #[tokio::test]
 async fn answers_begin_as_the_reference_does_and_make_the_same_sense() {
@@ -84,33 +84,138 @@ async fn text_is_streamed_and_counted() {
     drop(server);
 }
 
-#[tokio::test]
-async fn the_same_seed_gives_the_same_text_and_a_stop_string_ends_it() {
-    let Served { client, server, .. } = serve().await;
-    let warm = GenerateRequest {
-        temperature: 0.8,
-        seed: Some(7),
-        ..chat("smollm2", "Write one sentence about ships.", 12)
-    };
-    let mut texts = Vec::new();
-    for _ in 0..2 {
-        let stream = client.generate(warm.clone()).await.expect("a stream");
-        texts.push(collect(stream).await.expect("an answer").text());
+/// A sampled answer, with everything that changes what is likely.
+fn warm(seed: Option<u64>) -> GenerateRequest {
+    GenerateRequest {
+        temperature: 0.9,
+        top_k: 40,
+        top_p: 0.95,
+        min_p: 0.02,
+        repetition_penalty: 1.1,
+        frequency_penalty: 0.2,
+        seed,
+        ..chat("smollm2", "Write one sentence about ships.", 16)
     }
-    assert_eq!(texts[0], texts[1]);
+}
 
+async fn answer(client: &Client, request: GenerateRequest) -> Generation {
+    let stream = client.generate(request).await.expect("a stream");
+    collect(stream).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn the_same_seed_gives_the_same_text_beside_other_traffic() {
+    let Served { client, server, .. } = serve().await;
+    let alone = answer(&client, warm(Some(7))).await;
+    assert_eq!(alone.done.seed, 7);
+    let other = |seed| answer(&client, warm(Some(seed)));
+    let greedy = || answer(&client, chat("smollm2", "Count to one hundred.", 24));
+    let same = || answer(&client, warm(Some(7)));
+    let (_, first, second, a, b) = tokio::join!(greedy(), same(), same(), other(8), other(9));
+    assert_eq!(first.text(), alone.text());
+    assert_eq!(second.text(), alone.text());
+    assert!(a.text() != alone.text() || b.text() != alone.text());
+
+    let drawn = answer(&client, warm(None)).await;
+    let again = answer(&client, warm(Some(drawn.done.seed))).await;
+    assert_eq!(drawn.text(), again.text(), "the seed that was told");
+    drop(server);
+}
+
+#[tokio::test]
+async fn log_probabilities_are_those_of_the_reference() {
+    let Served { client, server, .. } = serve().await;
+    let reference = reference("smollm2.json");
+    for case in reference["cases"].as_array().expect("cases") {
+        let request = GenerateRequest {
+            logprobs: Some(5),
+            ..chat("smollm2", case["prompt"].as_str().expect("a prompt"), 4)
+        };
+        let answer = answer(&client, request).await;
+        let bytes: Vec<u8> = answer
+            .logprobs
+            .iter()
+            .flat_map(|t| t.bytes.clone())
+            .collect();
+        assert_eq!(String::from_utf8_lossy(&bytes), answer.text());
+        let first = &answer.logprobs[0];
+        assert_eq!(first.token, first.top[0].token, "greedy");
+        let logit = |at: usize| case["top5_logits"][at].as_f64().expect("a logit");
+        for (at, one) in first.top.iter().enumerate() {
+            assert_eq!(Some(u64::from(one.token)), case["top5_ids"][at].as_u64());
+            // Logits and their log-probabilities differ by one constant; the reference has three digits.
+            let below = f64::from(first.top[0].logprob - one.logprob);
+            assert!((below - (logit(0) - logit(at))).abs() < 0.02, "{first:?}");
+        }
+    }
+    drop(server);
+}
+
+#[tokio::test]
+async fn an_answer_says_what_ended_it() {
+    let Served { client, server, .. } = serve().await;
+    let capital = || chat("smollm2", "What is the capital of France?", 32);
     let stopped = GenerateRequest {
-        stop: vec!["Paris".into()],
-        ..chat("smollm2", "What is the capital of France?", 32)
+        stop: vec!["London".into(), "Paris".into()],
+        ..capital()
     };
-    let stream = client.generate(stopped).await.expect("a stream");
-    let answer = collect(stream).await.expect("an answer");
-    assert_eq!(answer.done.finish_reason, "stop");
-    assert!(
-        answer.text().ends_with("is "),
-        "up to the stop string: {:?}",
-        answer.text()
+    let stopped = answer(&client, stopped).await;
+    assert_eq!(stopped.done.finish_reason, "stop");
+    assert_eq!(stopped.done.stop_sequence, "Paris");
+    assert!(stopped.text().ends_with("is "), "{:?}", stopped.text());
+
+    let whole = answer(&client, capital()).await;
+    assert_eq!(whole.done.finish_reason, "stop");
+    assert_eq!(
+        (whole.done.stop_sequence.as_str(), whole.done.stop_token),
+        ("", None)
     );
+
+    let beyond = GenerateRequest {
+        ignore_eos: true,
+        max_tokens: 20,
+        ..capital()
+    };
+    let beyond = answer(&client, beyond).await;
+    assert_eq!(beyond.done.finish_reason, "length");
+    assert_eq!(beyond.done.usage.expect("usage").output_tokens, 20);
+    drop(server);
+}
+
+#[tokio::test]
+async fn numbers_out_of_bounds_are_refused_by_name() {
+    let Served { client, server, .. } = serve().await;
+    let refuse = async |request: GenerateRequest, words: &str| {
+        let status = match client.generate(request).await {
+            Err(status) => status,
+            Ok(stream) => collect(stream).await.map(|_| ()).expect_err("refused"),
+        };
+        assert_eq!(reason(&status), "REQUEST_INVALID", "{status}");
+        assert!(status.message().contains(words), "{status}");
+    };
+    let base = || chat("smollm2", "hello", 4);
+    refuse(
+        GenerateRequest {
+            min_p: 1.5,
+            ..base()
+        },
+        "min_p is 0 to 1",
+    )
+    .await;
+    refuse(
+        GenerateRequest {
+            logprobs: Some(21),
+            ..base()
+        },
+        "0 to 20",
+    )
+    .await;
+    // Only the worker knows which tokens there are.
+    let unknown = GenerateRequest {
+        logit_bias: [(1 << 30, 1.0)].into(),
+        ..base()
+    };
+    refuse(unknown, "ids are below 49152").await;
     drop(server);
 }
 
