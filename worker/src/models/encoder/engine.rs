@@ -28,7 +28,7 @@ const BATCH_TOKENS_MAX: usize = 4096;
 const CONTEXT_TOKENS_DEFAULT: usize = 256;
 
 /// A unit of the model's work before anything was measured, nanoseconds.
-const UNIT_NS_GUESS: u64 = 10_000;
+const UNIT_NS_GUESS: u64 = 1_000;
 
 /// Part of a step that reading texts may take while others wait to be computed: one in so many.
 const READING_SHARE: u64 = 4;
@@ -188,7 +188,9 @@ impl Embedder {
 
     /// Forms the next batch from what waits, for steps of `limit_ns`.
     fn next_batch(&mut self, limit_ns: u64) -> Option<Batch> {
-        let fits = self.cost.units_within(limit_ns) / self.model.units(1).max(1);
+        // A little less than fits, so that attention does not make it two steps.
+        let units = self.cost.units_within(limit_ns) / 8 * 7;
+        let fits = units / self.model.units_of_token().max(1);
         let picks = self.waiting.take((fits as usize).min(BATCH_TOKENS_MAX));
         let last = picks.last()?;
         let mut tokens: Vec<Token> = Vec::with_capacity(picks.len() * last.tokens);

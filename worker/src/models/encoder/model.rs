@@ -23,6 +23,9 @@ const PIECE_ROWS_MIN: usize = 32;
 /// What a product inside attention costs more than one with weights, about.
 const ATTENTION_FACTOR: usize = 2;
 
+/// Units of work that a row's first half is; so many, that the second's can be told closely enough.
+const FIRST_HALF_UNITS: u64 = 16;
+
 /// How far a batch has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -100,17 +103,17 @@ impl Model {
         (tables + self.layers.iter().map(of_layer).sum::<usize>()) as u64
     }
 
-    /// What a batch of so many tokens costs, in units of one row's first half of a layer.
-    pub fn units(&self, tokens: usize) -> u64 {
-        (tokens * self.layers.len()) as u64 * (1 + self.second_half_units(0))
+    /// What a token of a short text costs from the first layer to the last, in units of work.
+    pub fn units_of_token(&self) -> u64 {
+        self.layers.len() as u64 * (FIRST_HALF_UNITS + self.second_half_units(0))
     }
 
-    /// What one row's second half costs in a text of so many tokens, in units of its first.
+    /// What one row's second half costs in a text of so many tokens, in units of work.
     fn second_half_units(&self, tokens: usize) -> u64 {
         let (hidden, inner) = (self.config.hidden, self.config.intermediate);
         let weights = hidden + 2 * inner;
-        let products = weights + 2 * ATTENTION_FACTOR * tokens;
-        (products as u64).div_ceil(3 * hidden as u64)
+        let products = (weights + 2 * ATTENTION_FACTOR * tokens) as u64;
+        (FIRST_HALF_UNITS * products).div_ceil(3 * hidden as u64)
     }
 
     /// Adds a text's tokens to `tokens`, each with its position. In RoBERTa a token for padding (which
@@ -172,7 +175,10 @@ impl Model {
         let second_half = self.second_half_units(longest);
         let mut done = 0;
         while let Some(layer) = self.layers.get(progress.layer) {
-            let unit = if progress.second_half { second_half } else { 1 };
+            let unit = match progress.second_half {
+                true => second_half,
+                false => FIRST_HALF_UNITS,
+            };
             let left = tokens - progress.row;
             let fits = (units.saturating_sub(done) / unit) as usize;
             let least = left.min(PIECE_ROWS_MIN);
