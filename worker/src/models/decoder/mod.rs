@@ -60,7 +60,7 @@ pub trait Decoder: Send {
     /// Takes memory for keys and values, `quota_bytes` at most. Returns how many blocks fit.
     fn assign(&mut self, quota_bytes: u64) -> u32;
     /// Computes `rows` (of one sequence in order, without gaps) and returns the logits after those of
-    /// them that `wanted` names (each once), one behind the other. A table lists a sequence's blocks in
+    /// them that `wanted` names, in ascending order, one behind the other. A table lists a sequence's blocks in
     /// the order of its tokens, and every row's place lies in its table. After an error the keys and
     /// values of this step's rows are not known.
     fn forward(

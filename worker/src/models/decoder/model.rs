@@ -74,8 +74,12 @@ impl<W: Weights> Model<W> {
             + W::bytes(&self.output)
     }
 
-    /// Computes a step.
-    pub(super) fn forward(&self, step: &mut impl Step<W>) -> Result<(), DeviceError> {
+    /// Computes a step. Of rows whose logits nobody wants, the last layer computes keys and values alone.
+    pub(super) fn forward(
+        &self,
+        step: &mut impl Step<W>,
+        any_wanted: bool,
+    ) -> Result<(), DeviceError> {
         step.embed(self.embedding.as_ref().unwrap_or(&self.output))?;
         for (nth, (layer, window)) in self.layers.iter().zip(&self.config.windows).enumerate() {
             step.norm(&layer.attention_norm)?;
@@ -85,7 +89,13 @@ impl<W: Weights> Model<W> {
             }
             step.rotate()?;
             step.store(nth)?;
+            if nth + 1 == self.layers.len() && !any_wanted {
+                return Ok(());
+            }
             step.attend(nth, *window)?;
+            if nth + 1 == self.layers.len() {
+                step.keep_wanted()?;
+            }
             step.linear(&layer.attended, Slot::Mixed, Slot::Change)?;
             step.add()?;
             step.norm(&layer.feed_norm)?;
@@ -94,7 +104,8 @@ impl<W: Weights> Model<W> {
             step.linear(&layer.down, Slot::Inner, Slot::Change)?;
             step.add()?;
         }
-        step.logits(&self.norm, &self.output)
+        step.norm(&self.norm)?;
+        step.logits(&self.output)
     }
 }
 

@@ -69,10 +69,12 @@ pub(super) trait Step<W: Weights> {
     /// Attention of the queries in [`Slot::Qkv`] to `window` last positions of their sequences (all, if
     /// none), into [`Slot::Mixed`].
     fn attend(&mut self, layer: usize, window: Option<usize>) -> Result<(), DeviceError>;
+    /// Leaves only the wanted rows in [`Slot::Rows`] and [`Slot::Mixed`]; from here on there are no others.
+    fn keep_wanted(&mut self) -> Result<(), DeviceError>;
     /// `silu(gate) * input` of [`Slot::GateUp`], into [`Slot::Inner`].
     fn swiglu(&mut self) -> Result<(), DeviceError>;
     /// Adds [`Slot::Change`] to [`Slot::Rows`].
     fn add(&mut self) -> Result<(), DeviceError>;
-    /// The last norm and the output matrix over those of [`Slot::Rows`] that are wanted.
-    fn logits(&mut self, norm: &W::Vector, output: &W::Matrix) -> Result<(), DeviceError>;
+    /// The output matrix over [`Slot::Normed`].
+    fn logits(&mut self, output: &W::Matrix) -> Result<(), DeviceError>;
 }

@@ -65,8 +65,8 @@ impl Raw<'_> {
         }
     }
 
-    /// The values as rows of `inputs` each. The common 4 and 8 bit formats are taken over bit by bit;
-    /// the other quantised ones become 8 bits. Groups that would straddle rows become plain, and 16
+    /// The values as rows of `inputs` each. Most quantised formats are taken over exactly, the others become
+    /// 8 bits. Groups that would straddle rows become plain, and 16
     /// bits stay 16 bits.
     pub fn rows(&self, inputs: usize) -> Result<Rows, LoadError> {
         match self.kind {
@@ -143,5 +143,21 @@ mod tests {
         assert_eq!(bf16.floats().expect("plain"), [1.0, -3.140_625]);
         let f16 = raw(Kind::F16, &[0x00, 0x3C, 0x48, 0xC2][..]);
         assert_eq!(f16.floats().expect("plain"), [1.0, -3.140_625]);
+    }
+
+    #[test]
+    fn rows_stay_as_narrow_as_they_are_unless_groups_would_straddle_them() {
+        let raw = |kind, bytes| Raw {
+            kind,
+            bytes,
+            name: "x",
+            file: "y",
+        };
+        let halves = raw(Kind::F16, &[0x00, 0x3C][..]).rows(1).expect("plain");
+        assert!(matches!(halves, Rows::F16(bits) if bits == [0x3C00]));
+        let block = [&[0x00, 0x3C][..], &[2; 32]].concat();
+        let q8 = raw(Kind::Blocks(GgmlDType::Q8_0), &block);
+        assert!(matches!(q8.rows(32), Ok(Rows::Affine { bits: 8, .. })));
+        assert!(matches!(q8.rows(16), Ok(Rows::F32(values)) if values == [2.0; 32]));
     }
 }

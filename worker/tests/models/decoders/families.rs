@@ -219,15 +219,14 @@ fn gguf_agrees_with_the_reference() {
             let folder = from_folder(&case, Dtype::F32);
             agree_without_reference(&case, folder);
         } else {
-            for (dtype, least) in [(GgmlDType::F32, COSINE_MIN), (GgmlDType::Q8_0, 0.999)] {
-                let bytes = case.gguf(dtype);
-                let gguf = Gguf::parse(&bytes).expect("it parses");
-                let checkpoint = Checkpoint::gguf(&gguf).expect("its shape is known");
-                let mut decoder = on_cpu(checkpoint).expect("it loads");
-                let worst = agreement(
-                    &case,
-                    &logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3]),
-                );
+            for (dtype, least) in [
+                (GgmlDType::F32, COSINE_MIN),
+                (GgmlDType::F16, 0.999_99),
+                (GgmlDType::BF16, 0.999),
+                (GgmlDType::Q8_0, 0.999),
+            ] {
+                let got = from_gguf(&case, &case.gguf(dtype));
+                let worst = agreement(&case, &got);
                 println!("{} gguf {dtype:?}: cosine {worst:.9}", case.name);
                 assert!(worst >= least, "{} {dtype:?}: {worst}", case.name);
             }
@@ -235,14 +234,41 @@ fn gguf_agrees_with_the_reference() {
     }
 }
 
+/// Logits after each prompt of the case, from a GGUF file.
+fn from_gguf(case: &Case, bytes: &[u8]) -> Vec<Vec<f32>> {
+    let gguf = Gguf::parse(bytes).expect("it parses");
+    let checkpoint = Checkpoint::gguf(&gguf).expect("its shape is known");
+    let mut decoder = on_cpu(checkpoint).expect("it loads");
+    logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3])
+}
+
+#[test]
+fn quantised_gguf_computes_what_its_weights_say() {
+    for case in cases() {
+        for dtype in [
+            GgmlDType::Q8_0,
+            GgmlDType::Q5_1,
+            GgmlDType::Q5_0,
+            GgmlDType::Q4_1,
+            GgmlDType::Q4_0,
+        ] {
+            let want = from_gguf(&case, &case.gguf_rounded(dtype));
+            let got = from_gguf(&case, &case.gguf(dtype));
+            let each = want.iter().zip(&got).map(|(want, got)| cosine(want, got));
+            let worst = each.fold(1.0, f64::min);
+            println!(
+                "{} {dtype:?} as its weights say: cosine {worst:.9}",
+                case.name
+            );
+            assert!(worst >= COSINE_MIN, "{} {dtype:?}: {worst}", case.name);
+        }
+    }
+}
+
 /// The GGUF and the folder of one model compute the same.
 fn agree_without_reference(case: &Case, mut folder: Box<dyn Decoder>) {
-    let bytes = case.gguf(GgmlDType::F32);
-    let gguf = Gguf::parse(&bytes).expect("it parses");
-    let mut decoder =
-        on_cpu(Checkpoint::gguf(&gguf).expect("its shape is known")).expect("it loads");
     let want = logits(folder.as_mut(), &case.prompts, &[usize::MAX; 3]);
-    let got = logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3]);
+    let got = from_gguf(case, &case.gguf(GgmlDType::F32));
     let apart = apart(&want, &got);
     println!("{} gguf: {apart} from its folder", case.name);
     assert!(apart < APART_MAX, "{}: {apart}", case.name);

@@ -37,30 +37,27 @@ impl Case {
 
     /// The same with metadata of the caller's.
     pub fn gguf_with(&self, dtype: GgmlDType, metadata: Metadata) -> Vec<u8> {
-        let mut tensors: Vec<_> = self
-            .tensors()
-            .into_iter()
-            .map(|one| self.converted(one))
-            .collect();
-        tensors.extend(self.rope_factors());
-        let quantised: Vec<QTensor> = tensors
-            .iter()
-            .map(|tensor| {
-                let plain =
-                    CandleTensor::from_slice(&tensor.values, tensor.shape.clone(), &Device::Cpu);
-                let dtype = if tensor.shape.len() == 1 {
-                    GgmlDType::F32
-                } else {
-                    dtype
-                };
-                QTensor::quantize(&plain.expect("it fits"), dtype).expect("it quantises")
-            })
-            .collect();
-        let named: Vec<_> = tensors
-            .iter()
-            .map(|one| one.name.as_str())
-            .zip(&quantised)
-            .collect();
+        self.written(metadata, |matrix| quantised(matrix, dtype))
+    }
+
+    /// One GGUF file, its matrices in f32, rounded to what they would be in `dtype`.
+    pub fn gguf_rounded(&self, dtype: GgmlDType) -> Vec<u8> {
+        self.written(self.metadata(), |matrix| {
+            let rounded = quantised(matrix, dtype).dequantize(&Device::Cpu);
+            QTensor::quantize(&rounded.expect("it unpacks"), GgmlDType::F32).expect("it is plain")
+        })
+    }
+
+    fn written(&self, metadata: Metadata, matrix: impl Fn(&Tensor) -> QTensor) -> Vec<u8> {
+        let tensors = self.tensors().into_iter().map(|one| self.converted(one));
+        let tensors: Vec<_> = tensors.chain(self.rope_factors()).collect();
+        let quantise = |tensor: &Tensor| match tensor.shape.len() {
+            1 => quantised(tensor, GgmlDType::F32),
+            _ => matrix(tensor),
+        };
+        let packed: Vec<QTensor> = tensors.iter().map(quantise).collect();
+        let names = tensors.iter().map(|one| one.name.as_str());
+        let named: Vec<_> = names.zip(&packed).collect();
         let metadata: Vec<_> = metadata
             .iter()
             .map(|(key, value)| (key.as_str(), value))
@@ -163,6 +160,11 @@ impl Case {
         ));
         all
     }
+}
+
+fn quantised(tensor: &Tensor, dtype: GgmlDType) -> QTensor {
+    let plain = CandleTensor::from_slice(&tensor.values, tensor.shape.clone(), &Device::Cpu);
+    QTensor::quantize(&plain.expect("it fits"), dtype).expect("it quantises")
 }
 
 /// Each head's rows so that those of a pair are neighbours, one of either half in turn.

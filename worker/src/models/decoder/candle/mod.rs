@@ -82,7 +82,7 @@ impl Decoder for CandleDecoder {
             logits,
         } = self;
         let mut step = CandleStep::new(&model.config, device, kv, rows, wanted, tables)?;
-        model.forward(&mut step)?;
+        model.forward(&mut step, !wanted.is_empty())?;
         let out = logits.take(wanted.len() * model.config.vocabulary);
         out.copy_from_slice(&step.into_logits());
         Ok(out)

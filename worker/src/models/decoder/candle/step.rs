@@ -299,13 +299,13 @@ impl CandleStep<'_> {
         gate_up.narrow(1, 0, inner)?.silu()? * gate_up.narrow(1, inner, inner)?
     }
 
-    fn output(&self, norm: &Tensor, output: &Matrix) -> Result<Vec<f32>> {
-        if self.wanted.elem_count() == 0 {
-            return Ok(Vec::new());
-        }
-        let rows = self.slot(Slot::Rows)?.index_select(&self.wanted, 0)?;
-        let logits = output.forward(&self.normed(&rows, norm)?)?;
+    fn output(&self, output: &Matrix) -> Result<Vec<f32>> {
+        let logits = output.forward(self.slot(Slot::Normed)?)?;
         logits.flatten_all()?.to_vec1()
+    }
+
+    fn kept(&self, slot: Slot) -> Result<Tensor> {
+        self.slot(slot)?.index_select(&self.wanted, 0)
     }
 }
 
@@ -353,8 +353,13 @@ impl Step<OnDevice> for CandleStep<'_> {
         self.put(Slot::Rows, sum)
     }
 
-    fn logits(&mut self, norm: &Tensor, output: &Matrix) -> Done {
-        self.logits = self.output(norm, output).map_err(failed)?;
+    fn keep_wanted(&mut self) -> Done {
+        self.put(Slot::Rows, self.kept(Slot::Rows))?;
+        self.put(Slot::Mixed, self.kept(Slot::Mixed))
+    }
+
+    fn logits(&mut self, output: &Matrix) -> Done {
+        self.logits = self.output(output).map_err(failed)?;
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ impl Decoder for CpuDecoder {
         } = self;
         compute.run(|| {
             let mut step = CpuStep::new(&model.config, rows, wanted, tables, kv, scratch);
-            model.forward(&mut step)
+            model.forward(&mut step, !wanted.is_empty())
         })?;
         Ok(scratch.logits.take(wanted.len() * model.config.vocabulary))
     }

@@ -44,6 +44,8 @@ impl Scratch {
 pub(super) struct CpuStep<'a> {
     config: &'a Config,
     rows: &'a [Row],
+    /// Rows that are still computed.
+    count: usize,
     wanted: &'a [usize],
     queries: Vec<Query<'a>>,
     kv: &'a mut Kv,
@@ -70,6 +72,7 @@ impl<'a> CpuStep<'a> {
         CpuStep {
             config,
             rows,
+            count: rows.len(),
             wanted,
             queries: rows.iter().map(query).collect(),
             kv,
@@ -86,7 +89,7 @@ impl<'a> CpuStep<'a> {
             Slot::GateUp => 2 * self.config.inner,
             Slot::Inner => self.config.inner,
         };
-        self.rows.len() * width
+        self.count * width
     }
 
     /// What `from` holds, and `to` to be overwritten.
@@ -148,7 +151,7 @@ impl Step<Packed> for CpuStep<'_> {
             self.config.queries() + self.config.keys(),
             self.config.rope.pairs,
         );
-        let (count, length) = (self.rows.len(), self.length(Slot::Qkv));
+        let (count, length) = (self.count, self.length(Slot::Qkv));
         let turns = self.scratch.turns.take(count * width);
         self.scratch.slots[Slot::Qkv as usize]
             .take(length)
@@ -209,6 +212,22 @@ impl Step<Packed> for CpuStep<'_> {
         Ok(())
     }
 
+    fn keep_wanted(&mut self) -> Result<(), DeviceError> {
+        let wanted = self.wanted;
+        for (slot, width) in [
+            (Slot::Rows, self.config.hidden),
+            (Slot::Mixed, self.config.queries()),
+        ] {
+            let rows = self.slot(slot);
+            // They ascend, so none is overwritten before it was moved.
+            for (to, from) in wanted.iter().enumerate() {
+                rows.copy_within(from * width..(from + 1) * width, to * width);
+            }
+        }
+        self.count = wanted.len();
+        Ok(())
+    }
+
     fn swiglu(&mut self) -> Result<(), DeviceError> {
         let width = self.config.inner;
         let (gate_up, inner) = self.pair(Slot::GateUp, Slot::Inner);
@@ -228,20 +247,13 @@ impl Step<Packed> for CpuStep<'_> {
         Ok(())
     }
 
-    fn logits(&mut self, norm: &Vec<f32>, output: &Linear) -> Result<(), DeviceError> {
-        let (wanted, hidden, epsilon) = (self.wanted, self.config.hidden, self.config.epsilon);
-        let (x, normed) = self.pair(Slot::Rows, Slot::Normed);
-        // At most as many as there are rows, each once.
-        for (from, out) in wanted.iter().zip(normed.chunks_exact_mut(hidden)) {
-            rms_norm(&x[from * hidden..][..hidden], norm, epsilon, out);
-        }
-        let read = wanted.len() * hidden;
-        let write = wanted.len() * self.config.vocabulary;
+    fn logits(&mut self, output: &Linear) -> Result<(), DeviceError> {
+        let (read, write) = (
+            self.length(Slot::Normed),
+            self.count * self.config.vocabulary,
+        );
         let normed = self.scratch.slots[Slot::Normed as usize].take(read);
-        let logits = self.scratch.logits.take(write);
-        if !wanted.is_empty() {
-            output.forward(normed, logits, |_| ());
-        }
+        output.forward(normed, self.scratch.logits.take(write), |_| ());
         Ok(())
     }
 }
