@@ -11,5 +11,6 @@ mod memory;
 mod request;
 mod sampling;
 mod sequence;
+mod telling;
 
 pub use engine::Generator;

@@ -3,9 +3,10 @@
 //! Nothing is turned into token ids here: that takes time by the length of the text, so it happens
 //! inside steps. No error quotes anything of a prompt.
 
-use super::answer::{Answer, Untold};
+use super::answer::Answer;
 use super::sampling::{LOGPROBS_MAX, Sampler, Sampling};
-use crate::models::text::{Chat, Part, STOP_BYTES_MAX, STOPS_MAX, TextCodec, TextStream};
+use super::telling::Telling;
+use crate::models::text::{Chat, Part, STOP_BYTES_MAX, STOPS_MAX, TextCodec};
 use bulkhead_proto::internal::GenerateJob;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -85,12 +86,11 @@ fn answer(job: GenerateJob, codec: &TextCodec, max_tokens: u32) -> Result<Answer
     Ok(Answer {
         sampler: Sampler::new(sampling).map_err(|error| error.to_string())?,
         to_messages: !job.messages.is_empty(),
-        stream: TextStream::new(job.stop),
+        telling: Telling::new(job.stop),
         stop_tokens: job.stop_token_ids,
         min_tokens: job.min_tokens as usize,
         ignore_ends: job.ignore_eos,
         logprobs: job.logprobs,
-        untold: Untold::new(),
     })
 }
 
