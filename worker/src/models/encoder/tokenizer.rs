@@ -17,6 +17,13 @@ const TEXT_BYTES_MIN: usize = 32 << 10;
 /// Bytes that are tried first, for each token that the model reads: enough for most long texts.
 const TOKEN_BYTES_USUAL: usize = 8;
 
+/// What a tokenizer must be able to read when it is loaded: nothing, words, other scripts, numbers,
+/// characters of 1 to 4 bytes, some that belong together.
+const TRIALS: [&str; 2] = [
+    "",
+    "A ship's log, étanche\n\t— Переборка, 水密隔壁 123 e\u{301} 🚢",
+];
+
 /// The text encoder.
 pub struct TextEncoder {
     tokenizer: Tokenizer,
@@ -62,10 +69,13 @@ impl TextEncoder {
     fn check_ids(&self, vocabulary: usize) -> Result<(), LoadError> {
         let mut greatest = self.tokenizer.get_vocab(true).into_values().max();
         // The tokens that are put around a text have ids of their own.
-        let mut around = Vec::new();
-        self.append("", &mut around)
-            .ok_or_else(|| bad("it cannot read an empty text"))?;
-        greatest = greatest.max(around.into_iter().max());
+        let mut ids = Vec::new();
+        for trial in TRIALS {
+            guard::survived(|| self.append(trial, &mut ids))
+                .map_err(bad)?
+                .ok_or_else(|| bad("it cannot read a text"))?;
+        }
+        greatest = greatest.max(ids.into_iter().max());
         match greatest {
             Some(id) if (id as usize) < vocabulary => Ok(()),
             Some(id) => Err(bad(format!(

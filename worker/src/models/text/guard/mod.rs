@@ -12,7 +12,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 use serde_json::Value;
 use std::borrow::Cow;
 use std::fmt;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokenizers::Tokenizer;
 
 /// Bytes of a vocabulary's piece at most; real ones stay below 256.
@@ -29,11 +29,14 @@ const STEP_VALUES_MAX: usize = 4096;
 /// Parses the bytes of a tokenizer.json; the error says what is wrong with it.
 pub fn parse(bytes: &[u8]) -> Result<Tokenizer, String> {
     check(bytes)?;
-    // The library expects of some parts that they cannot fail, and panics where they do.
-    match catch_unwind(|| Tokenizer::from_bytes(bytes)) {
-        Ok(parsed) => parsed.map_err(|error| error.to_string()),
-        Err(_) => Err("one of its parts is not as the format has it".into()),
-    }
+    survived(|| Tokenizer::from_bytes(bytes))?.map_err(|error| error.to_string())
+}
+
+/// What the library makes of a file while it is loaded: it expects of some parts that they cannot fail,
+/// and panics where they do.
+pub fn survived<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work))
+        .map_err(|_| "one of its parts is not as the format has it".into())
 }
 
 fn check(bytes: &[u8]) -> Result<(), String> {
