@@ -58,8 +58,12 @@ impl Decoder for CpuDecoder {
 
     fn assign(&mut self, quota_bytes: u64) -> u32 {
         let layout = self.model.config.layout();
+        // What was there goes first: the two need not fit at once.
+        self.kv = Kv::empty(layout);
         // Without memory for a pool every request is answered OVER_QUOTA, with numbers.
-        self.kv = Kv::new(layout, quota_bytes).unwrap_or_else(|_| Kv::empty(layout));
+        if let Ok(kv) = Kv::new(layout, quota_bytes) {
+            self.kv = kv;
+        }
         self.kv.blocks()
     }
 
