@@ -7,6 +7,7 @@
 pub mod linear;
 pub mod paged;
 pub mod ragged;
+pub mod reference;
 pub mod simd;
 
 pub use linear::{GROUP, Linear, Rows};

@@ -5,11 +5,48 @@
 //! set. Nothing here allocates or keeps anything of what it computes.
 
 use pulp::{Arch, Simd, WithSimd};
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Instruction sets, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// No vectors at all.
+    Scalar,
+    /// 256 bits and fused multiply-add.
+    Avx2,
+    /// The most that the processor has.
+    Best,
+}
+
+static LIMIT: AtomicU8 = AtomicU8::new(Level::Best as u8);
+
+/// From now on this process uses nothing beyond `level`: to test and compare the lesser paths on a
+/// machine that has the best. What the processor lacks is never used, whatever is said here.
+pub fn limit(level: Level) {
+    LIMIT.store(level as u8, Ordering::Relaxed);
+}
+
+/// The instruction set to use.
+#[inline]
+pub(super) fn arch() -> Arch {
+    let limit = LIMIT.load(Ordering::Relaxed);
+    if limit == Level::Best as u8 {
+        return Arch::new();
+    }
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    if limit == Level::Avx2 as u8
+        && let Some(simd) = pulp::x86::V3::try_new()
+    {
+        return Arch::V3(simd);
+    }
+    Arch::Scalar
+}
 
 /// Runs `op` compiled for the best instruction set that this processor has.
 #[inline]
 pub fn run<Op: WithSimd>(op: Op) -> Op::Output {
-    Arch::new().dispatch(op)
+    arch().dispatch(op)
 }
 
 /// e^x, relative error below 3e-7 in the range that f32 can hold.

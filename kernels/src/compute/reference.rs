@@ -1,0 +1,186 @@
+//! What the fast functions mean: the same results by obvious loops in double precision.
+//!
+//! For tests, here and in crates that build on these functions. Nothing that serves calls this: it is
+//! many times slower, and never changes for speed.
+
+use super::Rows;
+use super::paged::{Attention, BLOCK_TOKENS, Query};
+use super::simd::Activation;
+use std::ops::Range;
+
+/// `x · Wᵀ + bias`: `weights` has a row of `inputs` per output, `x` whole rows of `inputs`, and the
+/// result a row of outputs for each of those. `bias` may be empty.
+pub fn linear(inputs: usize, weights: &Rows, bias: &[f32], x: &[f32]) -> Vec<f32> {
+    let weights = weights.values();
+    let mut out = Vec::new();
+    for x in x.chunks_exact(inputs) {
+        for (output, w) in weights.chunks_exact(inputs).enumerate() {
+            let bias = f64::from(bias.get(output).copied().unwrap_or(0.0));
+            out.push((bias + dot(x, w)) as f32);
+        }
+    }
+    out
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| f64::from(*a) * f64::from(*b))
+        .sum()
+}
+
+/// Softmax of `scores * scale`.
+pub fn softmax(scores: &[f64], scale: f64) -> Vec<f64> {
+    let top = scores.iter().copied().fold(f64::MIN, f64::max);
+    let powers: Vec<f64> = scores.iter().map(|s| ((s - top) * scale).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.iter().map(|p| p / sum).collect()
+}
+
+/// One head's output for the query `q`: values weighted by the softmax of products with keys.
+fn head(q: &[f32], keys: &[Vec<f32>], values: &[Vec<f32>], scale: f64) -> Vec<f32> {
+    let scores: Vec<f64> = keys.iter().map(|key| dot(q, key)).collect();
+    let shares = softmax(&scores, scale);
+    let value = |d: usize| {
+        shares
+            .iter()
+            .zip(values)
+            .map(|(p, v)| p * f64::from(v[d]))
+            .sum::<f64>()
+    };
+    (0..q.len()).map(|d| value(d) as f32).collect()
+}
+
+/// Twin of [`super::paged::attend`], with `heads` query heads.
+pub fn paged(
+    q: &[f32],
+    q_stride: usize,
+    queries: &[Query<'_>],
+    kv: &[f32],
+    how: &Attention,
+    heads: usize,
+) -> Vec<f32> {
+    let (layout, width) = (how.layout, how.layout.width);
+    let mut out = Vec::new();
+    for (query, q) in queries.iter().zip(q.chunks(q_stride)) {
+        let first = how
+            .window
+            .map_or(0, |window| (query.position + 1).saturating_sub(window));
+        for nth in 0..heads {
+            let shared = nth / (heads / layout.heads);
+            let (mut keys, mut values) = (Vec::new(), Vec::new());
+            for position in first..=query.position {
+                let block = query.blocks[position / BLOCK_TOKENS] as usize;
+                let slot = position % BLOCK_TOKENS;
+                let start = layout.keys(block, how.layer, shared);
+                keys.push(
+                    (0..width)
+                        .map(|d| kv[start + d * BLOCK_TOKENS + slot])
+                        .collect(),
+                );
+                let start = start + layout.part() + slot * width;
+                values.push(kv[start..start + width].to_vec());
+            }
+            out.extend(head(
+                &q[nth * width..][..width],
+                &keys,
+                &values,
+                f64::from(how.scale),
+            ));
+        }
+    }
+    out
+}
+
+/// Twin of [`super::ragged::attend`].
+pub fn ragged(qkv: &[f32], texts: &[Range<usize>], hidden: usize, heads: usize) -> Vec<f32> {
+    let width = hidden / heads;
+    let part = |row: usize, which: usize, nth: usize| {
+        qkv[row * 3 * hidden + which * hidden + nth * width..][..width].to_vec()
+    };
+    let mut out = Vec::new();
+    for text in texts {
+        for row in text.clone() {
+            for nth in 0..heads {
+                let keys: Vec<_> = text.clone().map(|row| part(row, 1, nth)).collect();
+                let values: Vec<_> = text.clone().map(|row| part(row, 2, nth)).collect();
+                let scale = 1.0 / (width as f64).sqrt();
+                out.extend(head(&part(row, 0, nth), &keys, &values, scale));
+            }
+        }
+    }
+    out
+}
+
+/// One value through an activation.
+pub fn activation(activation: Activation, x: f32) -> f32 {
+    let x = f64::from(x);
+    let result = match activation {
+        Activation::Gelu => 0.5 * x * erfc(-x * std::f64::consts::FRAC_1_SQRT_2),
+        Activation::GeluTanh => {
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3));
+            0.5 * x * (1.0 + u.tanh())
+        }
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+    };
+    result as f32
+}
+
+/// The complementary error function: by its power series near zero, by its continued fraction
+/// (Abramowitz and Stegun 7.1.5 and 7.1.14) beyond.
+fn erfc(x: f64) -> f64 {
+    if x < 0.0 {
+        return 2.0 - erfc(-x);
+    }
+    if x < 2.5 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..80 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        return 1.0 - 2.0 / std::f64::consts::PI.sqrt() * sum;
+    }
+    let fraction = (1..200)
+        .rev()
+        .fold(x, |rest, n| x + f64::from(n) / 2.0 / rest);
+    (-x * x).exp() / std::f64::consts::PI.sqrt() / fraction
+}
+
+/// `layer_norm(row)`.
+pub fn layer_norm(row: &[f32], weight: &[f32], bias: &[f32], epsilon: f32) -> Vec<f32> {
+    let count = row.len() as f64;
+    let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+    let square = |x: &f32| (f64::from(*x) - mean).powi(2);
+    let deviation = (row.iter().map(square).sum::<f64>() / count + f64::from(epsilon)).sqrt();
+    let one = |((x, w), b): ((&f32, &f32), &f32)| {
+        ((f64::from(*x) - mean) / deviation * f64::from(*w) + f64::from(*b)) as f32
+    };
+    row.iter().zip(weight).zip(bias).map(one).collect()
+}
+
+/// `rms_norm(row) * weight`.
+pub fn rms_norm(row: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
+    let mean = dot(row, row) / row.len() as f64;
+    let scale = 1.0 / (mean + f64::from(epsilon)).sqrt();
+    let one = |(x, w): (&f32, &f32)| (f64::from(*x) * scale * f64::from(*w)) as f32;
+    row.iter().zip(weight).map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_function_has_its_known_values() {
+        for (x, want) in [
+            (0.0, 1.0),
+            (0.5, 0.479_500_122_186_953_5),
+            (2.0, 0.004_677_734_981_047_266),
+            (3.0, 2.209_049_699_858_544e-5),
+            (-1.0, 1.842_700_792_949_715),
+        ] {
+            assert!((erfc(x) - want).abs() < 1e-12, "{x}: {}", erfc(x));
+        }
+    }
+}
