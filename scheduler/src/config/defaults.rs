@@ -1,0 +1,85 @@
+//! The configuration that works where nothing is said: a laptop, loopback addresses alone, and bounds
+//! that one machine can hold.
+
+use super::{Audit, Cpu, Limits, Scheduling, Server, Worker};
+use std::net::SocketAddr;
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8443)),
+            operators: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            names: Vec::new(),
+            issuer: String::new(),
+            region: "local".into(),
+            drain_ms: 10_000,
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_bytes_max: 4 << 20,
+            header_bytes_max: 16 << 10,
+            streams_per_connection_max: 256,
+            connections_max: 1024,
+            idle_ms: 300_000,
+            texts_per_request_max: 2048,
+            output_tokens_max: 4096,
+        }
+    }
+}
+
+impl Default for Scheduling {
+    fn default() -> Self {
+        Scheduling {
+            queue_bytes_max: 256 << 20,
+            tenant_reserved_bytes: 1 << 20,
+            tenant_queue_requests_max: 4096,
+            tenant_open_requests_max: 8192,
+            batch_tokens_max: 4096,
+            quantum_ms: 50,
+            step_limit_ms: 25,
+            release_grace_ms: 2_000,
+            start_attempts_max: 3,
+        }
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Cpu {
+            lanes: 1,
+            workers_max: 16,
+            threads: 0,
+        }
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Worker {
+            quota_bytes: 256 << 20,
+            required_layers: [
+                "no_new_privs",
+                "non_dumpable",
+                "rlimits",
+                "landlock",
+                "seccomp",
+            ]
+            .map(String::from)
+            .to_vec(),
+            share_weights: true,
+        }
+    }
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Audit {
+            bytes_max: 0,
+            pending_max: 65_536,
+        }
+    }
+}
