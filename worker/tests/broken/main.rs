@@ -24,7 +24,7 @@ static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
 
 /// What all of these tests together may have allocated at once, bytes. No file here is as large as 1 MB, and a
 /// few tests run at once.
-const ALLOCATED_MAX: u64 = 96 << 20;
+const ALLOCATED_MAX: u64 = 32 << 20;
 
 /// Loads a folder and, if it can be loaded, computes a token.
 fn folder(config: &[u8], weights: Vec<u8>) -> Result<(), LoadError> {
