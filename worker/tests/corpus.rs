@@ -1,7 +1,7 @@
 //! Every input that the fuzz targets keep, without libFuzzer: the seeds, what reached new code, and what
 //! once went wrong.
 
-#[path = "../fuzz/seeds.rs"]
+#[path = "../fuzz/seeds/mod.rs"]
 mod seeds;
 #[path = "../fuzz/targets.rs"]
 mod targets;

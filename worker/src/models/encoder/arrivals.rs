@@ -106,11 +106,11 @@ impl Arrivals {
     ) -> Vec<Arrived> {
         let mut arrived = Vec::new();
         let began = now_ns();
-        let mut spent = 0;
+        let mut spent: u64 = 0;
         while let Some(mut first) = self.queue.pop_front() {
             let bytes = first.texts.as_slice().first().map_or(0, String::len);
             let bytes = encoder.bytes_read(bytes) as u64;
-            if spent > 0 && spent + self.cost.predict_ns(bytes) > limit_ns {
+            if spent > 0 && spent.saturating_add(self.cost.predict_ns(bytes)) > limit_ns {
                 self.queue.push_front(first);
                 break;
             }
