@@ -5,7 +5,7 @@
 
 use crate::models::LoadError;
 use crate::models::text::guard;
-use tokenizers::{ModelWrapper, PostProcessor, Tokenizer, TruncationParams};
+use tokenizers::{ModelWrapper, PostProcessor, PreTokenizerWrapper, Tokenizer, TruncationParams};
 
 const FILE: &str = "tokenizer.json";
 
@@ -28,6 +28,8 @@ const TRIALS: [&str; 2] = [
 pub struct TextEncoder {
     tokenizer: Tokenizer,
     tokens_max: usize,
+    /// Whether words are divided for themselves.
+    by_words: bool,
 }
 
 fn bad(cause: impl ToString) -> LoadError {
@@ -57,9 +59,11 @@ impl TextEncoder {
             .with_truncation(Some(truncation))
             .map_err(bad)?
             .with_padding(None);
+        let by_words = tokenizer.get_pre_tokenizer().is_some_and(divides_at_spaces);
         let encoder = TextEncoder {
             tokenizer,
             tokens_max,
+            by_words,
         };
         encoder.check_ids(vocabulary)?;
         Ok(encoder)
@@ -94,9 +98,10 @@ impl TextEncoder {
     /// Adds a text's token ids to `ids`, special tokens included. True where the end of the text was
     /// not read; none if the tokenizer cannot read it.
     pub fn append(&self, text: &str, ids: &mut Vec<u32>) -> Option<bool> {
-        // Words are divided for themselves, so the first words' tokens are those of the whole text; and
-        // if they are more than fit, the rest need not be read.
-        if let Some(begin) = begin_of(text, self.tokens_max * TOKEN_BYTES_USUAL) {
+        // Where words are divided for themselves, the first words' tokens are those of the whole text;
+        // and if they are more than fit, the rest need not be read.
+        let begin = begin_of(text, self.tokens_max * TOKEN_BYTES_USUAL);
+        if let Some(begin) = begin.filter(|_| self.by_words) {
             let before = ids.len();
             if self.append_all(begin, ids)? {
                 return Some(true);
@@ -122,8 +127,21 @@ fn begin_of(text: &str, bytes: usize) -> Option<&str> {
     }
     let begin = &text[..text.floor_char_boundary(bytes)];
     // The last space may be followed by marks that belong to it, so the cut is before it.
-    let words = begin[..begin.rfind(char::is_whitespace)?].trim_end();
+    let words = begin[..begin.rfind(' ')?].trim_end();
     (!words.is_empty()).then_some(words)
+}
+
+/// Whether no token can hold a space and something before it.
+fn divides_at_spaces(step: &PreTokenizerWrapper) -> bool {
+    match step {
+        PreTokenizerWrapper::BertPreTokenizer(_)
+        | PreTokenizerWrapper::Whitespace(_)
+        | PreTokenizerWrapper::WhitespaceSplit(_) => true,
+        PreTokenizerWrapper::Metaspace(step) => step.split,
+        PreTokenizerWrapper::ByteLevel(step) => step.use_regex,
+        PreTokenizerWrapper::Sequence(steps) => steps.as_ref().iter().any(divides_at_spaces),
+        _ => false,
+    }
 }
 
 /// The model with room for no word in its cache, and without what would make it answer at random.
