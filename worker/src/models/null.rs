@@ -26,7 +26,7 @@ pub struct NullEngine {
     ns_per_token: u64,
     step_limit_ns: u64,
     live: VecDeque<Live>,
-    cancelled: Vec<u64>,
+    cancelled: Vec<Live>,
 }
 
 impl NullEngine {
@@ -138,11 +138,12 @@ impl Engine for NullEngine {
     }
 
     fn cancel(&mut self, request: u64) {
-        let before = self.live.len();
-        self.live.retain(|live| live.item.request != request);
-        if self.live.len() < before {
-            self.cancelled.push(request);
-        }
+        let at = self
+            .live
+            .iter()
+            .position(|live| live.item.request == request);
+        self.cancelled
+            .extend(at.and_then(|at| self.live.remove(at)));
     }
 
     fn has_work(&self) -> bool {
@@ -151,10 +152,12 @@ impl Engine for NullEngine {
 
     fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome {
         let mut outcome = StepOutcome::default();
-        for request in self.cancelled.drain(..) {
+        for live in self.cancelled.drain(..) {
             outcome.finished.push(Finished {
-                request,
+                request: live.item.request,
                 outcome: Outcome::Cancelled.into(),
+                input_tokens: live.input_tokens,
+                output_tokens: live.output_tokens,
                 ..Finished::default()
             });
         }

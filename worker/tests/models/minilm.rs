@@ -125,10 +125,11 @@ fn cancelling_drops_a_request_and_no_other() {
     engine.step(&now);
     engine.step(&now);
     engine.cancel(3);
-    assert_eq!(
-        drain(engine.as_mut()).steps.len(),
-        1,
-        "the batch is dropped at once"
+    let said = drain(engine.as_mut());
+    assert_eq!(said.steps.len(), 1, "the batch is dropped at once");
+    assert!(
+        said.finished(3).input_tokens > 6,
+        "what was read is counted"
     );
 }
 

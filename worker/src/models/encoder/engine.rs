@@ -46,6 +46,12 @@ struct Request {
     left: usize,
 }
 
+impl Request {
+    fn input_tokens(&self) -> u32 {
+        self.vectors.iter().map(|vector| vector.tokens).sum()
+    }
+}
+
 /// The batch that is passing through the encoder. Its rows lie in [`Embedder::rows`].
 struct Batch {
     picks: Vec<Pick>,
@@ -256,7 +262,7 @@ fn finish(request: u64, done: Request) -> Finished {
     Finished {
         request,
         outcome: Outcome::Ok.into(),
-        input_tokens: done.vectors.iter().map(|vector| vector.tokens).sum(),
+        input_tokens: done.input_tokens(),
         vectors: done.vectors,
         ..Finished::default()
     }
@@ -307,7 +313,8 @@ impl Engine for Embedder {
     }
 
     fn cancel(&mut self, request: u64) {
-        if self.requests.remove(&request).is_none() && !self.arrivals.cancel(request) {
+        let gone = self.requests.remove(&request);
+        if gone.is_none() && !self.arrivals.cancel(request) {
             return;
         }
         self.waiting.cancel(request);
@@ -323,6 +330,8 @@ impl Engine for Embedder {
         self.answers.push(Finished {
             request,
             outcome,
+            // Unknown while its texts are not all read.
+            input_tokens: gone.map_or(0, |gone| gone.input_tokens()),
             ..Finished::default()
         });
     }
