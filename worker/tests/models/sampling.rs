@@ -1,7 +1,7 @@
 //! Sampling on a real model: log-probabilities against the reference and in pace with the text, how
 //! answers end, and that penalties choose what their definition says.
 
-use crate::fixture::{Said, drain, generate, reference, smollm2};
+use crate::fixture::{STEP_LIMIT_NS, Said, drain, generate, reference, smollm2};
 use bulkhead_proto::internal::{GenerateJob, Outcome, TokenLogprob, WorkItem, work_item::Job};
 use bulkhead_worker::engine::Engine;
 use serde::Deserialize;
@@ -284,4 +284,43 @@ fn numbers_that_mean_nothing_are_the_callers_to_mend() {
     refused("at most 64 stop_token_ids", |job| {
         job.stop_token_ids = vec![1; 65]
     });
+}
+
+/// Too little memory for all of them at once: they wait for each other, or are computed again.
+#[test]
+fn a_sampled_answer_is_the_same_however_often_it_is_computed_again() {
+    let mut engine = smollm2();
+    let prompts = ["Tell me about ships.", "Write a tale.", "Count.", "Why?"];
+    let item = |at: usize| {
+        let mut item = ask(prompts[at], 40, |job| {
+            job.temperature = 0.9;
+            job.top_k = 50;
+            job.repetition_penalty = 1.2;
+            job.frequency_penalty = 0.3;
+            job.seed = at as u64;
+            job.ignore_eos = true;
+        });
+        item.request = at as u64;
+        item
+    };
+    let text = |said: &Said, at: usize| -> String {
+        let pieces = said.steps.iter().flat_map(|step| &step.pieces);
+        let own = pieces.filter(|piece| piece.request == at as u64);
+        own.map(|piece| piece.text.as_str()).collect()
+    };
+    let mut alone = Vec::new();
+    for at in 0..prompts.len() {
+        engine.add(item(at));
+        alone.push(text(&drain(engine.as_mut()), at));
+    }
+    let tokens = 160;
+    engine.assign(engine.info().kv_bytes_per_token * tokens, STEP_LIMIT_NS);
+    for at in 0..prompts.len() {
+        engine.add(item(at));
+    }
+    let said = drain(engine.as_mut());
+    for (at, alone) in alone.iter().enumerate() {
+        assert_eq!(&text(&said, at), alone);
+        assert_eq!(said.finished(at as u64).output_tokens, 40);
+    }
 }
