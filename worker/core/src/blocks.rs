@@ -1,12 +1,31 @@
-//! KV blocks: who holds which, and which are clean.
+//! KV blocks: which are clean, live or dirty.
 //!
-//! A block is clean, live or dirty, and each state is a type of its own. Only a [`Table`] holds live
-//! blocks, only ending a table makes dirty ones, and only [`Blocks::cleaned`], which takes the
-//! read-back's finding, makes a dirty block clean again. So a dirty block cannot be handed out: there
-//! is no function that would. None of the types can be copied, so no block has two owners.
+//! Each state is a type of its own, and there is one way round: [`Blocks::take`] makes a clean block
+//! [`Live`], [`Live::end`] makes it [`Dirty`], and only [`Blocks::cleaned`], which takes what the
+//! read-back found, makes it clean again. So a dirty block cannot be handed out: no function would. None
+//! of the types can be copied, so that no block has two owners:
 //!
-//! A sequence gets all the blocks that it can ever need at once, or none: nothing has to be taken
-//! back halfway, and sequences cannot wait for each other in a circle.
+//! ```compile_fail
+//! let mut blocks = bulkhead_worker_core::Blocks::new(1);
+//! let live = blocks.take().unwrap();
+//! let dirty = live.end();
+//! live.index(); // It is not live any more.
+//! ```
+//!
+//! ```compile_fail
+//! let mut blocks = bulkhead_worker_core::Blocks::new(1);
+//! let dirty = blocks.take().unwrap().end();
+//! let live: bulkhead_worker_core::Live = dirty; // Dirty is not live, and nothing makes it so.
+//! ```
+//!
+//! ```compile_fail
+//! let mut blocks = bulkhead_worker_core::Blocks::new(1);
+//! let dirty = blocks.take().unwrap().end();
+//! blocks.cleaned(dirty, 0);
+//! blocks.cleaned(dirty, 0); // It was given back already.
+//! ```
+
+use std::collections::BTreeSet;
 
 /// Tokens whose keys and values one block holds.
 pub const BLOCK_TOKENS: usize = 16;
@@ -17,74 +36,59 @@ pub fn blocks_for(tokens: usize) -> usize {
 }
 
 /// A block that reads as zero throughout.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Clean(u32);
 
-/// A block that somebody wrote and that was not zeroed yet.
+/// A block that somebody uses.
+#[derive(Debug)]
+#[must_use = "a live block has to be ended, or it is lost"]
+pub struct Live(u32);
+
+impl Live {
+    /// Which block of the pool it is.
+    pub fn index(&self) -> u32 {
+        self.0
+    }
+
+    /// Nobody uses it any more: it is dirty from now on.
+    pub fn end(self) -> Dirty {
+        Dirty(self.0)
+    }
+}
+
+/// A block that somebody wrote and that was not zeroed since.
 #[derive(Debug)]
 #[must_use = "a dirty block has to be zeroed and given back with `cleaned`"]
 pub struct Dirty(u32);
 
 impl Dirty {
     /// Which block of the pool it is.
-    pub fn index(&self) -> usize {
-        self.0 as usize
+    pub fn index(&self) -> u32 {
+        self.0
     }
 }
 
-/// The blocks of one live sequence, in the order of its tokens.
-#[derive(Debug)]
-#[must_use = "a table has to be ended, or its blocks are lost"]
-pub struct Table {
-    live: Vec<u32>,
-}
-
-impl Table {
-    /// The block that holds token `position`, and the token's place in it. None beyond the table.
-    pub fn place(&self, position: usize) -> Option<(usize, usize)> {
-        let block = *self.live.get(position / BLOCK_TOKENS)?;
-        Some((block as usize, position % BLOCK_TOKENS))
-    }
-
-    /// The pool's numbers of the blocks, in the order of the tokens.
-    pub fn blocks(&self) -> &[u32] {
-        &self.live
-    }
-
-    /// Ends the table: its blocks are dirty from now on.
-    pub fn end(self) -> Vec<Dirty> {
-        self.live.into_iter().map(Dirty).collect()
-    }
-}
-
-/// More blocks were asked for than the pool can ever give.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{needed} KV blocks are needed and the whole quota holds {capacity}")]
-pub struct CannotFit {
-    /// Blocks asked for.
-    pub needed: usize,
-    /// Blocks that the pool has for use.
-    pub capacity: usize,
-}
+/// Zeroes a block and reads it back: returns how many of its bytes are not zero even so.
+pub type Cleaner<'a> = dyn FnMut(&Dirty) -> u64 + 'a;
 
 /// All blocks of one tenant's pool.
 #[derive(Debug, Default)]
 pub struct Blocks {
-    clean: Vec<Clean>,
+    /// Never used, or checked a second time since.
+    clean: BTreeSet<Clean>,
+    /// Used and cleaned: clean as well, but checked once only.
+    again: BTreeSet<Clean>,
     total: usize,
     lost: usize,
-    high_water: usize,
 }
 
 impl Blocks {
     /// A pool of `total` clean blocks.
     pub fn new(total: u32) -> Self {
         Blocks {
-            // Handed out from the end, so the lowest are used first and the rest stays untouched.
-            clean: (0..total).rev().map(Clean).collect(),
+            clean: (0..total).map(Clean).collect(),
             total: total as usize,
-            lost: 0,
-            high_water: 0,
+            ..Blocks::default()
         }
     }
 
@@ -95,41 +99,38 @@ impl Blocks {
 
     /// Blocks that are clean and free.
     pub fn free(&self) -> usize {
-        self.clean.len()
+        self.clean.len() + self.again.len()
     }
 
-    /// Blocks below this number were handed out at some time; the others were never written.
-    pub fn high_water(&self) -> usize {
-        self.high_water
-    }
-
-    /// Blocks for `tokens` tokens: `Ok(None)` while others hold too many, an error where waiting
-    /// would be for ever.
-    pub fn take(&mut self, tokens: usize) -> Result<Option<Table>, CannotFit> {
-        let needed = blocks_for(tokens);
-        if needed > self.capacity() {
-            return Err(CannotFit {
-                needed,
-                capacity: self.capacity(),
-            });
-        }
-        if needed > self.clean.len() {
-            return Ok(None);
-        }
-        let taken = self.clean.split_off(self.clean.len() - needed);
-        let live: Vec<u32> = taken.into_iter().rev().map(|Clean(index)| index).collect();
-        let top = live.iter().max().map_or(0, |index| *index as usize + 1);
-        self.high_water = self.high_water.max(top);
-        Ok(Some(Table { live }))
+    /// A clean block; one that was in use before rather than one that never was.
+    pub fn take(&mut self) -> Option<Live> {
+        let taken = self.again.pop_first().or_else(|| self.clean.pop_first());
+        taken.map(|Clean(index)| Live(index))
     }
 
     /// Takes a block back after it was zeroed and read, `residue_bytes` of which were not zero. A
     /// block with residue is never handed out again.
     pub fn cleaned(&mut self, block: Dirty, residue_bytes: u64) {
         if residue_bytes == 0 {
-            self.clean.push(Clean(block.0));
+            self.again.insert(Clean(block.0));
         } else {
             self.lost += 1;
+        }
+    }
+
+    /// Free blocks that were in use and are to be checked a second time.
+    pub fn to_recheck(&self) -> usize {
+        self.again.len()
+    }
+
+    /// Has one of those cleaned and read once more.
+    pub fn recheck(&mut self, clean: &mut Cleaner<'_>) {
+        if let Some(Clean(index)) = self.again.pop_first() {
+            if clean(&Dirty(index)) == 0 {
+                self.clean.insert(Clean(index));
+            } else {
+                self.lost += 1;
+            }
         }
     }
 }
@@ -143,64 +144,58 @@ mod tests {
     #[test]
     fn a_block_with_residue_is_never_handed_out_again() {
         let mut blocks = Blocks::new(2);
-        let table = blocks.take(32).expect("fits").expect("free");
-        let mut residue = 1;
-        for dirty in table.end() {
-            blocks.cleaned(dirty, residue);
-            residue = 0;
-        }
-        assert_eq!(blocks.capacity(), 1);
-        assert_eq!(
-            blocks.take(32).unwrap_err(),
-            CannotFit {
-                needed: 2,
-                capacity: 1
-            }
-        );
-        assert!(blocks.take(16).expect("fits").is_some());
+        let (first, second) = (blocks.take().expect("one"), blocks.take().expect("two"));
+        blocks.cleaned(first.end(), 1);
+        assert_eq!((blocks.capacity(), blocks.free()), (1, 0));
+        blocks.cleaned(second.end(), 0);
+        assert_eq!(blocks.take().expect("the other").index(), 1);
+        assert!(blocks.take().is_none());
     }
 
     #[test]
-    fn a_dirty_block_is_not_free() {
-        let mut blocks = Blocks::new(1);
-        let table = blocks.take(1).expect("fits").expect("free");
-        let dirty = table.end();
-        assert!(blocks.take(1).expect("fits").is_none());
-        for block in dirty {
-            blocks.cleaned(block, 0);
-        }
-        assert!(blocks.take(1).expect("fits").is_some());
+    fn each_used_block_is_checked_once_more_when_it_is_free() {
+        let mut blocks = Blocks::new(9);
+        let (held, ended) = (blocks.take().expect("one"), blocks.take().expect("two"));
+        blocks.cleaned(ended.end(), 0);
+        let mut seen = Vec::new();
+        let mut clean = |block: &Dirty| {
+            seen.push(block.index());
+            0
+        };
+        blocks.recheck(&mut clean);
+        assert_eq!(blocks.to_recheck(), 0, "the other is held");
+        blocks.recheck(&mut clean);
+        blocks.cleaned(held.end(), 0);
+        blocks.recheck(&mut clean);
+        assert_eq!(seen, [1, 0]);
+        assert_eq!(blocks.free(), 9);
     }
 
     proptest! {
         #[test]
         fn no_block_ever_has_two_owners_and_none_is_lost(
             total in 1u32..40,
-            acts in proptest::collection::vec((any::<bool>(), 1usize..300, any::<usize>()), 0..200),
+            acts in proptest::collection::vec((0u8..4, any::<usize>()), 0..300),
         ) {
             let mut blocks = Blocks::new(total);
-            let mut tables: Vec<Table> = Vec::new();
-            for (begin, tokens, which) in acts {
-                if begin {
-                    match blocks.take(tokens) {
-                        Ok(Some(table)) => {
-                            prop_assert_eq!(table.blocks().len(), blocks_for(tokens));
-                            prop_assert!(table.place(tokens - 1).is_some());
-                            tables.push(table);
-                        }
-                        Ok(None) => prop_assert!(blocks_for(tokens) > blocks.free()),
-                        Err(error) => prop_assert!(error.needed > total as usize),
+            let mut live: Vec<Live> = Vec::new();
+            let mut dirty: Vec<Dirty> = Vec::new();
+            for (act, which) in acts {
+                match act {
+                    0 => live.extend(blocks.take()),
+                    1 if !live.is_empty() => {
+                        dirty.push(live.swap_remove(which % live.len()).end());
                     }
-                } else if !tables.is_empty() {
-                    for dirty in tables.swap_remove(which % tables.len()).end() {
-                        blocks.cleaned(dirty, 0);
+                    2 if !dirty.is_empty() => {
+                        blocks.cleaned(dirty.swap_remove(which % dirty.len()), 0);
                     }
+                    _ => blocks.recheck(&mut |_| 0),
                 }
-                let held: Vec<u32> = tables.iter().flat_map(|t| t.blocks().to_vec()).collect();
+                let held: Vec<u32> = live.iter().map(Live::index)
+                    .chain(dirty.iter().map(Dirty::index)).collect();
                 let distinct: HashSet<u32> = held.iter().copied().collect();
                 prop_assert_eq!(distinct.len(), held.len());
                 prop_assert_eq!(held.len() + blocks.free(), total as usize);
-                prop_assert!(held.iter().all(|index| (*index as usize) < blocks.high_water()));
             }
         }
     }

@@ -4,12 +4,23 @@
 //! Everything here is a function of its arguments: time and sizes are passed in. There is no clock, no
 //! I/O, no thread and no randomness, and no text or token id ever comes in: only counts and numbers.
 
+mod agents;
 mod blocks;
 mod cost;
-mod decode;
+mod divide;
+mod memory;
+mod planner;
+mod prefix;
+mod price;
+mod sequence;
 mod texts;
 
-pub use blocks::{BLOCK_TOKENS, Blocks, CannotFit, Dirty, Table, blocks_for};
+pub use agents::Agent;
+pub use blocks::{BLOCK_TOKENS, Blocks, Cleaner, Dirty, Live, blocks_for};
 pub use cost::StepCost;
-pub use decode::{Ask, share};
+pub use divide::Part;
+pub use planner::{CannotFit, Ended, Plan, Planner, PlannerLimits, Tally};
+pub use prefix::BlockHash;
+pub use price::{Prices, StepModel, StepWork};
+pub use sequence::Arrival;
 pub use texts::{Pick, Texts};

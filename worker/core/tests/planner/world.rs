@@ -1,0 +1,165 @@
+//! Sequences that live on the device as the planner says, and what has to hold in every step.
+
+use crate::device::{Content, Device};
+use bulkhead_worker_core::{
+    Agent, Arrival, BLOCK_TOKENS, BlockHash, CannotFit, Part, Planner, PlannerLimits, Prices,
+};
+use std::collections::{BTreeMap, HashSet};
+
+/// A token costs 1, a block that has to be cleaned 1, nothing else anything.
+pub const PRICES: Prices = Prices {
+    step_ns: 0.0,
+    token_ns: 1.0,
+    position_ns: 0.0,
+    answer_ns: 0.0,
+    block_ns: 1.0,
+};
+
+/// A request of a simulation.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub agent: u64,
+    pub weight: u32,
+    /// Prompts of one family begin alike.
+    pub family: u64,
+    pub prompt: usize,
+    pub answer: usize,
+}
+
+struct Live {
+    contents: Vec<Content>,
+    prompt: usize,
+    answer: usize,
+}
+
+/// Planner, device and the sequences.
+pub struct World {
+    pub planner: Planner,
+    pub device: Device,
+    limits: PlannerLimits,
+    live: BTreeMap<u64, Live>,
+    /// Tokens billed to each agent: computed, and not computed before.
+    pub served: BTreeMap<u64, u64>,
+    owners: BTreeMap<u64, (u64, usize)>,
+    pub done: Vec<u64>,
+    pub steps: u64,
+}
+
+/// The n-th token of a family, and all before it.
+fn content(family: u64, place: usize) -> Content {
+    1 + family * 1_000_000 + place as u64
+}
+
+impl World {
+    pub fn new(limits: PlannerLimits) -> Self {
+        World {
+            planner: Planner::new(limits),
+            device: Device::new(limits.blocks),
+            limits,
+            live: BTreeMap::new(),
+            served: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            done: Vec::new(),
+            steps: 0,
+        }
+    }
+
+    pub fn add(&mut self, request: u64, job: &Job) -> Result<(), CannotFit> {
+        let contents: Vec<Content> = (0..job.prompt).map(|at| content(job.family, at)).collect();
+        let ends = contents.chunks_exact(BLOCK_TOKENS);
+        self.planner.add(Arrival {
+            request,
+            agent: Agent(job.agent),
+            weight: job.weight,
+            prompt_tokens: job.prompt,
+            max_tokens: job.answer,
+            hashes: ends
+                .map(|block| BlockHash(block[BLOCK_TOKENS - 1].into()))
+                .collect(),
+        })?;
+        let live = Live {
+            contents,
+            prompt: job.prompt,
+            answer: job.answer,
+        };
+        self.live.insert(request, live);
+        self.owners.insert(request, (job.agent, 0));
+        Ok(())
+    }
+
+    /// One step with room for so many tokens.
+    pub fn step(&mut self, room: usize) {
+        self.steps += 1;
+        let device = &mut self.device;
+        let plan = self
+            .planner
+            .plan(PRICES, room as f64, &mut |block| device.clean(block));
+        let tokens: usize = plan.parts.iter().map(|part| part.tokens).sum();
+        assert_eq!(tokens as u64, plan.work.tokens);
+        assert!(tokens <= self.limits.step_tokens_max);
+        assert!(tokens <= room.max(1), "{tokens} tokens, room for {room}");
+        assert!(self.planner.running() <= self.limits.sequences_max);
+        let requests: HashSet<u64> = plan.parts.iter().map(|part| part.request).collect();
+        assert_eq!(
+            requests.len(),
+            plan.parts.len(),
+            "a sequence twice in a step"
+        );
+        for part in &plan.parts {
+            self.run(part);
+        }
+        for part in plan.parts.iter().filter(|part| part.answers) {
+            self.answer(part.request);
+        }
+    }
+
+    fn run(&mut self, part: &Part) {
+        let live = &self.live[&part.request];
+        for position in part.from..part.from + part.tokens {
+            let table = self.planner.blocks(part.request);
+            self.device.compute(table, position, &live.contents);
+        }
+        let ends = part.from + part.tokens == live.contents.len();
+        assert_eq!(part.answers, ends);
+        let (agent, seen) = self.owners.get_mut(&part.request).expect("it was added");
+        let to = part.from + part.tokens;
+        let new = to.saturating_sub(part.from.max(*seen));
+        *self.served.entry(*agent).or_default() += new as u64;
+        *seen = to.max(*seen);
+    }
+
+    /// A token that no other sequence has, or the end.
+    fn answer(&mut self, request: u64) {
+        let live = self.live.get_mut(&request).expect("it lives");
+        let place = live.contents.len();
+        live.contents.push(content(1_000 + request, place));
+        if live.contents.len() == live.prompt + live.answer {
+            self.end(request);
+            self.done.push(request);
+        } else {
+            self.planner.push(request);
+        }
+    }
+
+    pub fn end(&mut self, request: u64) {
+        if self.live.remove(&request).is_some() {
+            self.planner.end(request).expect("the planner had it");
+        }
+    }
+
+    pub fn lives(&self) -> bool {
+        !self.live.is_empty()
+    }
+
+    pub fn lives_on(&self, request: u64) -> bool {
+        self.live.contains_key(&request)
+    }
+
+    /// Cleans all that is dirty.
+    pub fn clean_all(&mut self) {
+        let device = &mut self.device;
+        while self.planner.dirty_blocks() > 0 {
+            self.planner.clean_one(&mut |block| device.clean(block));
+        }
+    }
+}
