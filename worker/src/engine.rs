@@ -3,7 +3,7 @@
 //! An engine never blocks, never does I/O, never sees a tenant's name, and works only inside
 //! `step`, which the loop calls only while the worker holds a lease.
 
-use bulkhead_proto::internal::{Finished, Piece, WorkItem};
+use bulkhead_proto::internal::{Counters, Finished, Piece, WorkItem};
 
 /// What a loaded model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,27 +28,37 @@ pub struct StepOutcome {
     pub pieces: Vec<Piece>,
     /// Without the scrub report: the loop adds it after it has scrubbed.
     pub finished: Vec<Finished>,
+    /// Bytes that were not zero after they had been zeroed. The loop ends the worker.
+    pub residue_bytes: u64,
 }
 
 /// A model with the sequences that it is working on.
 pub trait Engine: Send {
     fn info(&self) -> ModelInfo;
+    /// Before `assign`: prompts' whole blocks may stay for prompts that begin alike, under names made
+    /// with this random key. Models that cache nothing ignore it.
+    fn cache_prefixes(&mut self, _key: u128) {}
     /// Once, before the first job: the tenant's bytes for KV and the longest step, nanoseconds.
     fn assign(&mut self, quota_bytes: u64, step_limit_ns: u64);
     /// Takes a job. One that cannot be run at all (too long, bad template) is answered by
     /// `finished` in the next step, so that there is one way out.
     fn add(&mut self, item: WorkItem);
-    /// Drops a job; it is answered by `finished` with CANCELLED in the next step.
+    /// Drops a job: nothing more is computed for it. It is answered by `finished` with CANCELLED in
+    /// the next step, or as soon as its memory is clean.
     fn cancel(&mut self, request: u64);
     /// True while a step would do something.
     fn has_work(&self) -> bool;
     /// Runs one bounded step. `now_ns` reads the loop's clock, for planning the step's size.
     fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome;
-    /// Bytes of KV that live sequences hold.
+    /// Bytes of KV that live sequences hold, or that ended ones did and that are not clean yet.
     fn kv_bytes(&self) -> u64;
     /// Zeroes all that no live sequence needs (free KV blocks, kept scratch), reads it back, and
     /// says how many bytes were zeroed, how many read, and how many of those were not zero.
     fn scrub(&mut self) -> Scrubbed;
+    /// What it did so far. `steps_over_limit` is the loop's.
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
 }
 
 /// What a scrub did, bytes.

@@ -9,7 +9,7 @@ use crate::engine::{Engine, StepOutcome};
 use crate::evidence::{self, Evidence};
 use bulkhead_proto::frame;
 use bulkhead_proto::internal::{
-    Assign, FromWorker, Released, Step, from_worker, to_worker::Message,
+    Assign, Counters, FromWorker, Released, Step, from_worker, to_worker::Message,
 };
 use crossbeam::channel::Receiver;
 use std::io;
@@ -38,6 +38,8 @@ pub struct Server {
     lease: Option<u64>,
     evidence: Evidence,
     started: Instant,
+    step_limit_ns: u64,
+    steps_over_limit: u64,
 }
 
 /// Waits for the assignment, which must be the first message, and binds the engine to it.
@@ -55,6 +57,7 @@ pub fn assign(
         tenant,
         quota_bytes,
         step_limit_ns,
+        prefix_cache,
         ..
     }) = first
     else {
@@ -62,6 +65,9 @@ pub fn assign(
     };
     if tenant.is_empty() {
         return Err(ServeError::Protocol("the assignment names no tenant"));
+    }
+    if prefix_cache {
+        engine.cache_prefixes(random()?);
     }
     engine.assign(quota_bytes, step_limit_ns);
     let (evidence, started) = (Evidence::begin(), Instant::now());
@@ -72,6 +78,8 @@ pub fn assign(
         lease: None,
         evidence,
         started,
+        step_limit_ns,
+        steps_over_limit: 0,
     })
 }
 
@@ -130,19 +138,20 @@ impl Server {
     fn step(&mut self, lease: u64) -> Result<(), ServeError> {
         let (origin, start) = (self.started, Instant::now());
         let outcome = self.engine.step(&|| nanos_since(origin));
-        let step_ns = nanos_since(start);
         let StepOutcome {
             sequences,
             tokens,
             pieces,
             mut finished,
+            residue_bytes: mut residue,
         } = outcome;
-        let mut residue = 0;
         if !finished.is_empty() {
             let report = self.evidence.scrub(self.engine.as_mut());
             evidence::attach(&report, &mut finished);
             residue = report.residue_bytes;
         }
+        let step_ns = nanos_since(start);
+        self.steps_over_limit += u64::from(step_ns > self.step_limit_ns);
         let kv_bytes = self.engine.kv_bytes();
         let step = Step {
             lease,
@@ -152,9 +161,16 @@ impl Server {
             pieces,
             finished,
             kv_bytes,
-            counters: None,
+            counters: Some(self.counters()),
         };
         self.tell(from_worker::Message::Step(step), residue)
+    }
+
+    fn counters(&self) -> Counters {
+        Counters {
+            steps_over_limit: self.steps_over_limit,
+            ..self.engine.counters()
+        }
     }
 
     /// Gives the lane back. Where nothing is left to run, the whole pool is scrubbed first.
@@ -177,6 +193,14 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// A number that nobody outside this process can know, drawn after any fork.
+fn random() -> Result<u128, ServeError> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| ServeError::Socket(io::Error::other("the system gave no random bytes")))?;
+    Ok(u128::from_le_bytes(bytes))
 }
 
 /// Sends one message.

@@ -43,7 +43,8 @@ pub(crate) struct Memory {
     blocks: Blocks,
     /// None where the operator did not turn it on.
     cache: Option<PrefixCache>,
-    dirty: VecDeque<(u64, Dirty)>,
+    /// With the sequence that they were taken from, if one waits for them to be clean.
+    dirty: VecDeque<(Option<u64>, Dirty)>,
     /// How many of the dirty ones are whose.
     unclean: BTreeMap<u64, usize>,
     cleaned: u64,
@@ -127,7 +128,9 @@ impl Memory {
         let Some((owner, dirty)) = self.dirty.pop_front() else {
             return false;
         };
-        if let Some(left) = self.unclean.get_mut(&owner) {
+        if let Some(owner) = owner
+            && let Some(left) = self.unclean.get_mut(&owner)
+        {
             *left -= 1;
             if *left == 0 {
                 self.unclean.remove(&owner);
@@ -135,6 +138,13 @@ impl Memory {
         }
         self.give(dirty, clean);
         true
+    }
+
+    /// Gives up every block that only the cache holds.
+    pub fn drop_cached(&mut self) {
+        while let Some(live) = self.cache.as_mut().and_then(PrefixCache::evict) {
+            self.dirty.push_back((None, live.end()));
+        }
     }
 
     fn evict(&mut self, clean: &mut Cleaner<'_>) -> bool {
@@ -160,7 +170,7 @@ impl Memory {
         for held in table.held.into_iter().rev() {
             match (held, &mut self.cache) {
                 (Held::Own(live), _) => {
-                    self.dirty.push_back((owner, live.end()));
+                    self.dirty.push_back((Some(owner), live.end()));
                     *self.unclean.entry(owner).or_default() += 1;
                 }
                 (Held::Shared(hash), Some(cache)) => {

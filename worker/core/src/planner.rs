@@ -321,6 +321,11 @@ impl Planner {
         self.memory.idle()
     }
 
+    /// Gives up every block that only the prefix cache holds.
+    pub fn drop_cached(&mut self) {
+        self.memory.drop_cached();
+    }
+
     /// Blocks that wait to be cleaned.
     pub fn dirty_blocks(&self) -> usize {
         self.memory.dirty()

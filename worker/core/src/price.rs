@@ -129,13 +129,16 @@ impl StepModel {
     fn fit(&mut self) {
         let before = self.prices;
         for _ in 0..SWEEPS {
-            for at in 0..FEATURES {
-                let others: f64 = (0..FEATURES)
-                    .filter(|other| *other != at)
-                    .map(|other| self.gram[at][other] * self.prices[other])
+            for (at, before) in before.iter().enumerate() {
+                let row = &self.gram[at];
+                let all: f64 = row
+                    .iter()
+                    .zip(&self.prices)
+                    .map(|(x, price)| x * price)
                     .sum();
-                let pulled = self.moment[at] - others + STAY * before[at];
-                self.prices[at] = (pulled / (self.gram[at][at] + STAY)).max(0.0);
+                let others = all - row[at] * self.prices[at];
+                let pulled = self.moment[at] - others + STAY * before;
+                self.prices[at] = (pulled / (row[at] + STAY)).max(0.0);
             }
         }
     }
