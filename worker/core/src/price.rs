@@ -45,8 +45,10 @@ impl Prices {
 const FORGET: f64 = 0.97;
 /// A reading counts as at most this many times what was expected.
 const CLIP: f64 = 4.0;
-/// How strongly a price stays where it is, relative to a reading.
-const STAY: f64 = 0.05;
+/// How strongly each price stays where it is, relative to a reading. The fixed part gives way first:
+/// steps of one token cannot tell it from the token's, and to believe it the token's would keep
+/// every next step at one token.
+const STAY: [f64; FEATURES] = [0.005, 0.05, 0.05, 0.05];
 /// Sweeps of the fit after each reading.
 const SWEEPS: usize = 8;
 /// What a miss still counts after the next step.
@@ -54,8 +56,8 @@ const MISS_FADES: f64 = 0.98;
 /// Share of the limit that is always left free, and that is left free at most.
 const FREE_MIN: f64 = 0.06;
 const FREE_MAX: f64 = 0.5;
-/// What the first token may cost beside one, before anything is known.
-const ANSWER_TOKENS_GUESS: f64 = 1.0;
+/// What an answer costs beside a token, before anything is known.
+const ANSWER_TOKENS_GUESS: f64 = 0.25;
 
 /// Sizes that the features are divided by, so that all are about one.
 const SCALES: [f64; FEATURES] = [1.0, 32.0, 65_536.0, 8.0];
@@ -137,8 +139,8 @@ impl StepModel {
                     .map(|(x, price)| x * price)
                     .sum();
                 let others = all - row[at] * self.prices[at];
-                let pulled = self.moment[at] - others + STAY * before;
-                self.prices[at] = (pulled / (row[at] + STAY)).max(0.0);
+                let pulled = self.moment[at] - others + STAY[at] * before;
+                self.prices[at] = (pulled / (row[at] + STAY[at])).max(0.0);
             }
         }
     }

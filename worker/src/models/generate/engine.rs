@@ -27,7 +27,7 @@ const SEQUENCES_MAX: usize = 64;
 /// Tokens of one step at most, however fast the machine: bounds memory.
 const STEP_TOKENS_MAX: usize = 512;
 /// A token before anything was measured, nanoseconds.
-const TOKEN_NS_GUESS: u64 = 5_000_000;
+const TOKEN_NS_GUESS: u64 = 3_000_000;
 /// The pool while warming up: enough for a few tokens of any model.
 const WARM_UP_QUOTA_BYTES: u64 = 64 << 20;
 /// Of a step, one part in so many may go into encoding, and as much into cleaning, where others
