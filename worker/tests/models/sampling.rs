@@ -290,9 +290,10 @@ fn numbers_that_mean_nothing_are_the_callers_to_mend() {
 #[test]
 fn a_sampled_answer_is_the_same_however_often_it_is_computed_again() {
     let mut engine = smollm2();
-    let prompts = ["Tell me about ships.", "Write a tale.", "Count.", "Why?"];
+    let prompts = ["Tell me about ships.", "Write a tale.", "Why?"];
+    let max_tokens = 72;
     let item = |at: usize| {
-        let mut item = ask(prompts[at], 40, |job| {
+        let mut item = ask(prompts[at], max_tokens, |job| {
             job.temperature = 0.9;
             job.top_k = 50;
             job.repetition_penalty = 1.2;
@@ -313,7 +314,8 @@ fn a_sampled_answer_is_the_same_however_often_it_is_computed_again() {
         engine.add(item(at));
         alone.push(text(&drain(engine.as_mut()), at));
     }
-    let tokens = 160;
+    // Room for all prompts, and for the answer of one.
+    let tokens = 11 * 16;
     engine.assign(engine.info().kv_bytes_per_token * tokens, STEP_LIMIT_NS);
     for at in 0..prompts.len() {
         engine.add(item(at));
@@ -321,6 +323,6 @@ fn a_sampled_answer_is_the_same_however_often_it_is_computed_again() {
     let said = drain(engine.as_mut());
     for (at, alone) in alone.iter().enumerate() {
         assert_eq!(&text(&said, at), alone);
-        assert_eq!(said.finished(at as u64).output_tokens, 40);
+        assert_eq!(said.finished(at as u64).output_tokens, max_tokens);
     }
 }
