@@ -41,7 +41,7 @@ pub struct ServerArgs {
 pub enum Scenario {
     /// A tenant's latency alone, and beside another tenant's flood of the same model
     Noisy(Noisy),
-    /// Texts and tokens a second, through the whole server, for one client
+    /// Texts and tokens a second: the bare engine, beside PyTorch and llama.cpp, and through the server
     Engine(Engine),
     /// Zeroing and reading back: speed beside plain memset, and its share of the lane's time
     Scrub(Scrub),
@@ -82,9 +82,15 @@ pub struct Noisy {
 
 #[derive(Debug, Group)]
 pub struct Engine {
-    /// How long each figure is measured
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
-    pub seconds: u64,
+    /// How often each figure is measured, in turns with what it is compared with
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// A Python with PyTorch and llama.cpp [default: what benches/peers/setup installs]
+    #[arg(long, value_name = "PROGRAM")]
+    pub peers: Option<PathBuf>,
+    /// Leave PyTorch and llama.cpp out
+    #[arg(long, conflicts_with = "peers")]
+    pub no_peers: bool,
 }
 
 #[derive(Debug, Group)]

@@ -6,19 +6,26 @@
 //! what a figure is compared with ran in the same run, or is named as not compared.
 
 mod args;
+mod bare;
 mod device;
 mod machine;
+mod peer;
 mod report;
 mod scenario;
 mod server;
 mod workload;
 
 use args::{Args, Scenario};
+use bulkhead_kernels::ZeroingAllocator;
 use clap::Parser as _;
 use machine::Machine;
 use report::{Figure, Report};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// The workers' own, so that an engine in this process costs what it costs in theirs.
+#[global_allocator]
+static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
 
 /// Why a scenario gave no result; its text says what to do.
 type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -18,9 +18,14 @@ pub const TEXT: &str = "The officer of the watch closed the forward doors before
 
 /// Embeds `texts` copies of the text. Returns how many vectors came back.
 pub async fn embed(client: AgentClient, texts: usize) -> Result<u64, ClientError> {
+    embed_texts(&client, vec![TEXT.into(); texts]).await
+}
+
+/// Embeds these texts. Returns how many vectors came back.
+pub async fn embed_texts(client: &AgentClient, texts: Vec<String>) -> Result<u64, ClientError> {
     let request = EmbedRequest {
         model: EMBED_MODEL.into(),
-        texts: vec![TEXT.into(); texts],
+        texts,
         context: None,
     };
     let response = client.embed(request, REQUEST_MAX).await?;

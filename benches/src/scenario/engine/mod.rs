@@ -1,0 +1,191 @@
+//! How fast the engine is: bare, beside what a user would otherwise run, and through the whole server.
+//!
+//! Bare engine, peer and server take turns in every round, so that a change of the machine's speed meets
+//! them alike; each figure is the median of the rounds, and each ratio one of medians. The server is one
+//! client with one request at a time: not the most that the server can do, but every step from the front
+//! door to the audit log is in it.
+
+mod embeddings;
+mod generation;
+mod served;
+
+use crate::{
+    Failure, Figure,
+    args::{self, ServerArgs},
+    bare::Bare,
+    peer::{self, Peer},
+    server::Server,
+    workload::{self, EMBED_MODEL, GENERATE_MODEL},
+};
+use std::path::PathBuf;
+
+/// Sequences that decode side by side.
+pub const PARALLEL: usize = 8;
+/// Context that the peer reserves for them, tokens.
+const PEER_CONTEXT: u32 = 8192;
+
+/// Everything that takes turns.
+pub struct Contest {
+    pub minilm: Bare,
+    pub smollm2: Bare,
+    pub peer: Option<Peer>,
+    pub client: bulkhead_client::AgentClient,
+    pub rounds: u32,
+}
+
+/// Runs the scenario.
+pub async fn measure(args: &args::Engine, server: &ServerArgs) -> Result<Vec<Figure>, Failure> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let models = models_dir(server)?;
+    let (minilm, smollm2) = (models.join(EMBED_MODEL), models.join(GENERATE_MODEL));
+    let peer = match python(args) {
+        None => {
+            eprintln!("note: nothing to compare with; benches/peers/setup installs it");
+            None
+        }
+        Some(python) => Some(Peer::start(
+            &python,
+            threads,
+            &minilm,
+            &smollm2.join("model.gguf"),
+            PARALLEL,
+            PEER_CONTEXT,
+        )?),
+    };
+    let server = Server::start(server).await?;
+    let client = server.tenant("engine").await?;
+    workload::check_tokens(&client).await?;
+    let mut contest = Contest {
+        minilm: Bare::open(
+            &minilm,
+            "bert",
+            &[
+                "config.json",
+                "model.safetensors",
+                "sentence_bert_config.json",
+                "tokenizer.json",
+            ],
+            threads,
+        )?,
+        smollm2: Bare::open(&smollm2, "gguf", &["model.gguf"], threads)?,
+        peer,
+        client,
+        rounds: args.rounds,
+    };
+    let mut figures = embeddings::measure(&mut contest).await?;
+    figures.extend(generation::measure(&mut contest).await?);
+    figures.extend(worst_of_the_server(&figures));
+    server.stop().await?;
+    Ok(figures)
+}
+
+fn python(args: &args::Engine) -> Option<PathBuf> {
+    match args.no_peers {
+        true => None,
+        false => args.peers.clone().or_else(peer::installed),
+    }
+}
+
+fn models_dir(server: &ServerArgs) -> Result<PathBuf, Failure> {
+    let cache = || {
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let base = base.filter(|base| base.is_absolute());
+        let base = base.or_else(|| std::env::home_dir().map(|home| home.join(".cache")))?;
+        Some(base.join("bulkhead/models"))
+    };
+    let named = std::env::var_os("BULKHEAD_MODELS").filter(|dir| !dir.is_empty());
+    (server.models.clone())
+        .or_else(|| named.map(PathBuf::from))
+        .or_else(cache)
+        .ok_or_else(|| "no home folder is known; say --models DIR".into())
+}
+
+/// The least share of the bare engine's speed that is left through the server.
+fn worst_of_the_server(figures: &[Figure]) -> Option<Figure> {
+    let shares = figures
+        .iter()
+        .filter(|figure| figure.name.ends_with("/server_vs_engine"));
+    let worst = shares.min_by(|a, b| a.value.total_cmp(&b.value))?;
+    Some(Figure::higher(
+        "server_vs_engine",
+        worst.value,
+        "ratio",
+        format!("the least of them: {}", worst.name),
+    ))
+}
+
+/// What the contestants reached in one thing, in each round: units a second.
+#[derive(Default)]
+pub struct Rates {
+    bare: Vec<f64>,
+    peer: Vec<f64>,
+    server: Vec<f64>,
+}
+
+impl Rates {
+    /// The figures: the bare engine's rate, and each ratio that was measured.
+    fn figures(self, name: &str, unit: &'static str, peer: (&str, &str), how: &str) -> Vec<Figure> {
+        let bare = median(self.bare);
+        let speed = match unit {
+            "texts/s" => "texts_s",
+            _ => "tok_s",
+        };
+        let mut figures = vec![Figure::higher(&format!("{name}/{speed}"), bare, unit, how)];
+        if !self.peer.is_empty() {
+            let theirs = median(self.peer);
+            figures.push(Figure::higher(
+                &format!("{name}/vs_{}", peer.0),
+                bare / theirs,
+                "ratio",
+                format!("{}: {theirs:.1} {unit}", peer.1),
+            ));
+        }
+        if !self.server.is_empty() {
+            let served = median(self.server);
+            figures.push(Figure::higher(
+                &format!("{name}/server_vs_engine"),
+                served / bare,
+                "ratio",
+                format!("through the whole server, one request at a time: {served:.1} {unit}"),
+            ));
+        }
+        figures
+    }
+}
+
+/// The middle of the values; 0 of none.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_least_share_is_named() {
+        let share = |name: &str, value| Figure::higher(name, value, "ratio", "");
+        let figures = [
+            share("a/server_vs_engine", 0.97),
+            share("b/server_vs_engine", 0.91),
+            share("b/vs_pytorch", 0.5),
+        ];
+        let worst = worst_of_the_server(&figures).expect("there are some");
+        assert_eq!(worst.value, 0.91);
+        assert!(worst.against.contains("b/server_vs_engine"));
+        assert_eq!(worst_of_the_server(&[]), None);
+    }
+
+    #[test]
+    fn ratios_are_of_medians_and_left_out_where_nothing_was_measured() {
+        let rates = Rates {
+            bare: vec![10.0, 30.0, 20.0],
+            peer: vec![40.0],
+            server: Vec::new(),
+        };
+        let figures = rates.figures("x", "texts/s", ("y", "Y"), "");
+        let found: Vec<_> = figures.iter().map(|f| (f.name.as_str(), f.value)).collect();
+        assert_eq!(found, [("x/texts_s", 20.0), ("x/vs_y", 0.5)]);
+    }
+}
