@@ -144,6 +144,38 @@ fn readable(line: &str) -> Option<(u64, u64)> {
     Some((hex(from)?, hex(to)?))
 }
 
+/// What a process's memory costs, bytes, by the kernel's account.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Its share: what it has alone, and of each page that it shares, one part in as many as share it.
+    pub proportional: u64,
+    /// What it has alone and has written.
+    pub private_dirty: u64,
+    /// What it shares with other processes and somebody has written.
+    pub shared_dirty: u64,
+}
+
+/// The memory of a process, from `/proc/PID/smaps_rollup`.
+pub fn memory(pid: i32) -> Memory {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let bytes = |field: &str| {
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix(field)?.strip_suffix(" kB"));
+        value
+            .expect("a field of the kernel's")
+            .trim()
+            .parse::<u64>()
+            .expect("a number")
+            << 10
+    };
+    Memory {
+        proportional: bytes("Pss:"),
+        private_dirty: bytes("Private_Dirty:"),
+        shared_dirty: bytes("Shared_Dirty:"),
+    }
+}
+
 /// True where this process may read other processes' memory. Where not, runs the test of this name
 /// once more, in a user namespace in which it may, and demands that it passes there; the caller then
 /// has nothing left to do.

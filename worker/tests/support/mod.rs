@@ -1,6 +1,8 @@
 //! A real worker process on the other end of a real socket pair, as the launcher would start it.
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod template;
+
 use bulkhead_proto::frame;
 use bulkhead_proto::internal::to_worker::Message as To;
 use bulkhead_proto::internal::{
@@ -9,7 +11,7 @@ use bulkhead_proto::internal::{
 };
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -51,6 +53,34 @@ pub fn model_file(name: &str, content: &[u8], sha256: &str, fd: RawFd) -> (Model
     )
 }
 
+/// Starts the binary with this at descriptor 3 and `files` from 4 on.
+pub fn start(args: &[&str], theirs: OwnedFd, files: &[File], stderr: Stdio) -> Child {
+    let mut inherited = vec![theirs.as_raw_fd()];
+    inherited.extend(files.iter().map(AsRawFd::as_raw_fd));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead-worker"));
+    command
+        .args(args)
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr);
+    // SAFETY: between fork and exec only fcntl and dup2 are called, which are async-signal-safe,
+    // on memory that was allocated before the fork.
+    unsafe {
+        command.pre_exec(move || {
+            // Out of the way first, so that no target is still a source.
+            for fd in &mut inherited {
+                *fd = checked(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 100))?;
+            }
+            for (target, fd) in (3..).zip(&inherited) {
+                checked(libc::dup2(*fd, target))?;
+            }
+            Ok(())
+        })
+    };
+    command.spawn().unwrap()
+}
+
 impl Worker {
     /// Starts the binary with the socket at descriptor 3 and `files` from 4 on.
     pub fn spawn(files: &[File]) -> Worker {
@@ -61,30 +91,8 @@ impl Worker {
     pub fn spawn_speaking_to(stderr: Stdio, files: &[File]) -> Worker {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut inherited = vec![theirs.as_raw_fd()];
-        inherited.extend(files.iter().map(AsRawFd::as_raw_fd));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bulkhead-worker"));
-        command
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr);
-        // SAFETY: between fork and exec only fcntl and dup2 are called, which are async-signal-safe,
-        // on memory that was allocated before the fork.
-        unsafe {
-            command.pre_exec(move || {
-                // Out of the way first, so that no target is still a source.
-                for fd in &mut inherited {
-                    *fd = checked(libc::fcntl(*fd, libc::F_DUPFD_CLOEXEC, 100))?;
-                }
-                for (target, fd) in (3..).zip(&inherited) {
-                    checked(libc::dup2(*fd, target))?;
-                }
-                Ok(())
-            })
-        };
         Worker {
-            child: command.spawn().unwrap(),
+            child: start(&[], theirs.into(), files, stderr),
             socket: ours,
         }
     }
