@@ -67,6 +67,8 @@ pub struct Newborn {
     pub load: Load,
     /// The model.
     pub model: models::Loaded,
+    /// False where the model ran before, in another process.
+    pub warm_up: bool,
     /// When its start began.
     pub born: Instant,
 }
@@ -86,6 +88,7 @@ pub fn live() -> ! {
             restricted,
             load,
             model,
+            warm_up: true,
             born,
         }),
         Err(why) => refuse(socket, &why),
@@ -159,23 +162,27 @@ fn run(newborn: Newborn, inbox: Receiver<Message>) -> ! {
         restricted,
         load,
         model,
+        warm_up,
         born,
     } = newborn;
-    match make_ready(&mut socket, restricted, &load, model, born) {
+    let started = model.start(load.threads as usize, warm_up);
+    let ready = started
+        .map_err(RefusedToServe::from)
+        .and_then(|engine| make_ready(&mut socket, restricted, &load, engine, born));
+    match ready {
         Ok(engine) => serve(engine, socket, inbox),
         Err(why) => refuse(socket, &why),
     }
 }
 
-/// Starts the model, seals the process, and says `Ready`.
+/// Seals the process and says `Ready`.
 fn make_ready(
     socket: &mut UnixStream,
     restricted: Restricted,
     load: &Load,
-    model: models::Loaded,
+    engine: Box<dyn Engine>,
     born: Instant,
 ) -> Result<Box<dyn Engine>, RefusedToServe> {
-    let engine = model.start(load.threads as usize)?;
     let load_ns = u64::try_from(born.elapsed().as_nanos()).unwrap_or(u64::MAX);
     // From here on there are prompts. Until here a panic's message says more.
     process::abort_on_panic();

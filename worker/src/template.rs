@@ -20,13 +20,16 @@ use bulkhead_proto::internal::{
     from_template::Message as Tell, to_template::Message as Ask,
 };
 use bulkhead_proto::packet;
-use nix::unistd::{Pid, getppid};
+use nix::unistd::{Pid, getpid, getppid};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 /// What the kernel calls a template, and a worker.
 const NAMES: [&std::ffi::CStr; 2] = [c"bulkhead-model", c"bulkhead-worker"];
+
+/// The longest reason why a model does not run, bytes.
+const REASON_BYTES_MAX: u64 = 1024;
 
 /// Exit code of a template whose launcher broke the protocol.
 const EXIT_PROTOCOL: i32 = 2;
@@ -43,6 +46,9 @@ enum TemplateError {
     /// The model's, or the machine's.
     #[error(transparent)]
     Load(#[from] load::ModelError),
+    /// The model's.
+    #[error("the model does not run: {0}")]
+    Run(String),
 }
 
 /// A loaded template.
@@ -95,7 +101,7 @@ fn prepare(control: OwnedFd) -> Result<Template, (OwnedFd, TemplateError)> {
         restricted.closed_descriptors(seal::close_all_but(&keep));
         life::set_up(&load);
         let start = Instant::now();
-        let model = load::apart(&load)?;
+        let model = try_out(load::apart(&load)?, load.threads as usize)?;
         // What loading freed goes back to the system, so that no child copies it.
         alloc::give_back();
         let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -112,6 +118,42 @@ fn prepare(control: OwnedFd) -> Result<Template, (OwnedFd, TemplateError)> {
             model,
         }),
         Err(why) => Err((control, why)),
+    }
+}
+
+/// Runs the model once in a child, so that no worker has to: what is wrong with it is known before
+/// anybody asks it anything.
+fn try_out(model: models::Loaded, threads: usize) -> Result<models::Loaded, TemplateError> {
+    let (mut said, mut says) = io::pipe()?;
+    let template = getpid();
+    match process::fork()? {
+        Fork::Parent(child) => {
+            drop(says);
+            let mut why = String::new();
+            let heard = said
+                .by_ref()
+                .take(REASON_BYTES_MAX)
+                .read_to_string(&mut why);
+            let ended = process::wait_for(child);
+            match (heard, ended) {
+                (Ok(_), Ok(())) if why.is_empty() => Ok(model),
+                (Ok(_), Ok(())) => Err(TemplateError::Run(why)),
+                (Err(error), _) | (_, Err(error)) => Err(TemplateError::Run(error.to_string())),
+            }
+        }
+        Fork::Child => {
+            process::lower_priority();
+            let ran = process::die_with(template)
+                .map_err(|error| error.to_string())
+                .and_then(|()| match model.start(threads, true) {
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                });
+            if let Err(why) = ran {
+                let _ = says.write_all(why.as_bytes());
+            }
+            process::end(0)
+        }
     }
 }
 
@@ -200,6 +242,7 @@ impl Template {
             restricted,
             load: self.load,
             model: self.model,
+            warm_up: false,
             born,
         }
     }

@@ -93,7 +93,7 @@ impl LoadError {
 
 /// [`load`] and [`Loaded::start`] in one, for a process that shares its weights with nobody.
 pub fn open(load: &Load, files: Vec<FileBytes>) -> Result<Box<dyn Engine>, LoadError> {
-    self::load(load, files)?.start(load.threads as usize)
+    self::load(load, files)?.start(load.threads as usize, true)
 }
 
 /// A model whose files were read and packed, and that has no thread yet: a process that holds one can
@@ -103,11 +103,14 @@ pub struct Loaded {
     start: Start,
 }
 
-type Start = Box<dyn FnOnce(usize) -> Result<Box<dyn Engine>, LoadError> + Send>;
+/// Given the number of threads, and whether to warm up.
+type Start = Box<dyn FnOnce(usize, bool) -> Result<Box<dyn Engine>, LoadError> + Send>;
 
 /// Makes an engine on threads of its own.
-fn on_threads<E: Engine + 'static>(start: impl FnOnce(Compute) -> E + Send + 'static) -> Start {
-    Box::new(|threads| Ok(Box::new(start(Compute::new(threads)?))))
+fn on_threads<E: Engine + 'static>(
+    start: impl FnOnce(Compute, bool) -> E + Send + 'static,
+) -> Start {
+    Box::new(|threads, warm_up| Ok(Box::new(start(Compute::new(threads)?, warm_up))))
 }
 
 /// Reads a model from the files that were read for `load`. Starts no thread: whatever `files` hold,
@@ -127,7 +130,7 @@ pub fn load(load: &Load, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
                 false => Ok(on_threads(encoder::Embedder::load(files)?)),
             },
             "gguf" => Ok(on_threads(generate::Generator::load(files)?)),
-            "null" => Ok(Box::new(move |_| {
+            "null" => Ok(Box::new(move |_, _| {
                 Ok(Box::new(null::NullEngine::new(null_ns_per_token)))
             })),
             other => Err(LoadError::Format {
@@ -163,10 +166,10 @@ fn generates(files: &ModelFiles) -> Result<bool, LoadError> {
 }
 
 impl Loaded {
-    /// Starts `threads` compute threads, and runs one small step, so that everything that is made on
-    /// first use exists before the process is sealed.
-    pub fn start(self, threads: usize) -> Result<Box<dyn Engine>, LoadError> {
-        survive(&self.named, || (self.start)(threads))
+    /// Starts `threads` compute threads. With `warm_up`, runs one small job, so that everything that is
+    /// made on first use exists before the process is sealed, and a model that cannot run is found out.
+    pub fn start(self, threads: usize, warm_up: bool) -> Result<Box<dyn Engine>, LoadError> {
+        survive(&self.named, || (self.start)(threads, warm_up))
     }
 }
 

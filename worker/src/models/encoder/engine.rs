@@ -95,7 +95,7 @@ impl Embedder {
     /// What it returns makes the embedder, on threads that need not exist yet.
     pub(crate) fn load(
         mut files: ModelFiles,
-    ) -> Result<impl FnOnce(Compute) -> Self + Send + use<>, LoadError> {
+    ) -> Result<impl FnOnce(Compute, bool) -> Self + Send + use<>, LoadError> {
         let config = Config::parse(&files.take(config::FILE)?)?;
         let limit = sentence_limit(&mut files)?.unwrap_or(CONTEXT_TOKENS_DEFAULT);
         let context_tokens = limit.min(config.context_tokens());
@@ -103,7 +103,7 @@ impl Embedder {
         let encoder = TextEncoder::parse(&tokenizer, context_tokens, config.vocabulary)?;
         let pooling = Pooling::read(&mut files, config.hidden)?;
         let model = Model::read(config, &mut files)?;
-        Ok(move |compute| {
+        Ok(move |compute, warm_up| {
             let mut engine = Embedder {
                 cost: StepCost::new(1, UNIT_NS_GUESS),
                 compute,
@@ -122,7 +122,9 @@ impl Embedder {
                 pooled: Buffer::default(),
                 answers: Vec::new(),
             };
-            engine.warm_up();
+            if warm_up {
+                engine.warm_up();
+            }
             engine
         })
     }

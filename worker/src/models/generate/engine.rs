@@ -69,12 +69,14 @@ impl Generator {
     /// Reads a model's files. What it returns makes the generator, on threads that need not exist yet.
     pub(crate) fn load(
         files: ModelFiles,
-    ) -> Result<impl FnOnce(Compute) -> Self + Send + use<>, LoadError> {
+    ) -> Result<impl FnOnce(Compute, bool) -> Self + Send + use<>, LoadError> {
         let Loaded { codec, chat, model } = Loaded::read(files)?;
-        Ok(move |compute| {
+        Ok(move |compute, warm_up| {
             let decoder = Box::new(CpuDecoder::new(model, compute));
             let mut engine = Generator::new(decoder, codec, chat);
-            engine.warm_up();
+            if warm_up {
+                engine.warm_up();
+            }
             engine
         })
     }
