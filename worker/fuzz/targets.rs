@@ -53,7 +53,7 @@ fn open(format: &str, files: &[(&str, &[u8])]) {
     let sum = (files.iter().flat_map(|(_, bytes)| bytes.iter()))
         .fold(0u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
     let result = match load(&order, files.iter().map(file).collect()) {
-        Ok(loaded) if sum.is_multiple_of(STARTED) => loaded.start(1).map(|_| ()),
+        Ok(loaded) if sum.is_multiple_of(STARTED) => loaded.start(1, true).map(|_| ()),
         Ok(_) => Ok(()),
         Err(error) => Err(error),
     };
