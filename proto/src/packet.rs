@@ -175,6 +175,7 @@ mod tests {
                 worker: 7,
                 reason,
                 permanent: true,
+                fault: None,
             })),
         }
     }

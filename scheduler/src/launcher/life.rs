@@ -17,8 +17,8 @@ use super::{
 use crate::config::Config;
 use bulkhead_proto::{
     internal::{
-        AuditDown, AuditUp, Drain, Exited, FromLauncher, SpawnFailed, SpawnWorker, Spawned,
-        ToLauncher, from_launcher::Message as Tell, to_launcher::Message as Ask,
+        AuditDown, AuditUp, Drain, Exited, FromLauncher, ModelFault, SpawnFailed, SpawnWorker,
+        Spawned, ToLauncher, from_launcher::Message as Tell, to_launcher::Message as Ask,
     },
     packet,
 };
@@ -37,6 +37,10 @@ use std::{
 const WORKERS_SPARE: usize = 4;
 /// Messages taken in one turn, so that a talkative scheduler delays no signal.
 const MESSAGES_PER_TURN: usize = 64;
+
+/// Models with faults that a new scheduler is told of, so that its socket's buffer holds them all; of
+/// the others it hears when it asks for them.
+const FAULTS_TOLD_MAX: usize = 64;
 
 /// What outlives every scheduler.
 pub struct Setup {
@@ -61,7 +65,7 @@ impl<'a> Life<'a> {
     /// A life over the launcher's end of the connection.
     pub fn new(setup: &'a Setup, socket: OwnedFd, now: Instant) -> io::Result<Life<'a>> {
         fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(Life {
+        let mut life = Life {
             setup,
             socket,
             connected: true,
@@ -69,7 +73,11 @@ impl<'a> Life<'a> {
             workers: BTreeMap::new(),
             templates: Templates::default(),
             audit: Audit::new(now),
-        })
+        };
+        for fault in setup.catalog.faults().take(FAULTS_TOLD_MAX) {
+            life.tell(Tell::ModelFault(fault.into()), None);
+        }
+        Ok(life)
     }
 
     /// The connection to wait on; none once it has ended.
@@ -200,7 +208,10 @@ impl<'a> Life<'a> {
             }
             // Its template answers.
             Ok(None) => {}
-            Err(error) => self.failed(worker, error.to_string(), error.permanent()),
+            Err(error) => {
+                let (permanent, fault) = (error.permanent(), error.fault());
+                self.failed(worker, error.to_string(), permanent, fault);
+            }
         }
     }
 
@@ -222,8 +233,8 @@ impl<'a> Life<'a> {
             catalog,
             programs,
         } = self.setup;
-        let opened = worker::open(catalog, &ask.model, &ask.device).inspect_err(|error| {
-            if error.permanent() {
+        let opened = worker::open(catalog, ask).inspect_err(|error| {
+            if error.fault().is_some() {
                 self.templates
                     .retire(&ask.model, "its model cannot be served any more");
             }
@@ -251,7 +262,7 @@ impl<'a> Life<'a> {
                     worker,
                     reason,
                     permanent,
-                } => self.failed(worker, reason, permanent),
+                } => self.failed(worker, reason, permanent, None),
                 // The templates have seen to it.
                 Outcome::Unwanted { .. } => {}
             }
@@ -268,12 +279,13 @@ impl<'a> Life<'a> {
         self.tell(Tell::Spawned(told), Some(connection.as_fd()));
     }
 
-    fn failed(&mut self, worker: u64, reason: String, permanent: bool) {
+    fn failed(&mut self, worker: u64, reason: String, permanent: bool, fault: Option<ModelFault>) {
         tracing::warn!(worker, "worker not started: {reason}");
         let told = SpawnFailed {
             worker,
             reason,
             permanent,
+            fault,
         };
         self.tell(Tell::SpawnFailed(told), None);
     }

@@ -96,6 +96,7 @@ impl<'a> Pair<'a> {
             worker,
             model,
             device,
+            tenant: "acme".into(),
         }));
         loop {
             match self.told() {

@@ -7,7 +7,7 @@ use super::{
 use crate::config::Config;
 use bulkhead_proto::{
     frame,
-    internal::{Load, ModelFile, ToWorker, to_worker},
+    internal::{Load, ModelFault, ModelFile, SpawnWorker, ToWorker, to_worker},
 };
 use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
@@ -53,6 +53,14 @@ impl SpawnError {
             SpawnError::TooMany(_) | SpawnError::Io(_) => false,
         }
     }
+
+    /// The model's file that is at fault, where one is.
+    pub fn fault(&self) -> Option<ModelFault> {
+        match self {
+            SpawnError::Model(e) => e.fault().map(ModelFault::from),
+            _ => None,
+        }
+    }
 }
 
 /// A worker that has been started.
@@ -65,12 +73,13 @@ pub struct Started {
     pub digest: String,
 }
 
-/// Opens what a worker for `model` on `device` needs.
-pub fn open<'a>(catalog: &'a Catalog, model: &str, device: &str) -> Result<Opened<'a>, SpawnError> {
-    if device != CPU {
-        return Err(SpawnError::Device(device.chars().take(64).collect()));
+/// Opens what the worker that is asked for needs: for each worker anew, so that whose model it is and
+/// whether its files are still the same is asked each time, shared weights or not.
+pub fn open<'a>(catalog: &'a Catalog, ask: &SpawnWorker) -> Result<Opened<'a>, SpawnError> {
+    if ask.device != CPU {
+        return Err(SpawnError::Device(ask.device.chars().take(64).collect()));
     }
-    Ok(catalog.open(model)?)
+    Ok(catalog.open(&ask.model, &ask.tenant)?)
 }
 
 /// Starts a worker that loads the model itself and shares it with nobody.

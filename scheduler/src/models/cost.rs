@@ -24,7 +24,6 @@ pub enum Kept {
 /// One tensor, as its file announces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tensor {
-    pub name: String,
     /// Outermost first: rows (outputs), then columns (inputs).
     pub shape: Vec<u64>,
     pub kept: Kept,
@@ -81,7 +80,6 @@ mod tests {
 
     fn tensor(shape: &[u64], kept: Kept) -> Tensor {
         Tensor {
-            name: "t".into(),
             shape: shape.into(),
             kept,
         }
@@ -109,7 +107,6 @@ mod tests {
             layers: 30,
             kv_heads: 3,
             head_width: 64,
-            tied: true,
         };
         assert_eq!(of(&sizes(Family::Llama), &[]).kv_bytes_per_token, 46_080);
         assert_eq!(of(&sizes(Family::Bert), &[]).kv_bytes_per_token, 0);

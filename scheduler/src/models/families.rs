@@ -99,8 +99,6 @@ pub struct Sizes {
     pub kv_heads: u64,
     /// Values of one head's key.
     pub head_width: u64,
-    /// The output matrix is the embedding table.
-    pub tied: bool,
 }
 
 #[derive(Deserialize)]
@@ -113,8 +111,6 @@ struct Config {
     num_key_value_heads: Option<u64>,
     #[serde(default)]
     head_dim: Option<u64>,
-    #[serde(default)]
-    tie_word_embeddings: bool,
 }
 
 /// What config.json says.
@@ -139,7 +135,6 @@ pub fn from_config(json: &[u8]) -> Result<Sizes, Unsupported> {
             Some(width) => width,
             None => (config.hidden_size.checked_div(config.num_attention_heads)).unwrap_or(0),
         },
-        tied: config.tie_word_embeddings,
     };
     sizes
         .checked()
@@ -179,13 +174,9 @@ mod tests {
         }
         let roberta = from_config(config("roberta", "").as_bytes()).unwrap();
         assert_eq!(roberta.family.task(), Task::Embed);
-        let grouped =
-            ", \"num_key_value_heads\": 2, \"head_dim\": 32, \"tie_word_embeddings\": true";
+        let grouped = ", \"num_key_value_heads\": 2, \"head_dim\": 32";
         let grouped = from_config(config("qwen3", grouped).as_bytes()).unwrap();
-        assert_eq!(
-            (grouped.kv_heads, grouped.head_width, grouped.tied),
-            (2, 32, true)
-        );
+        assert_eq!((grouped.kv_heads, grouped.head_width), (2, 32));
     }
 
     #[test]

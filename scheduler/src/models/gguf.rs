@@ -157,7 +157,7 @@ impl<R: Read> Walk<R> {
 
     /// A tensor, and where its bytes end behind the header.
     fn tensor(&mut self) -> Result<(Tensor, u64), GgufError> {
-        let name = self.text()?;
+        self.text()?;
         let dimensions = self.u32()?;
         if dimensions > DIMENSIONS_MAX {
             return wrong(format!("a tensor of {dimensions} dimensions"));
@@ -174,7 +174,7 @@ impl<R: Read> Walk<R> {
         };
         let count = shape.iter().fold(1, |all: u64, n| all.saturating_mul(*n));
         let end = offset.saturating_add((count / block).saturating_mul(bytes));
-        Ok((Tensor { name, shape, kept }, end))
+        Ok((Tensor { shape, kept }, end))
     }
 
     fn text(&mut self) -> Result<String, GgufError> {

@@ -8,6 +8,7 @@
 pub mod cost;
 pub mod families;
 pub mod gguf;
+pub mod inspect;
 mod manifest;
 pub mod names;
 pub mod safetensors;

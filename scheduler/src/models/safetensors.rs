@@ -59,13 +59,12 @@ pub fn tensors(mut reader: impl Read, bytes: u64) -> Result<Vec<Tensor>, Safeten
     entries.remove("__metadata__");
     let mut tensors = Vec::with_capacity(entries.len());
     let mut end = 0;
-    for (name, entry) in entries {
+    for entry in entries.into_values() {
         let entry: Entry = serde_json::from_value(entry).map_err(wrong)?;
         end = end.max(entry.data_offsets.1);
         tensors.push(Tensor {
             kept: kept(&entry.dtype),
             shape: entry.shape,
-            name,
         });
     }
     let needs = end.saturating_add(8 + length);

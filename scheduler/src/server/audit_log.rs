@@ -135,6 +135,12 @@ impl AuditLog {
         Ok(self.push(&mut inner, tenant, kind, request_id, body))
     }
 
+    /// Records that are not durable yet.
+    #[cfg(test)]
+    pub fn pending(&self) -> usize {
+        self.inner.lock().pending.len()
+    }
+
     /// Hands in a record that ends what an earlier one opened. Always taken.
     pub fn append_end(
         &self,

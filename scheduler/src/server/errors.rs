@@ -128,7 +128,7 @@ impl Refused {
                 .retry(Duration::from_millis(200)),
             End::NoWorker { permanent: false } => Refused::new(Code::Unavailable, "WORKER_UNAVAILABLE", "no worker could be started for this model; try again later, and see the server's log")
                 .retry(Duration::from_secs(2)),
-            End::NoWorker { permanent: true } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", "this model cannot be loaded; the server's log says why"),
+            End::NoWorker { permanent: true } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", said("this model cannot be loaded; the server's log says why")),
         })
     }
 

@@ -81,6 +81,10 @@ fn describe() {
     );
     describe_counter!("bulkhead_worker_starts_total", "Workers that became ready");
     describe_counter!("bulkhead_worker_deaths_total", "Workers that ended, by how");
+    describe_counter!(
+        "bulkhead_model_faults_total",
+        "Workers refused because a file of their model is not what was installed, by model"
+    );
     describe_gauge!(
         "bulkhead_audit_pending",
         "Audit records sent and not yet durable"
@@ -166,6 +170,11 @@ pub fn worker_started() {
 /// A worker ended: "evicted", "crashed" or "killed".
 pub fn worker_ended(how: &'static str) {
     counter!("bulkhead_worker_deaths_total", "how" => how).increment(1);
+}
+
+/// A worker was refused because of a file of this model, which is one of ours.
+pub fn model_fault(model: &str) {
+    counter!("bulkhead_model_faults_total", "model" => model.to_owned()).increment(1);
 }
 
 /// A tenant's share, from the core's own books.

@@ -14,6 +14,7 @@ mod clock;
 mod door;
 mod driver;
 mod errors;
+mod faults;
 mod frames;
 mod idle;
 mod inference;
@@ -136,6 +137,7 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
     let (link, mut said) = launcher_link::start(launcher)?;
     let clock = clock::Clock::start();
     let catalog = Arc::new(Catalog::new(&manifests));
+    let audit = AuditLog::new(uuid::Uuid::new_v4().into_bytes(), config.audit.pending_max);
     let driver = driver::start(driver::Setup {
         limits: limits(&config),
         lanes: config.cpu.lanes,
@@ -147,8 +149,8 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
         labels: metrics::TenantLabels::default(),
         launcher: link.clone(),
         known: catalog.clone(),
+        faults: faults::Faults::new(audit.clone()),
     })?;
-    let audit = AuditLog::new(uuid::Uuid::new_v4().into_bytes(), config.audit.pending_max);
     let submitter = Submitter {
         identity: identity.clone(),
         driver: driver.clone(),

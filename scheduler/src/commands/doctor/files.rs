@@ -149,7 +149,7 @@ fn audit_program() -> Check {
     }
 }
 
-/// Sizes are looked at and hashes are not: `bulkhead models list` does that.
+/// Sizes are looked at and hashes are not: `bulkhead models verify` does that.
 fn offered(config: &Config) -> Vec<Check> {
     match models::load_all(config) {
         Err(e) => vec![

@@ -69,6 +69,9 @@ impl Driver {
             worker: worker.0,
             model: name.to_string(),
             device: "cpu".into(),
+            tenant: (self.tenants.get(&tenant))
+                .map(|facts| facts.name.to_string())
+                .unwrap_or_default(),
         };
         self.to_launcher(to_launcher::Message::Spawn(spawn));
     }

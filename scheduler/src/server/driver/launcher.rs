@@ -2,7 +2,7 @@
 
 use super::Driver;
 use bulkhead_core::{Event, WorkerId};
-use bulkhead_proto::internal::{FromLauncher, SpawnFailed, Spawned, from_launcher};
+use bulkhead_proto::internal::{FromLauncher, ModelFault, SpawnFailed, Spawned, from_launcher};
 use std::os::fd::OwnedFd;
 
 impl Driver {
@@ -14,7 +14,15 @@ impl Driver {
                 tracing::info!(worker = exited.worker, how = %exited.how, "a worker ended");
                 self.worker_gone(WorkerId(exited.worker));
             }
+            Some(from_launcher::Message::ModelFault(fault)) => self.note_fault(&fault),
             _ => {}
+        }
+    }
+
+    /// The launcher is believed, and still no name but one of ours becomes a label.
+    fn note_fault(&self, fault: &ModelFault) {
+        if self.setup.models.iter().any(|name| **name == *fault.model) {
+            self.setup.faults.note(&fault.model, fault);
         }
     }
 
@@ -33,6 +41,9 @@ impl Driver {
     fn spawn_failed(&mut self, failed: &SpawnFailed) {
         tracing::error!(worker = failed.worker, reason = %failed.reason, "a worker could not be started");
         let worker = WorkerId(failed.worker);
+        if let Some(fault) = &failed.fault {
+            self.note_fault(fault);
+        }
         if self.workers.remove(&worker).is_some() {
             self.tell(Event::WorkerFailed {
                 worker,

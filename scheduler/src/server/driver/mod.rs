@@ -92,6 +92,8 @@ pub struct Setup {
     pub launcher: mpsc::UnboundedSender<bulkhead_proto::internal::ToLauncher>,
     /// What was learnt of each model from its workers.
     pub known: Arc<super::catalog::Catalog>,
+    /// Models whose files are not what was installed.
+    pub faults: super::faults::Faults,
 }
 
 /// The driver's own state. All maps are bounded by what the core admits.

@@ -152,7 +152,12 @@ impl Driver {
     }
 
     pub(super) fn end_request(&mut self, request: Request, end: End, now: Nanos) {
-        let finished = request.finished.unwrap_or_default();
+        let mut finished = request.finished.unwrap_or_default();
+        if end == (End::NoWorker { permanent: true })
+            && let Some(model) = self.model_name(request.model)
+        {
+            finished.detail = self.setup.faults.told(&model).into();
+        }
         let usage = Usage {
             input_tokens: finished.input_tokens,
             output_tokens: finished.output_tokens.max(request.output_tokens),

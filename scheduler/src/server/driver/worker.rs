@@ -173,6 +173,7 @@ impl Driver {
         };
         if let Some(name) = self.model_name(model) {
             self.setup.known.learn(&name, &ready);
+            self.setup.faults.mended(&name);
         }
         metrics::worker_started();
         tracing::info!(worker = worker.0, tenant = %facts.name, seal = ?ready.seal, load_ms = ready.load_ns / 1_000_000, "a worker is sealed and ready");
