@@ -294,7 +294,7 @@ mod tests {
         let catalog = Catalog::new(vec![model(dir.path(), "weights")]);
         std::fs::write(dir.path().join("other"), "weightS").unwrap();
         std::fs::rename(dir.path().join("other"), dir.path().join("model.gguf")).unwrap();
-        let error = catalog.open("m", TENANT).err().expect("refused");
+        let error = catalog.open("m", TENANT).expect_err("refused");
         let fault = error.fault().expect("a file is at fault");
         assert_eq!(
             (fault.file.as_str(), fault.found.as_str()),
@@ -303,13 +303,7 @@ mod tests {
         assert!(error.permanent(), "{error}");
 
         std::fs::remove_file(dir.path().join("model.gguf")).unwrap();
-        assert!(
-            catalog
-                .open("m", TENANT)
-                .err()
-                .expect("refused")
-                .permanent()
-        );
+        assert!(catalog.open("m", TENANT).expect_err("refused").permanent());
     }
 
     #[test]
@@ -318,7 +312,7 @@ mod tests {
         let mut manifest = model(dir.path(), "weights");
         std::fs::write(dir.path().join("model.gguf"), "weight!").unwrap();
         let broken = Catalog::new(vec![manifest.clone()]);
-        let error = broken.open("m", TENANT).err().expect("refused").to_string();
+        let error = broken.open("m", TENANT).expect_err("refused").to_string();
         assert!(error.contains("install the model again"), "{error}");
 
         manifest.files[0].name = "link.gguf".into();
@@ -333,7 +327,7 @@ mod tests {
     fn an_unknown_name_is_cut_short_in_the_answer() {
         let catalog = Catalog::default();
         let error = catalog.open(&"x".repeat(60_000), TENANT);
-        let error = error.err().expect("refused");
+        let error = error.expect_err("refused");
         assert!(error.permanent() && error.to_string().len() < 100);
     }
 

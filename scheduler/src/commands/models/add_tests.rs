@@ -6,6 +6,9 @@ use crate::models::{gguf::testing, load};
 const CONFIG: &str = "{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 64, \
                       \"num_attention_heads\": 4}";
 
+/// The files of a folder, and what the refusal says.
+type Case<'a> = (&'a [(&'a str, &'a [u8])], &'a str);
+
 fn shard() -> Vec<u8> {
     let header = "{\"w\":{\"dtype\":\"F32\",\"shape\":[32,1],\"data_offsets\":[0,128]}}";
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
@@ -107,7 +110,7 @@ fn what_cannot_work_leaves_nothing() {
         ("tokenizer.json", &b"{}"[..]),
     );
     let outside = b"{\"weight_map\": {\"a\": \"../../secret.safetensors\"}}";
-    let cases: [(&[(&str, &[u8])], &str); 5] = [
+    let cases: [Case<'_>; 5] = [
         (
             &[
                 ("config.json", b"{\"model_type\": \"gpt2\"}"),
