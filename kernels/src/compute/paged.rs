@@ -2,10 +2,22 @@
 //!
 //! In a block, for every layer and key-value head: the keys of 16 tokens, turned around so that one
 //! load gives one dimension of all 16; then their values, one token behind the other.
+//!
+//! Neighbouring tokens of a sequence see nearly the same keys, so they are computed together, with
+//! all query heads that share a key-value head: a block is read once for up to [`ROWS`] rows. The
+//! softmax is the running one of Milakov and Gimelshein (arXiv:1805.02867), as in FlashAttention, so
+//! that scores of a few blocks at a time are enough, on the stack, however long the sequence is.
+
+mod tile;
 
 use super::simd;
-use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
+use tile::Tile;
+
+/// Rows (tokens times query heads) of one task at most.
+const ROWS: usize = 24;
+/// Products of single numbers that are worth handing to another thread: some 20 µs.
+const THREAD_WORK: usize = 500_000;
 
 /// Tokens whose keys and values one block holds.
 pub const BLOCK_TOKENS: usize = 16;
@@ -85,8 +97,8 @@ impl Attention {
 }
 
 /// `out = attention(q)`: `out` has a row of all query heads for each query, and so has `q`, where a
-/// row begins every `q_stride` floats. A head's width is a multiple of 4. Each task is one query and
-/// one key-value head with the query heads that share it.
+/// row begins every `q_stride` floats. A head's width is a multiple of 4. Queries of one sequence
+/// that follow each other, with the same table, share their reading of keys and values.
 pub fn attend(
     q: &[f32],
     q_stride: usize,
@@ -95,115 +107,59 @@ pub fn attend(
     how: &Attention,
     out: &mut [f32],
 ) {
-    let width = out.len() / queries.len().max(1);
-    let layout = how.layout;
-    let group = width / layout.heads;
-    out.par_chunks_mut(group)
-        .enumerate()
-        .for_each(|(task, out)| {
-            let (row, head) = (task / layout.heads, task % layout.heads);
-            let q = &q[row * q_stride + head * group..][..group];
-            simd::run(Head {
-                q,
-                query: queries[row],
-                kv,
-                how,
-                head,
-                out,
-            });
-        });
-}
-
-struct Head<'a> {
-    q: &'a [f32],
-    query: Query<'a>,
-    kv: &'a [f32],
-    how: &'a Attention,
-    head: usize,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Head<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match S::F32_LANES {
-            16 => self.compute::<S, 1>(simd),
-            8 => self.compute::<S, 2>(simd),
-            4 => self.compute::<S, 4>(simd),
-            _ => self.compute::<S, 16>(simd),
-        }
+    if queries.is_empty() {
+        return;
     }
-}
-
-impl Head<'_> {
-    #[inline(always)]
-    fn compute<S: Simd, const V: usize>(self, simd: S) {
-        let Attention { layout, layer, .. } = *self.how;
-        let (width, part) = (layout.width, layout.part());
-        // Positions before the window that share its first block are scored, and then left out.
-        let length = self.query.position + 1;
-        let first = self.how.first(self.query.position);
-        let skipped = first / BLOCK_TOKENS;
-        let blocks = &self.query.blocks[skipped..length.div_ceil(BLOCK_TOKENS)];
-        let seen = first - skipped * BLOCK_TOKENS..length - skipped * BLOCK_TOKENS;
-        let heads = self.q.len() / width;
-        let padded = blocks.len() * BLOCK_TOKENS;
-        let mut scores = vec![0f32; heads * padded];
-        for (nth, block) in blocks.iter().enumerate() {
-            let start = layout.keys(*block as usize, layer, self.head);
-            let keys = &self.kv[start..start + part];
-            for (q, scores) in self
-                .q
-                .chunks_exact(width)
-                .zip(scores.chunks_exact_mut(padded))
-            {
-                let scores = &mut scores[nth * BLOCK_TOKENS..][..BLOCK_TOKENS];
-                block_scores::<S, V>(simd, q, keys, scores);
+    let width = how.layout.width;
+    let shared = out.len() / queries.len() / how.layout.heads / width;
+    // Query heads of one task: all that share a key-value head, or a part of them if they are many.
+    let together = (1..=shared.min(ROWS)).rev();
+    let together = together.into_iter().find(|n| shared.is_multiple_of(*n));
+    let together = together.unwrap_or(1);
+    let parts = out.len() / queries.len() / width / together;
+    let mut outs = out.chunks_exact_mut(together * width);
+    let mut tasks = Vec::new();
+    for run in runs(queries, (ROWS / together).max(1)) {
+        let mut of_part: Vec<Vec<&mut [f32]>> = (0..parts).map(|_| Vec::new()).collect();
+        for _ in run.clone() {
+            for (outs, out) in of_part.iter_mut().zip(&mut outs) {
+                outs.push(out);
             }
         }
-        self.out.fill(0.0);
-        for scores in scores.chunks_exact_mut(padded) {
-            scores[..seen.start].fill(0.0);
-            simd::softmax_in(simd, &mut scores[seen.clone()], self.how.scale);
-        }
-        for (nth, block) in blocks.iter().enumerate() {
-            let start = layout.keys(*block as usize, layer, self.head) + part;
-            let values = &self.kv[start..start + part];
-            let tokens = BLOCK_TOKENS.min(seen.end - nth * BLOCK_TOKENS);
-            for (out, p) in self
-                .out
-                .chunks_exact_mut(width)
-                .zip(scores.chunks_exact(padded))
-            {
-                let p = &p[nth * BLOCK_TOKENS..][..tokens];
-                for (p, value) in p.iter().zip(values.chunks_exact(width)) {
-                    for (out, v) in out.iter_mut().zip(value) {
-                        *out += p * v;
-                    }
-                }
-            }
-        }
+        tasks.extend(of_part.into_iter().enumerate().map(|(part, out)| Tile {
+            q: &q[run.start * q_stride + part * together * width..],
+            q_stride,
+            queries: &queries[run.clone()],
+            kv,
+            how,
+            head: part * together / shared,
+            shared: together,
+            out,
+        }));
     }
+    let work: usize = queries.iter().map(|query| query.position + 1).sum();
+    let each = 2 * work * shared * how.layout.heads * width / tasks.len();
+    tasks
+        .into_par_iter()
+        .with_min_len(THREAD_WORK / each.max(1))
+        .with_max_len((THREAD_WORK / each.max(1)).max(1))
+        .for_each(simd::run);
 }
 
-/// The products of one query with 16 keys. Four sums in turn, since one would wait for itself.
-#[inline(always)]
-fn block_scores<S: Simd, const V: usize>(simd: S, q: &[f32], keys: &[f32], out: &mut [f32]) {
-    let (keys, _) = S::as_simd_f32s(keys);
-    let (keys, _) = keys.as_chunks::<V>();
-    let mut sums = [[simd.splat_f32s(0.0); V]; 4];
-    for (q, keys) in q.chunks_exact(4).zip(keys.chunks_exact(4)) {
-        for way in 0..4 {
-            let q = simd.splat_f32s(q[way]);
-            for v in 0..V {
-                sums[way][v] = simd.mul_add_f32s(q, keys[way][v], sums[way][v]);
-            }
-        }
-    }
-    let (out, _) = S::as_mut_simd_f32s(out);
-    for v in 0..V {
-        let left = simd.add_f32s(sums[0][v], sums[1][v]);
-        out[v] = simd.add_f32s(left, simd.add_f32s(sums[2][v], sums[3][v]));
-    }
+/// Divides queries into runs of one table and of positions that follow each other, `longest` at most.
+fn runs<'q>(
+    queries: &'q [Query<'q>],
+    longest: usize,
+) -> impl Iterator<Item = std::ops::Range<usize>> + use<'q> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let first = queries.get(start)?;
+        let follows = |(nth, query): &(usize, &Query<'_>)| {
+            std::ptr::eq(query.blocks, first.blocks) && query.position == first.position + nth
+        };
+        let all = queries[start..].iter().take(longest).enumerate();
+        let run = start..start + all.take_while(follows).count();
+        start = run.end;
+        Some(run)
+    })
 }

@@ -294,7 +294,7 @@ pub fn softmax_in<S: Simd>(simd: S, scores: &mut [f32], scale: f32) {
 }
 
 #[inline(always)]
-fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
+pub(super) fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
     let (body, tail) = S::as_simd_f32s(values);
     let mut all = simd.splat_f32s(0.0);
     for x in body {
@@ -304,7 +304,7 @@ fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
 }
 
 #[inline(always)]
-fn max<S: Simd>(simd: S, values: &[f32]) -> f32 {
+pub(super) fn max<S: Simd>(simd: S, values: &[f32]) -> f32 {
     let (body, tail) = S::as_simd_f32s(values);
     let mut all = simd.splat_f32s(f32::MIN);
     for x in body {

@@ -1,0 +1,247 @@
+//! A few rows of one sequence against all keys and values that they see.
+
+use super::{Attention, BLOCK_TOKENS, Query, ROWS};
+use crate::compute::simd::{self, exp};
+use pulp::{Simd, WithSimd};
+
+/// Blocks whose scores are computed before their values are mixed: their values fit the first cache.
+const BLOCKS: usize = 4;
+/// Tokens of so many blocks.
+const TOKENS: usize = BLOCKS * BLOCK_TOKENS;
+
+/// Query heads that share a key-value head, for tokens that follow each other: [`ROWS`] at most.
+pub(super) struct Tile<'a, 'o> {
+    /// From the first row's first head on.
+    pub(super) q: &'a [f32],
+    pub(super) q_stride: usize,
+    pub(super) queries: &'a [Query<'a>],
+    pub(super) kv: &'a [f32],
+    pub(super) how: &'a Attention,
+    pub(super) head: usize,
+    /// Query heads of each token.
+    pub(super) shared: usize,
+    /// Of each token.
+    pub(super) out: Vec<&'o mut [f32]>,
+}
+
+/// What is known of the rows so far: greatest score and sum of shares relative to it.
+struct Running {
+    top: [f32; ROWS],
+    sum: [f32; ROWS],
+    /// Scores and then shares of the blocks at hand.
+    shares: [[f32; TOKENS]; ROWS],
+}
+
+impl WithSimd for Tile<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Vectors per block of keys, and rows at a time as registers allow.
+        match S::F32_LANES {
+            16 => self.compute::<S, 8, 1>(simd),
+            8 => self.compute::<S, 4, 2>(simd),
+            4 => self.compute::<S, 4, 4>(simd),
+            _ => self.compute::<S, 1, 16>(simd),
+        }
+    }
+}
+
+/// Runs `$call` with as many of the rows from `$row` to `$rows` as `R` and the registers allow; with
+/// fewer rows there are more sums in turn, since one would wait for itself.
+macro_rules! by_rows {
+    ($rows:expr, $R:ident, |$row:ident| $this:ident.$call:ident($($arg:expr),*)) => {
+        let mut $row = 0;
+        while $row < $rows {
+            $row += match $rows - $row {
+                left if left >= $R => $this.$call::<S, $R, 1, V>($($arg),*),
+                left if left >= 2 => $this.$call::<S, 2, 2, V>($($arg),*),
+                _ => $this.$call::<S, 1, 4, V>($($arg),*),
+            };
+        }
+    };
+}
+
+impl<'a> Tile<'a, '_> {
+    #[inline(always)]
+    fn compute<S: Simd, const R: usize, const V: usize>(mut self, simd: S) {
+        let (Some(earliest), Some(latest)) = (self.queries.first(), self.queries.last()) else {
+            return;
+        };
+        let rows = self.queries.len() * self.shared;
+        let mut running = Running {
+            top: [f32::MIN; ROWS],
+            sum: [0.0; ROWS],
+            shares: [[0.0; TOKENS]; ROWS],
+        };
+        self.out.iter_mut().for_each(|out| out.fill(0.0));
+        let skipped = self.how.first(earliest.position) / BLOCK_TOKENS;
+        let blocks = &latest.blocks[skipped..latest.position / BLOCK_TOKENS + 1];
+        for (nth, blocks) in blocks.chunks(BLOCKS).enumerate() {
+            let from = (skipped + nth * BLOCKS) * BLOCK_TOKENS;
+            for (nth, block) in blocks.iter().enumerate() {
+                let keys = self.part(*block, 0);
+                by_rows!(rows, R, |row| self.score(
+                    simd,
+                    keys,
+                    nth,
+                    row,
+                    &mut running
+                ));
+            }
+            for row in 0..rows {
+                self.share(simd, row, from, blocks.len() * BLOCK_TOKENS, &mut running);
+            }
+            by_rows!(rows, R, |row| self.mix(simd, blocks, row, &running));
+        }
+        for row in 0..rows {
+            let inverse = 1.0 / running.sum[row];
+            self.out_of(row).iter_mut().for_each(|x| *x *= inverse);
+        }
+    }
+
+    /// The keys (0) or values (1) of a block.
+    #[inline(always)]
+    fn part(&self, block: u32, which: usize) -> &'a [f32] {
+        let layout = self.how.layout;
+        let start = layout.keys(block as usize, self.how.layer, self.head);
+        &self.kv[start + which * layout.part()..][..layout.part()]
+    }
+
+    #[inline(always)]
+    fn q_of(&self, row: usize) -> &[f32] {
+        let width = self.how.layout.width;
+        let start = row / self.shared * self.q_stride + row % self.shared * width;
+        &self.q[start..][..width]
+    }
+
+    #[inline(always)]
+    fn out_of(&mut self, row: usize) -> &mut [f32] {
+        let width = self.how.layout.width;
+        &mut self.out[row / self.shared][row % self.shared * width..][..width]
+    }
+
+    /// The products of R rows with the 16 keys of the `nth` block at hand.
+    #[inline(always)]
+    fn score<S: Simd, const R: usize, const W: usize, const V: usize>(
+        &self,
+        simd: S,
+        keys: &[f32],
+        nth: usize,
+        row: usize,
+        running: &mut Running,
+    ) -> usize {
+        let q: [&[f32]; R] = std::array::from_fn(|r| self.q_of(row + r));
+        let (keys, _) = S::as_simd_f32s(keys);
+        let (keys, _) = keys.as_chunks::<V>();
+        let (keys, _) = keys.as_chunks::<W>();
+        let mut sums = [[[simd.splat_f32s(0.0); V]; R]; W];
+        for (at, keys) in keys.iter().enumerate() {
+            for way in 0..W {
+                for r in 0..R {
+                    let q = simd.splat_f32s(q[r][at * W + way]);
+                    for v in 0..V {
+                        sums[way][r][v] = simd.mul_add_f32s(q, keys[way][v], sums[way][r][v]);
+                    }
+                }
+            }
+        }
+        for r in 0..R {
+            let scores = &mut running.shares[row + r][nth * BLOCK_TOKENS..][..BLOCK_TOKENS];
+            let (scores, _) = S::as_mut_simd_f32s(scores);
+            for v in 0..V {
+                scores[v] = sums[0][r][v];
+                for sums in &sums[1..] {
+                    scores[v] = simd.add_f32s(scores[v], sums[r][v]);
+                }
+            }
+        }
+        R
+    }
+
+    /// Makes shares of a row's scores of `count` tokens from position `from` on, and brings what was
+    /// mixed before to the new greatest score.
+    #[inline(always)]
+    fn share<S: Simd>(
+        &mut self,
+        simd: S,
+        row: usize,
+        from: usize,
+        count: usize,
+        running: &mut Running,
+    ) {
+        let position = self.queries[row / self.shared].position;
+        let end = (position + 1).saturating_sub(from).min(count);
+        let start = self.how.first(position).saturating_sub(from).min(end);
+        let shares = &mut running.shares[row][..count];
+        shares[..start].fill(0.0);
+        shares[end..].fill(0.0);
+        let seen = &mut shares[start..end];
+        if seen.is_empty() {
+            return;
+        }
+        let scale = self.how.scale;
+        // A scale may be negative: then the least product is the greatest score.
+        seen.iter_mut().for_each(|x| *x *= scale);
+        let top = simd::max(simd, seen).max(running.top[row]);
+        for x in seen.iter_mut() {
+            *x = exp(*x - top);
+        }
+        let sum = simd::sum(simd, seen);
+        if top > running.top[row] {
+            let less = exp(running.top[row] - top);
+            running.sum[row] *= less;
+            running.top[row] = top;
+            self.out_of(row).iter_mut().for_each(|x| *x *= less);
+        }
+        running.sum[row] += sum;
+    }
+
+    /// Adds the values of the blocks at hand, by their shares, to R rows.
+    #[inline(always)]
+    fn mix<S: Simd, const R: usize, const W: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        blocks: &[u32],
+        row: usize,
+        running: &Running,
+    ) -> usize {
+        let (width, lanes) = (self.how.layout.width, S::F32_LANES);
+        let p: [&[f32; TOKENS]; R] = std::array::from_fn(|r| &running.shares[row + r]);
+        let whole = width / lanes * lanes;
+        for column in (0..whole).step_by(lanes) {
+            let mut sums = [[simd.splat_f32s(0.0); R]; W];
+            for (nth, block) in blocks.iter().enumerate() {
+                let values = self.part(*block, 1);
+                for at in (0..BLOCK_TOKENS).step_by(W) {
+                    for way in 0..W {
+                        let value = &values[(at + way) * width + column..][..lanes];
+                        let value = S::as_simd_f32s(value).0[0];
+                        for r in 0..R {
+                            let p = simd.splat_f32s(p[r][nth * BLOCK_TOKENS + at + way]);
+                            sums[way][r] = simd.mul_add_f32s(p, value, sums[way][r]);
+                        }
+                    }
+                }
+            }
+            for r in 0..R {
+                let out = &mut self.out_of(row + r)[column..][..lanes];
+                let out = &mut S::as_mut_simd_f32s(out).0[0];
+                for sums in &sums {
+                    *out = simd.add_f32s(*out, sums[r]);
+                }
+            }
+        }
+        for r in 0..R {
+            for column in whole..width {
+                let mut sum = 0.0;
+                for (nth, block) in blocks.iter().enumerate() {
+                    let values = self.part(*block, 1)[column..].iter().step_by(width);
+                    let p = &p[r][nth * BLOCK_TOKENS..][..BLOCK_TOKENS];
+                    sum += p.iter().zip(values).map(|(p, v)| p * v).sum::<f32>();
+                }
+                self.out_of(row + r)[column] += sum;
+            }
+        }
+        R
+    }
+}
