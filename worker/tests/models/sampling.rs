@@ -286,7 +286,7 @@ fn numbers_that_mean_nothing_are_the_callers_to_mend() {
     });
 }
 
-/// Too little memory for all of them at once: they wait for each other, or are computed again.
+/// Too little memory for all of them at once: their blocks are taken, and they are computed again.
 #[test]
 fn a_sampled_answer_is_the_same_however_often_it_is_computed_again() {
     let mut engine = smollm2();
@@ -321,6 +321,7 @@ fn a_sampled_answer_is_the_same_however_often_it_is_computed_again() {
         engine.add(item(at));
     }
     let said = drain(engine.as_mut());
+    assert!(engine.counters().preemptions > 0);
     for (at, alone) in alone.iter().enumerate() {
         assert_eq!(&text(&said, at), alone);
         assert_eq!(said.finished(at as u64).output_tokens, max_tokens);
