@@ -127,6 +127,33 @@ fn a_cancelled_request_ends_at_the_next_step_and_others_go_on() {
     assert_eq!(ends, [(1, Outcome::Cancelled), (2, Outcome::Ok)]);
 }
 
+/// The worker's own counters say that it stopped computing, not only its stream.
+#[test]
+fn after_a_cancel_nothing_more_is_computed_for_it_and_no_memory_is_held() {
+    let (mut worker, _) = Worker::assigned(null_load());
+    worker.generate(1, "a very long one", 1_000_000);
+    worker.grant(1);
+    assert!(matches!(worker.receive(), Some(From::Step(_))));
+    worker.send(To::Cancel(Cancel { request: 1 }));
+    let (steps, released) = worker.until_released();
+    assert!(released.dry);
+    let last = steps.last().expect("it was answered");
+    assert_eq!(finished(&steps)[0].outcome(), Outcome::Cancelled);
+    let before = steps.iter().rev().nth(1).and_then(|step| step.counters);
+    let at_end = last.counters.expect("every step counts");
+    assert_eq!((at_end.sequences_cancelled, last.kv_bytes), (1, 0));
+    if let Some(before) = before {
+        assert_eq!(at_end.tokens_computed, before.tokens_computed);
+    }
+    worker.generate(2, "another", 3);
+    worker.grant(2);
+    let (steps, _) = worker.until_released();
+    let now = steps.last().and_then(|step| step.counters);
+    let now = now.expect("every step counts");
+    // One for the null model's tokens of its answer each, and none for the one that is gone.
+    assert_eq!(now.tokens_computed - at_end.tokens_computed, 3);
+}
+
 #[test]
 fn the_end_of_the_connection_ends_the_worker() {
     let (mut worker, _) = Worker::assigned(null_load());

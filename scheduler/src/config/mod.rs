@@ -163,6 +163,10 @@ pub struct Models {
     pub null: bool,
     /// Nanoseconds of work that the null model does per token.
     pub null_ns_per_token: u64,
+    /// Names of models whose workers keep whole blocks of prompts for the same tenant's next prompts
+    /// that begin alike. Of these, not everything that a request wrote is zero when it ends: receipts
+    /// say how many bytes stayed.
+    pub prefix_cache: Vec<String>,
 }
 
 /// The audit log.

@@ -3,6 +3,7 @@
 //! Labels are bounded: tenants beyond the first `TENANT_LABELS_MAX` share the label "other", and
 //! nothing that a caller wrote (texts, agent names, unknown model names) ever becomes a label.
 
+use bulkhead_proto::internal::Counters;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
@@ -15,6 +16,48 @@ const SECONDS: &[f64] = &[
     0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0,
 ];
+/// A worker's counter: its metric's name, where it is, and what it means.
+type EngineCounter = (&'static str, fn(&Counters) -> u64, &'static str);
+
+/// The counters of workers, by tenant and model.
+const ENGINE_COUNTERS: [EngineCounter; 7] = [
+    (
+        "bulkhead_engine_sequences_cancelled_total",
+        |counters| counters.sequences_cancelled,
+        "Sequences that their worker dropped before their end",
+    ),
+    (
+        "bulkhead_engine_blocks_cleaned_total",
+        |counters| counters.blocks_cleaned,
+        "KV blocks zeroed and read back",
+    ),
+    (
+        "bulkhead_engine_tokens_computed_total",
+        |counters| counters.tokens_computed,
+        "Tokens that went through the model, those computed again among them",
+    ),
+    (
+        "bulkhead_engine_tokens_recomputed_total",
+        |counters| counters.tokens_recomputed,
+        "Tokens computed again after a preemption: overhead, never billed to an agent",
+    ),
+    (
+        "bulkhead_engine_preemptions_total",
+        |counters| counters.preemptions,
+        "Sequences whose KV blocks were taken so that others could go on",
+    ),
+    (
+        "bulkhead_engine_tokens_cached_total",
+        |counters| counters.tokens_cached,
+        "Tokens of prompts that the tenant's prefix cache had",
+    ),
+    (
+        "bulkhead_engine_steps_over_limit_total",
+        |counters| counters.steps_over_limit,
+        "Steps that took longer than the step limit",
+    ),
+];
+
 const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// Installs the recorder. Fails only where a recorder is installed already.
@@ -30,6 +73,13 @@ pub fn install() -> Result<PrometheusHandle, String> {
 }
 
 fn describe() {
+    for (name, _, meaning) in ENGINE_COUNTERS {
+        describe_counter!(name, meaning);
+    }
+    describe_gauge!(
+        "bulkhead_engine_cached_bytes",
+        "KV bytes that a prefix cache holds beside live sequences"
+    );
     describe_counter!(
         "bulkhead_requests_total",
         "Requests that ended, by tenant, model and outcome"
@@ -153,6 +203,22 @@ pub fn step(model: &Arc<str>, sequences: u32, step_ns: u64, longest_ns: u64) {
         .record(f64::from(sequences));
     histogram!("bulkhead_step_seconds", "model" => model.to_string()).record(seconds(step_ns));
     gauge!("bulkhead_step_seconds_max").set(seconds(longest_ns));
+}
+
+/// What a worker says that it has done since it said so last. It counts upwards; one that does not
+/// adds nothing.
+pub fn engine(tenant: &Arc<str>, model: &Arc<str>, before: &Counters, now: &Counters) {
+    let more = |name: &'static str, before: u64, now: u64| {
+        if let Some(more @ 1..) = now.checked_sub(before) {
+            counter!(name, "tenant" => tenant.to_string(), "model" => model.to_string())
+                .increment(more);
+        }
+    };
+    for (name, of, _) in ENGINE_COUNTERS {
+        more(name, of(before), of(now));
+    }
+    gauge!("bulkhead_engine_cached_bytes", "tenant" => tenant.to_string(), "model" => model.to_string())
+        .set(now.cached_bytes as f64);
 }
 
 /// The evidence of a scrub.

@@ -145,6 +145,7 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
         models: catalog.names(),
         region: config.server.region.clone(),
         step_limit_ns: config.scheduling.step_limit_ms * 1_000_000,
+        prefix_cache: config.models.prefix_cache.clone(),
         clock,
         labels: metrics::TenantLabels::default(),
         launcher: link.clone(),

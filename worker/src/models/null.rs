@@ -1,7 +1,9 @@
 //! A model that computes nothing: it shows what everything around a model costs.
 
 use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
-use bulkhead_proto::internal::{Finished, Outcome, Piece, Vector, WorkItem, work_item::Job};
+use bulkhead_proto::internal::{
+    Counters, Finished, Outcome, Piece, Vector, WorkItem, work_item::Job,
+};
 use std::collections::VecDeque;
 
 /// Width of its vectors.
@@ -27,6 +29,7 @@ pub struct NullEngine {
     step_limit_ns: u64,
     live: VecDeque<Live>,
     cancelled: Vec<Live>,
+    counters: Counters,
 }
 
 impl NullEngine {
@@ -37,6 +40,7 @@ impl NullEngine {
             step_limit_ns: u64::MAX,
             live: VecDeque::new(),
             cancelled: Vec::new(),
+            counters: Counters::default(),
         }
     }
 
@@ -153,6 +157,7 @@ impl Engine for NullEngine {
     fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome {
         let mut outcome = StepOutcome::default();
         for live in self.cancelled.drain(..) {
+            self.counters.sequences_cancelled += 1;
             outcome.finished.push(Finished {
                 request: live.item.request,
                 outcome: Outcome::Cancelled.into(),
@@ -176,6 +181,7 @@ impl Engine for NullEngine {
                 break;
             }
         }
+        self.counters.tokens_computed += u64::from(outcome.tokens);
         while now_ns() < burn_until {
             std::hint::spin_loop();
         }
@@ -184,6 +190,10 @@ impl Engine for NullEngine {
 
     fn kv_bytes(&self) -> u64 {
         0
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters
     }
 
     /// It keeps nothing but the jobs themselves, which are freed when they end.

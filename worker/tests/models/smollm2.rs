@@ -284,6 +284,35 @@ fn cancelling_stops_a_sequence_and_its_blocks_are_clean_a_step_later() {
     assert!(!engine.has_work());
 }
 
+#[test]
+fn a_prompt_that_was_cached_is_not_computed_again_and_the_answer_is_the_same() {
+    let mut engine = smollm2();
+    engine.cache_prefixes(7);
+    engine.assign(512 << 20, 1_000_000_000);
+    let prompt = "The ship carries grain. ".repeat(20);
+    let mut run = |request| {
+        let before = engine.counters().tokens_computed;
+        engine.add(generate(request, &prompt, 8));
+        let said = drain(engine.as_mut());
+        let finished = said.finished(request).clone();
+        let computed = engine.counters().tokens_computed - before;
+        (text(&said, request), finished, computed)
+    };
+    let (first, finished, all) = run(1);
+    assert_eq!(finished.cached_tokens, 0);
+    let whole = u64::from(finished.input_tokens / 16);
+    assert_eq!(
+        finished.retained_bytes,
+        whole * 737_280,
+        "the receipt says what stayed"
+    );
+    let (second, finished, rest) = run(2);
+    assert_eq!(second, first);
+    assert!(finished.cached_tokens > 64 && rest < 32, "{finished:?}");
+    assert_eq!(rest + u64::from(finished.cached_tokens), all);
+    assert_eq!(engine.counters().cached_bytes, whole * 737_280);
+}
+
 fn refused(engine: &mut dyn Engine, job: GenerateJob) -> (Outcome, String) {
     engine.add(WorkItem {
         request: 9,

@@ -86,6 +86,8 @@ pub struct Setup {
     pub models: Vec<Arc<str>>,
     pub region: String,
     pub step_limit_ns: u64,
+    /// Models whose workers keep prompts' beginnings.
+    pub prefix_cache: Vec<String>,
     pub clock: Clock,
     pub labels: TenantLabels,
     /// Where messages to the launcher go.

@@ -11,8 +11,8 @@ use bulkhead_core::{
 use bulkhead_proto::{
     frame,
     internal::{
-        self, Assign, FromWorker, Piece, Ready, Released, ScrubReport, Step, ToWorker, from_worker,
-        to_worker,
+        self, Assign, Counters, FromWorker, Piece, Ready, Released, ScrubReport, Step, ToWorker,
+        from_worker, to_worker,
     },
 };
 use std::{io, os::fd::OwnedFd, sync::Arc};
@@ -62,6 +62,8 @@ pub(super) struct Worker {
     pub state: State,
     pub seal: Vec<String>,
     pub kv_bytes: u64,
+    /// What it said last that it had done.
+    counters: Counters,
     pub killed: bool,
     pub stopped: bool,
     since: Nanos,
@@ -78,6 +80,7 @@ impl Worker {
             state: State::Starting,
             seal: Vec::new(),
             kv_bytes: 0,
+            counters: Counters::default(),
             killed: false,
             stopped: false,
             since,
@@ -169,7 +172,7 @@ impl Driver {
             quota_bytes: facts.quota_bytes,
             region: self.setup.region.clone(),
             step_limit_ns: self.setup.step_limit_ns,
-            prefix_cache: false,
+            prefix_cache: self.caches_prefixes(model),
         };
         if let Some(name) = self.model_name(model) {
             self.setup.known.learn(&name, &ready);
@@ -181,15 +184,24 @@ impl Driver {
         self.tell(Event::WorkerReady { worker });
     }
 
+    /// True where the operator turned the prefix cache on for this model.
+    fn caches_prefixes(&self, model: ModelId) -> bool {
+        let name = self.model_name(model);
+        name.is_some_and(|name| self.setup.prefix_cache.iter().any(|one| **one == *name))
+    }
+
     fn stepped(&mut self, worker: WorkerId, step: Step) {
         let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
         entry.kv_bytes = step.kv_bytes;
-        let model = entry.model;
+        let (tenant, model) = (entry.tenant, entry.model);
+        let counters = step.counters.unwrap_or_default();
+        let before = std::mem::replace(&mut entry.counters, counters);
         self.longest_step_ns = self.longest_step_ns.max(step.step_ns);
         if let Some(model) = self.model_name(model) {
             metrics::step(&model, step.sequences, step.step_ns, self.longest_step_ns);
+            metrics::engine(&self.label(tenant), &model, &before, &counters);
         }
         for piece in step.pieces {
             self.piece(worker, piece);
