@@ -6,6 +6,7 @@
 //! only the template wrote, and the marks are taken away again.
 
 use super::codec::{Part, TextCodec};
+use super::{folder, python};
 use crate::models::LoadError;
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use bulkhead_proto::internal::Turn;
@@ -47,14 +48,18 @@ impl Chat {
     /// Reads a Hugging Face folder's template: chat_template.jinja, or else the one in
     /// tokenizer_config.json. A folder without is a model without a template, and no error.
     pub fn from_json(
-        _tokenizer_config: Option<&[u8]>,
-        _chat_template: Option<&[u8]>,
+        tokenizer_config: Option<&[u8]>,
+        chat_template: Option<&[u8]>,
         _codec: &TextCodec,
     ) -> Result<Self, LoadError> {
+        let template = folder::template(tokenizer_config, chat_template)?;
+        let environment = template
+            .source
+            .map(|source| environment(source, template.file));
         Ok(Chat {
-            environment: None,
-            begin: String::new(),
-            end: String::new(),
+            environment: environment.transpose()?,
+            begin: template.begin,
+            end: template.end,
         })
     }
 
@@ -69,7 +74,7 @@ impl Chat {
         };
         let source = gguf.text("tokenizer.chat_template")?;
         Ok(Chat {
-            environment: source.map(environment).transpose()?,
+            environment: source.map(|source| environment(source, FILE)).transpose()?,
             begin: literal("tokenizer.ggml.bos_token_id")?,
             end: literal("tokenizer.ggml.eos_token_id")?,
         })
@@ -130,14 +135,14 @@ impl Chat {
     }
 }
 
-fn environment(source: String) -> Result<Environment<'static>, LoadError> {
+fn environment(source: String, file: &str) -> Result<Environment<'static>, LoadError> {
     // As the authors of such templates have it.
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
         .lstrip_blocks(true)
         .keep_trailing_newline(true)
         .build()
-        .map_err(|error| LoadError::bad(FILE, error))?;
+        .map_err(|error| LoadError::bad(file, error))?;
     let mut environment = Environment::new();
     environment.set_syntax(syntax);
     environment.set_fuel(Some(FUEL));
@@ -147,9 +152,12 @@ fn environment(source: String) -> Result<Environment<'static>, LoadError> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
         },
     );
+    environment.set_unknown_method_callback(|_, value, method, arguments| {
+        python::method(value, method, arguments)
+    });
     environment
         .add_template_owned(NAME, source)
-        .map_err(|error| LoadError::bad(FILE, format!("its chat template: {error}")))?;
+        .map_err(|error| LoadError::bad(file, format!("its chat template: {error}")))?;
     Ok(environment)
 }
 

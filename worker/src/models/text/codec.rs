@@ -1,24 +1,27 @@
-//! Text to tokens and tokens to text, from the vocabulary in the GGUF's metadata.
+//! Text to tokens and tokens to text, from the vocabulary in a GGUF's metadata or a folder.
 //!
 //! Byte-level BPE. Control tokens (`<|im_start|>` and its like) are not part of the text tokenizer at all:
 //! whoever encodes says where they are, so text that merely looks like one never becomes one.
 
+use super::folder;
 use crate::models::LoadError;
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use ahash::AHashMap;
 use candle_core::quantized::gguf_file::Value;
 use std::collections::HashMap;
-use tokenizers::Tokenizer;
 use tokenizers::models::bpe::BPE;
+use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
 /// GGUF's mark of a control token.
 const CONTROL: i64 = 3;
 /// Names of control tokens that end an answer, whatever else the file says.
-const ENDS: [&str; 4] = ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>"];
+pub(super) const ENDS: [&str; 4] = ["<|endoftext|>", "<|im_end|>", "<|eot_id|>", "</s>"];
 
 /// A part of a prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,15 +34,17 @@ pub enum Part {
 
 /// The vocabulary, both ways.
 pub struct TextCodec {
-    tokenizer: Tokenizer,
+    pub(super) tokenizer: Tokenizer,
     /// The control tokens' literals, the longest first.
-    controls: Vec<(String, u32)>,
-    ends: Vec<u32>,
-    begin: Option<u32>,
+    pub(super) controls: Vec<(String, u32)>,
+    pub(super) ends: Vec<u32>,
+    pub(super) begin: Option<u32>,
     /// All tokens' bytes one behind the other, and where each token's begin.
-    bytes: Vec<u8>,
-    starts: Vec<usize>,
-    token_bytes_max: usize,
+    pub(super) bytes: Vec<u8>,
+    pub(super) starts: Vec<usize>,
+    pub(super) token_bytes_max: usize,
+    /// Whether the vocabulary writes a space before every word.
+    pub(super) spaced: bool,
 }
 
 fn bad(cause: impl ToString) -> LoadError {
@@ -58,14 +63,11 @@ impl TextCodec {
     /// Reads a Hugging Face folder's tokenizer.json and, where there are such, tokenizer_config.json and
     /// generation_config.json (or config.json: whichever names the tokens that end an answer).
     pub fn from_json(
-        _tokenizer: &[u8],
-        _tokenizer_config: Option<&[u8]>,
-        _generation_config: Option<&[u8]>,
+        tokenizer: &[u8],
+        tokenizer_config: Option<&[u8]>,
+        generation_config: Option<&[u8]>,
     ) -> Result<Self, LoadError> {
-        Err(LoadError::bad(
-            "tokenizer.json",
-            "folders are not supported yet, GGUF files are",
-        ))
+        folder::codec(tokenizer, tokenizer_config, generation_config)
     }
 
     /// Reads vocabulary, merges and kinds of tokens from a GGUF file's metadata.
@@ -109,6 +111,7 @@ impl TextCodec {
             begin,
             bytes,
             starts,
+            spaced: false,
         })
     }
 
@@ -203,11 +206,15 @@ impl TextCodec {
     ///
     /// `first` is true for the first token of an answer to messages: in vocabularies that write a space
     /// before every word, the answer's own first word comes without.
-    pub fn bytes_of(&self, token: u32, _first: bool) -> &[u8] {
+    pub fn bytes_of(&self, token: u32, first: bool) -> &[u8] {
         let token = token as usize;
-        match (self.starts.get(token), self.starts.get(token + 1)) {
+        let bytes = match (self.starts.get(token), self.starts.get(token + 1)) {
             (Some(start), Some(end)) => &self.bytes[*start..*end],
             _ => &[],
+        };
+        match bytes.strip_prefix(b" ") {
+            Some(word) if first && self.spaced => word,
+            _ => bytes,
         }
     }
 }
@@ -232,18 +239,36 @@ fn text_tokenizer(gguf: &Gguf<'_>, tokens: &[String]) -> Result<Tokenizer, LoadE
         .map_err(bad)?;
     let bytes = PreTokenizerWrapper::from(ByteLevel::new(false, true, true));
     let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or_default();
+    let mut tokenizer = Tokenizer::new(bpe);
     let steps = match pre.as_str() {
         "smollm" => vec![Digits::new(true).into(), bytes],
         "gpt-2" => vec![bytes],
+        "llama-bpe" | "llama3" => words("{1,3}")?,
+        "qwen2" => {
+            tokenizer.with_normalizer(Some(NFC)).map_err(bad)?;
+            words("")?
+        }
         _ => {
             return Err(bad(format!(
-                "pre-tokenizer {pre:?} is not supported, smollm and gpt-2 are"
+                "pre-tokenizer {pre:?} is not supported; smollm, gpt-2, llama-bpe and qwen2 are"
             )));
         }
     };
-    let mut tokenizer = Tokenizer::new(bpe);
     tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
     Ok(tokenizer)
+}
+
+/// The steps of the later families: words, numbers of so many digits, signs and spaces are divided first.
+fn words(digits: &str) -> Result<Vec<PreTokenizerWrapper>, LoadError> {
+    let pattern = format!(
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+    let isolated = SplitDelimiterBehavior::Isolated;
+    let split = Split::new(SplitPattern::Regex(pattern), isolated, false).map_err(bad)?;
+    Ok(vec![
+        split.into(),
+        ByteLevel::new(false, true, false).into(),
+    ])
 }
 
 /// The bytes that byte-level BPE writes as printable characters, undone.
@@ -266,7 +291,7 @@ fn token_bytes(tokens: &[String], kinds: &[i64]) -> (Vec<u8>, Vec<usize>) {
 }
 
 /// GPT-2's alphabet: printable bytes stand for themselves, the others for characters from 256 on.
-fn byte_alphabet() -> HashMap<char, u8> {
+pub(super) fn byte_alphabet() -> HashMap<char, u8> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     let own = (0..=255u8)
         .filter(printable)

@@ -4,7 +4,9 @@
 
 mod chat;
 mod codec;
+mod folder;
 pub(crate) mod guard;
+mod python;
 mod stream;
 
 pub use chat::{Chat, ChatError};

@@ -2,6 +2,7 @@
 
 mod drive;
 mod families;
+mod folder;
 mod gguf;
 mod model;
 mod shapes;
