@@ -113,8 +113,8 @@ fn folder() -> Vec<FileBytes> {
             {"id": 95, "content": "<|im_start|>", "special": true},
             {"id": 96, "content": "<|im_end|>", "special": true},
         ],
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
-        "decoder": {"type": "ByteLevel"},
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": letters, "merges": []},
     });
     let template =
