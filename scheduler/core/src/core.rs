@@ -143,6 +143,7 @@ impl Core {
         self.kill_overdue(effects);
         self.place(effects);
         self.dispatch(effects);
+        self.unload(effects);
         self.ask_to_be_woken(effects);
     }
 

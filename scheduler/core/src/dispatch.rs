@@ -265,6 +265,7 @@ impl Core {
         let next = deadline
             .into_iter()
             .chain(self.retire_wake())
+            .chain(self.unload_wake())
             .chain(yields)
             .chain(graces)
             .min();

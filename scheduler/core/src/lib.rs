@@ -61,4 +61,6 @@ pub struct Limits {
     pub release_grace_ns: Nanos,
     /// How many times in a row a worker may fail to start before its requests end.
     pub start_attempts_max: u32,
+    /// A worker that has had nothing to do for this long is ended; 0 keeps them all.
+    pub unload_after_ns: Nanos,
 }

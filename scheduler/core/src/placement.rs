@@ -151,6 +151,29 @@ impl Core {
         effects.push(Effect::StopWorker { worker: id });
     }
 
+    /// Ends workers that have had nothing to do for `unload_after_ns`. Only idle ones are looked at:
+    /// one that holds work, or whose queue has some, is none.
+    pub(crate) fn unload(&mut self, effects: &mut Vec<Effect>) {
+        while let Some((at, worker)) = self.next_to_unload()
+            && at <= self.now
+        {
+            self.stop_worker(worker, effects);
+        }
+    }
+
+    /// When somebody has to look again whether a worker is to be unloaded.
+    pub(crate) fn unload_wake(&self) -> Option<Nanos> {
+        self.next_to_unload().map(|(at, _)| at)
+    }
+
+    /// The worker that has been idle for longest, and when that is long enough.
+    fn next_to_unload(&self) -> Option<(Nanos, WorkerId)> {
+        let after = self.limits.unload_after_ns;
+        let longest = self.devices.values().filter_map(|d| d.idle.first()).min();
+        let (used, worker) = *longest.filter(|_| after > 0)?;
+        Some((used.saturating_add(after), worker))
+    }
+
     /// Books a worker as ending. It keeps its place until it has died.
     pub(crate) fn mark_leaving(&mut self, id: WorkerId) {
         self.retiring.remove(&id);

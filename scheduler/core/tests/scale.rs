@@ -18,6 +18,7 @@ fn ten_thousand_tenants_are_all_served() {
         quantum_ns: 20 * STEP_NS,
         release_grace_ns: 50 * STEP_NS,
         start_attempts_max: 3,
+        unload_after_ns: 0,
     });
     let mut effects = Vec::new();
     core.handle(

@@ -45,6 +45,49 @@ fn the_least_recently_used_idle_worker_makes_room() {
     assert_eq!(sim.open(), 0);
 }
 
+/// An idle worker is ended when its time has come, not before, and never while it has work; the next
+/// request starts another.
+#[test]
+fn a_worker_without_work_is_unloaded_and_loaded_again() {
+    let unload_after_ns = 300 * MS;
+    let mut sim = Sim::new(
+        Limits {
+            unload_after_ns,
+            ..limits()
+        },
+        1,
+        4,
+    );
+    let (busy, idle) = (sim.tenant(1, 1), sim.tenant(2, 1));
+    let stopped = |sim: &Sim| sim.count(|e| matches!(e, Effect::StopWorker { .. }));
+    sim.submit(idle, 10);
+    // Longer than the idle time, all of it with work in hand or queued.
+    let many: Vec<_> = (0..100).map(|_| sim.submit(busy, 900)).collect();
+    sim.run_until(250 * MS);
+    assert_eq!(stopped(&sim), 0);
+    while many.iter().any(|request| !sim.ended.contains_key(request)) {
+        let of_busy = |worker: &WorkerView| worker.tenant == busy;
+        assert!(sim.core.workers().any(|w| of_busy(&w)), "it had work");
+        sim.run_until(sim.now + 10 * MS);
+    }
+    sim.run_until(sim.now + unload_after_ns + 50 * MS);
+    assert_eq!(stopped(&sim), 2);
+    assert_eq!(starts(&sim, idle), 1);
+    let again = sim.submit(idle, 10);
+    sim.run_until(sim.now + 100 * MS);
+    assert_eq!(starts(&sim, idle), 2);
+    assert_eq!(sim.end_of(again), Some(End::Worker(Outcome::Ok)));
+}
+
+#[test]
+fn without_a_limit_idle_workers_stay() {
+    let mut sim = Sim::new(limits(), 1, 4);
+    let tenant = sim.tenant(1, 1);
+    sim.submit(tenant, 10);
+    sim.run_until(100 * SECOND);
+    assert_eq!(sim.count(|e| matches!(e, Effect::StopWorker { .. })), 0);
+}
+
 #[test]
 fn a_worker_that_cannot_start_is_given_up_on() {
     for (permanent, attempts) in [(true, 1), (false, 3)] {

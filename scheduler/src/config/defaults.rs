@@ -1,7 +1,7 @@
 //! The configuration that works where nothing is said: a laptop, loopback addresses alone, and bounds
 //! that one machine can hold.
 
-use super::{Audit, Cpu, Limits, Scheduling, Server, Worker};
+use super::{Audit, Cpu, Limits, Models, Scheduling, Server, Worker};
 use std::net::SocketAddr;
 
 impl Default for Server {
@@ -71,6 +71,18 @@ impl Default for Worker {
             .map(String::from)
             .to_vec(),
             share_weights: true,
+        }
+    }
+}
+
+impl Default for Models {
+    fn default() -> Self {
+        Models {
+            dir: Default::default(),
+            null: false,
+            null_ns_per_token: 0,
+            prefix_cache: Vec::new(),
+            unload_after_ms: 600_000,
         }
     }
 }

@@ -153,8 +153,8 @@ pub struct Worker {
     pub share_weights: bool,
 }
 
-/// Where models are.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Where models are, and how long they stay loaded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Models {
     /// Empty: `BULKHEAD_MODELS`, or `bulkhead/models` in the user's cache folder.
@@ -167,6 +167,9 @@ pub struct Models {
     /// that begin alike. Of these, not everything that a request wrote is zero when it ends: receipts
     /// say how many bytes stayed.
     pub prefix_cache: Vec<String>,
+    /// A worker that has had nothing to do for this long is ended, and started again by the next
+    /// request, milliseconds. 0: never.
+    pub unload_after_ms: u64,
 }
 
 /// The audit log.

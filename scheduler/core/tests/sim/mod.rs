@@ -28,6 +28,7 @@ pub fn limits() -> Limits {
         quantum_ns: 20 * MS,
         release_grace_ns: 50 * MS,
         start_attempts_max: 3,
+        unload_after_ns: 0,
     }
 }
 
