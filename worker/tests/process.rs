@@ -65,6 +65,22 @@ fn a_life_from_load_to_release_with_evidence_for_each_job() {
     );
 }
 
+/// The key is drawn under the seal, where no file can be opened for it.
+#[test]
+fn a_sealed_worker_can_draw_the_key_of_its_prefix_cache() {
+    let mut worker = Worker::load(null_load(), &[]);
+    assert!(matches!(worker.receive(), Some(From::Ready(_))));
+    worker.send(To::Assign(Assign {
+        tenant: "acme".to_owned(),
+        step_limit_ns: 25_000_000,
+        prefix_cache: true,
+        ..Assign::default()
+    }));
+    worker.generate(1, "hello", 2);
+    worker.grant(1);
+    assert_eq!(finished(&worker.until_released().0).len(), 1);
+}
+
 #[test]
 fn nothing_runs_without_a_lease() {
     let (mut worker, _) = Worker::assigned(null_load());
