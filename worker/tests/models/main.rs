@@ -11,4 +11,5 @@ mod minilm;
 mod sampling;
 mod smollm2;
 mod speed;
+mod text;
 mod tiny;

@@ -4,7 +4,7 @@
 //! words like `<think>`) are taken out of its file before it reads it, so that text which merely looks
 //! like one never becomes one.
 
-use super::codec::{ENDS, TextCodec, byte_alphabet};
+use super::codec::{ENDS, TextCodec, Words, byte_alphabet};
 use super::guard;
 use crate::models::LoadError;
 use serde::Deserialize;
@@ -106,7 +106,8 @@ pub(super) fn codec(
         starts,
         token_bytes_max,
         spaced: !byte_level,
-        tokenizer,
+        space_first: false,
+        words: Words::Merges(Box::new(tokenizer)),
     };
     Ok(codec)
 }

@@ -6,8 +6,10 @@ mod chat;
 mod codec;
 mod folder;
 pub(crate) mod guard;
+mod pieces;
 mod python;
 mod stream;
+mod vocabulary;
 
 pub use chat::{Chat, ChatError};
 pub use codec::{Part, TextCodec};

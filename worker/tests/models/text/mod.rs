@@ -1,0 +1,4 @@
+//! Text to tokens and back, against the reference libraries.
+
+mod pieces;
+mod vocabulary;
