@@ -6,17 +6,20 @@
 //! only the template wrote, and the marks are taken away again.
 
 use super::codec::{Part, TextCodec};
-use super::{folder, python};
+use super::{date, folder};
 use crate::models::LoadError;
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use bulkhead_proto::internal::Turn;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::{Environment, ErrorKind, State, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use std::collections::HashSet;
 
 /// Instructions that rendering may take: plenty for thousands of messages, and an end for a loop.
 const FUEL: u64 = 1_000_000;
 const NAME: &str = "chat";
+/// Where a template's functions find the time, in seconds of Unix time.
+const NOW: &str = "_now_unix_s";
 /// Roles that a message may have.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
 
@@ -109,7 +112,7 @@ impl Chat {
     }
 
     /// The prompt's text, control tokens written out.
-    pub fn render(&self, messages: &[Turn], _now_unix_s: u64) -> Result<String, ChatError> {
+    pub fn render(&self, messages: &[Turn], now_unix_s: u64) -> Result<String, ChatError> {
         let environment = self.environment.as_ref().ok_or(ChatError::NoTemplate)?;
         if !messages
             .iter()
@@ -126,6 +129,10 @@ impl Chat {
             add_generation_prompt => true,
             bos_token => &self.begin,
             eos_token => &self.end,
+            // Templates ask whether these are none, which something undefined is not.
+            tools => (),
+            documents => (),
+            _now_unix_s => now_unix_s,
         };
         // The error's text may quote a message, so it goes no further.
         let template = environment
@@ -152,9 +159,16 @@ fn environment(source: String, file: &str) -> Result<Environment<'static>, LoadE
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, why))
         },
     );
-    environment.set_unknown_method_callback(|_, value, method, arguments| {
-        python::method(value, method, arguments)
-    });
+    environment.add_function(
+        "strftime_now",
+        |state: &State<'_, '_>, format: &str| -> Result<String, minijinja::Error> {
+            let now = state.lookup(NOW).and_then(|now| u64::try_from(now).ok());
+            let shown = now.and_then(|now| date::strftime(format, now));
+            shown.ok_or_else(|| ErrorKind::InvalidOperation.into())
+        },
+    );
+    // Templates are written for Python, whose strings and dictionaries have methods.
+    environment.set_unknown_method_callback(unknown_method_callback);
     environment
         .add_template_owned(NAME, source)
         .map_err(|error| LoadError::bad(file, format!("its chat template: {error}")))?;
@@ -181,4 +195,75 @@ fn add_marks(content: &str, starts: &[char], mark: char) -> String {
         }
     }
     marked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(template: &str) -> Result<String, ChatError> {
+        let environment =
+            environment(template.to_owned(), "chat_template.jinja").expect("it parses");
+        let chat = Chat {
+            environment: Some(environment),
+            begin: "<s>".into(),
+            end: "</s>".into(),
+        };
+        let turn = |role: &str, content: &str| Turn {
+            role: role.into(),
+            content: content.into(),
+        };
+        chat.render(
+            &[turn("system", "be brief"), turn("user", " hi ")],
+            951_782_400,
+        )
+    }
+
+    #[test]
+    fn what_templates_for_python_use_is_there() {
+        for (template, shown) in [
+            ("{{ messages[1].content.strip().replace('h', 'j') }}", "ji"),
+            (
+                "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}",
+                "role=system;content=be brief;",
+            ),
+            ("{{ messages[0].get('name', 'none') }}", "none"),
+            (
+                "{{ messages[0] | tojson }}",
+                r#"{"role": "system", "content": "be brief"}"#,
+            ),
+            (
+                "{% for m in messages %}{{ m.role }}{% break %}{% endfor %}",
+                "system",
+            ),
+            (
+                "{% if tools is not none %}tools{% endif %}{% if not documents %}!{% endif %}",
+                "!",
+            ),
+            ("{{ strftime_now('%d %b %Y') }}", "29 Feb 2000"),
+            (
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "2",
+            ),
+            (
+                "{{ bos_token }}{{ messages[::-1][0].role }}{{ eos_token }}",
+                "<s>user</s>",
+            ),
+        ] {
+            assert_eq!(rendered(template).as_deref(), Ok(shown), "{template}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_template_ends() {
+        for template in [
+            "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}",
+            "{% set ns = namespace(s='x') %}{% for a in range(100) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+            "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+            "{{ strftime_now('%Q') }}",
+            "{{ raise_exception('no') }}",
+        ] {
+            assert_eq!(rendered(template), Err(ChatError::Template), "{template}");
+        }
+    }
 }

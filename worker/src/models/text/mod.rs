@@ -4,10 +4,10 @@
 
 mod chat;
 mod codec;
+mod date;
 mod folder;
 pub(crate) mod guard;
 mod pieces;
-mod python;
 mod stream;
 mod vocabulary;
 
