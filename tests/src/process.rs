@@ -176,6 +176,22 @@ pub fn memory(pid: i32) -> Memory {
     }
 }
 
+/// Where a process's anonymous writable memory lies, and how long each piece is. All of it is private:
+/// a mapping that writes would show through in is an error.
+pub fn private_mappings(pid: i32) -> Vec<(u64, u64)> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("mappings may be read");
+    let writable = maps.lines().filter(|line| line.contains(" rw"));
+    let place = |line: &str| {
+        let rights = line.split_whitespace().nth(1).expect("rights");
+        assert!(rights.ends_with('p'), "shared and writable: {line}");
+        readable(line).map(|(from, to)| (from, to - from))
+    };
+    writable
+        .filter(|line| !line.contains('/'))
+        .filter_map(place)
+        .collect()
+}
+
 /// True where this process may read other processes' memory. Where not, runs the test of this name
 /// once more, in a user namespace in which it may, and demands that it passes there; the caller then
 /// has nothing left to do.
