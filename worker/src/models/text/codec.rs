@@ -4,6 +4,7 @@
 //! says where they are, so text that merely looks like one never becomes one.
 
 use super::pieces::Pieces;
+use super::spaces::SpaceFirst;
 use super::{folder, vocabulary};
 use crate::models::LoadError;
 use crate::models::source::Gguf;
@@ -33,8 +34,8 @@ pub(super) enum Words {
 /// The vocabulary, both ways.
 pub struct TextCodec {
     pub(super) words: Words,
-    /// Whether a space is put before each text that follows a control token or nothing.
-    pub(super) space_first: bool,
+    /// Which texts get a space in front.
+    pub(super) space_first: SpaceFirst,
     /// The control tokens' literals, the longest first.
     pub(super) controls: Vec<(String, u32)>,
     pub(super) ends: Vec<u32>,
@@ -118,24 +119,16 @@ impl TextCodec {
                 continue;
             };
             if start < at {
-                parts.push(self.text(&text[start..at]));
+                parts.push(Part::Text(self.space_first.put(&text[start..at], start)));
             }
             parts.push(Part::Control(*id));
             at += literal.len();
             start = at;
         }
         if start < at {
-            parts.push(self.text(&text[start..]));
+            parts.push(Part::Text(self.space_first.put(&text[start..], start)));
         }
         parts
-    }
-
-    /// The space is the text's own from here on, so that a text may be encoded a piece at a time.
-    fn text(&self, text: &str) -> Part {
-        Part::Text(match self.space_first {
-            true => format!(" {text}"),
-            false => text.to_owned(),
-        })
     }
 
     /// The least number of tokens that text of so many bytes can be.

@@ -6,6 +6,7 @@
 
 use super::codec::{ENDS, TextCodec, Words, byte_alphabet};
 use super::guard;
+use super::spaces::SpaceFirst;
 use crate::models::LoadError;
 use serde::Deserialize;
 use serde_json::Value;
@@ -57,6 +58,7 @@ pub(super) fn codec(
         file[part] = Value::Null;
     }
     file["added_tokens"] = Value::Array(Vec::new());
+    let space_first = SpaceFirst::take(&mut file);
     let tokenizer = library(&serde_json::to_vec(&file).map_err(bad)?)?;
     drop(file);
     let vocabulary = tokenizer.get_vocab(false);
@@ -106,7 +108,7 @@ pub(super) fn codec(
         starts,
         token_bytes_max,
         spaced: !byte_level,
-        space_first: false,
+        space_first,
         words: Words::Merges(Box::new(tokenizer)),
     };
     Ok(codec)

@@ -8,6 +8,7 @@ mod date;
 mod folder;
 pub(crate) mod guard;
 mod pieces;
+mod spaces;
 mod stream;
 mod vocabulary;
 

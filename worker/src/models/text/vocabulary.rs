@@ -5,6 +5,7 @@
 
 use super::codec::{ENDS, TextCodec, Words, byte_alphabet};
 use super::pieces::{Pieces, SPACE, lone_byte};
+use super::spaces::SpaceFirst;
 use crate::models::LoadError;
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use ahash::AHashMap;
@@ -102,7 +103,10 @@ pub(super) fn codec(gguf: &Gguf<'_>) -> Result<TextCodec, LoadError> {
             true => special(gguf, "tokenizer.ggml.bos_token_id", 1, scored)?,
             false => None,
         },
-        space_first: scored && told("tokenizer.ggml.add_space_prefix")?.unwrap_or(true),
+        space_first: match scored && told("tokenizer.ggml.add_space_prefix")?.unwrap_or(true) {
+            true => SpaceFirst::Every,
+            false => SpaceFirst::Never,
+        },
         spaced: scored,
         bytes,
         starts,

@@ -2,3 +2,4 @@
 
 mod pieces;
 mod vocabulary;
+mod words;
