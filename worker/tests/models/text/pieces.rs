@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
-struct Reference {
+pub struct Reference {
     tokens: Vec<String>,
     scores: Vec<f32>,
     kinds: Vec<i32>,
@@ -17,7 +17,7 @@ struct Reference {
 }
 
 impl Reference {
-    fn read() -> Self {
+    pub fn read() -> Self {
         reference("text/pieces.json")
     }
 
@@ -32,7 +32,7 @@ impl Reference {
         ]
     }
 
-    fn codec(&self) -> TextCodec {
+    pub fn codec(&self) -> TextCodec {
         codec(self.metadata()).expect("it parses")
     }
 }

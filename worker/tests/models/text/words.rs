@@ -8,7 +8,7 @@ use bulkhead_worker::models::text::TextCodec;
 use candle_core::quantized::gguf_file::Value as Entry;
 use serde_json::Value;
 
-fn read() -> Value {
+pub fn read() -> Value {
     reference("text/words.json")
 }
 
@@ -46,7 +46,7 @@ fn in_gguf(model: &Value, pre: &str) -> TextCodec {
     TextCodec::from_gguf(&gguf).expect("it parses")
 }
 
-fn in_folder(model: &Value, steps: &Value) -> TextCodec {
+pub fn in_folder(model: &Value, steps: &Value) -> TextCodec {
     let mut file = steps.clone();
     file["model"] = model.clone();
     TextCodec::from_json(file.to_string().as_bytes(), None, None).expect("it parses")
