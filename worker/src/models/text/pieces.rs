@@ -210,9 +210,10 @@ impl Symbol {
 /// The byte that a token like `<0x0A>` stands for.
 pub(super) fn lone_byte(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    match hex.len() {
-        2 => u8::from_str_radix(hex, 16).ok(),
-        _ => None,
+    // The library's numbers may have a sign.
+    match hex.len() == 2 && hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        true => u8::from_str_radix(hex, 16).ok(),
+        false => None,
     }
 }
 
