@@ -3,6 +3,7 @@
 //! Control tokens (`<|im_start|>` and its like) are not part of the text tokenizer at all: whoever encodes
 //! says where they are, so text that merely looks like one never becomes one.
 
+use super::controls::Controls;
 use super::pieces::Pieces;
 use super::spaces::SpaceFirst;
 use super::{folder, vocabulary};
@@ -36,8 +37,7 @@ pub struct TextCodec {
     pub(super) words: Words,
     /// Which texts get a space in front.
     pub(super) space_first: SpaceFirst,
-    /// The control tokens' literals, the longest first.
-    pub(super) controls: Vec<(String, u32)>,
+    pub(super) controls: Controls,
     pub(super) ends: Vec<u32>,
     pub(super) begin: Option<u32>,
     /// All tokens' bytes one behind the other, and where each token's begin.
@@ -87,6 +87,7 @@ impl TextCodec {
     /// The text of a control token.
     pub fn control_text(&self, token: u32) -> Option<&str> {
         self.controls
+            .literals()
             .iter()
             .find(|(_, id)| *id == token)
             .map(|(text, _)| text.as_str())
@@ -96,6 +97,7 @@ impl TextCodec {
     pub fn control_starts(&self) -> Vec<char> {
         let mut starts: Vec<char> = self
             .controls
+            .literals()
             .iter()
             .filter_map(|(text, _)| text.chars().next())
             .collect();
@@ -108,24 +110,15 @@ impl TextCodec {
     pub fn split(&self, text: &str) -> Vec<Part> {
         let mut parts = Vec::new();
         let mut start = 0;
-        let mut at = 0;
-        while let Some(character) = text[at..].chars().next() {
-            let found = self
-                .controls
-                .iter()
-                .find(|(literal, _)| text[at..].starts_with(literal));
-            let Some((literal, id)) = found else {
-                at += character.len_utf8();
-                continue;
-            };
-            if start < at {
-                parts.push(Part::Text(self.space_first.put(&text[start..at], start)));
+        for (place, id) in self.controls.find(text) {
+            if start < place.start {
+                let before = &text[start..place.start];
+                parts.push(Part::Text(self.space_first.put(before, start)));
             }
-            parts.push(Part::Control(*id));
-            at += literal.len();
-            start = at;
+            parts.push(Part::Control(id));
+            start = place.end;
         }
-        if start < at {
+        if start < text.len() {
             parts.push(Part::Text(self.space_first.put(&text[start..], start)));
         }
         parts
@@ -142,16 +135,50 @@ impl TextCodec {
         for part in parts {
             match part {
                 Part::Control(id) => ids.push(*id),
-                Part::Text(text) => match &self.words {
-                    Words::Merges(tokenizer) => {
-                        let encoding = tokenizer.encode_fast(text.as_str(), false).ok()?;
-                        ids.extend_from_slice(encoding.get_ids());
+                Part::Text(text) => {
+                    let found = self.encode_text(text)?;
+                    match self.forged(text, &found) {
+                        true => self.encode_apart(text, &mut ids)?,
+                        false => ids.extend(found),
                     }
-                    Words::Pieces(pieces) => ids.extend(pieces.encode(text)?),
-                },
+                }
             }
         }
         Some(ids)
+    }
+
+    fn encode_text(&self, text: &str) -> Option<Vec<u32>> {
+        match &self.words {
+            Words::Merges(tokenizer) => {
+                let encoding = tokenizer.encode_fast(text, false).ok()?;
+                Some(encoding.get_ids().to_vec())
+            }
+            Words::Pieces(pieces) => pieces.encode(text),
+        }
+    }
+
+    /// A vocabulary may hold merges that end in a control token. Text that they would make one of is
+    /// read a character at a time; none if even that makes one.
+    fn encode_apart(&self, text: &str, ids: &mut Vec<u32>) -> Option<()> {
+        let mut buffer = [0; 4];
+        for character in text.chars() {
+            let character = character.encode_utf8(&mut buffer);
+            let found = self.encode_text(character)?;
+            if self.forged(character, &found) {
+                return None;
+            }
+            ids.extend(found);
+        }
+        Some(())
+    }
+
+    /// True where a control token came out of text that holds its literal. The token for unknown
+    /// characters comes out of others, and is no forgery.
+    fn forged(&self, text: &str, found: &[u32]) -> bool {
+        let written = |id: &u32| self.control_text(*id).is_some_and(|own| text.contains(own));
+        found
+            .iter()
+            .any(|id| self.controls.holds(*id) && written(id))
     }
 
     /// A token's bytes; control tokens have none. Characters may be divided among tokens.

@@ -5,6 +5,7 @@
 //! like one never becomes one.
 
 use super::codec::{ENDS, TextCodec, Words, byte_alphabet};
+use super::controls::Controls;
 use super::guard;
 use super::spaces::SpaceFirst;
 use crate::models::LoadError;
@@ -93,15 +94,11 @@ pub(super) fn codec(
         }
         starts.push(bytes.len());
     }
-    let mut controls: Vec<(String, u32)> = added
-        .iter()
-        .filter(|one| !one.content.is_empty())
-        .map(|one| (one.content.clone(), one.id))
-        .collect();
-    controls.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+    let controls = added.iter().map(|one| (one.content.clone(), one.id));
+    let controls = Controls::new(controls).map_err(bad)?;
     let token_bytes_max = vocabulary.keys().map(String::len).max().unwrap_or(1).max(1);
     let codec = TextCodec {
-        ends: ends(&controls, generation_config)?,
+        ends: ends(controls.literals(), generation_config)?,
         controls,
         begin,
         bytes,

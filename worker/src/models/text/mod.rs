@@ -4,6 +4,7 @@
 
 mod chat;
 mod codec;
+mod controls;
 mod date;
 mod folder;
 pub(crate) mod guard;

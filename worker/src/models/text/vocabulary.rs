@@ -4,13 +4,13 @@
 //! What neither reads is refused by name, and so is a vocabulary that could not read every text.
 
 use super::codec::{ENDS, TextCodec, Words, byte_alphabet};
+use super::controls::Controls;
 use super::pieces::{Pieces, SPACE, lone_byte};
 use super::spaces::SpaceFirst;
 use crate::models::LoadError;
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use ahash::AHashMap;
 use candle_core::quantized::gguf_file::Value;
-use std::cmp::Reverse;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
@@ -79,12 +79,9 @@ pub(super) fn codec(gguf: &Gguf<'_>) -> Result<TextCodec, LoadError> {
         .zip(0..)
         .map(|((text, kind), id)| Token { id, text, kind })
         .collect();
-    let mut controls: Vec<(String, u32)> = tokens
-        .iter()
-        .filter(|token| token.is_control(scored) && !token.text.is_empty())
-        .map(|token| (token.text.to_owned(), token.id))
-        .collect();
-    controls.sort_by_key(|(text, _)| Reverse(text.len()));
+    let controls = tokens.iter().filter(|token| token.is_control(scored));
+    let controls =
+        Controls::new(controls.map(|token| (token.text.to_owned(), token.id))).map_err(bad)?;
     let (bytes, starts) = match scored {
         true => bytes_of(&tokens, spaced),
         false => bytes_of(&tokens, printable()),
@@ -96,7 +93,7 @@ pub(super) fn codec(gguf: &Gguf<'_>) -> Result<TextCodec, LoadError> {
             false => Words::Merges(Box::new(byte_level(gguf, &texts)?)),
         },
         token_bytes_max: texts.iter().map(String::len).max().unwrap_or(1).max(1),
-        ends: ends(gguf, &controls, scored)?,
+        ends: ends(gguf, controls.literals(), scored)?,
         controls,
         // SentencePiece's own settings are both yes, and files leave out what is as usual.
         begin: match told("tokenizer.ggml.add_bos_token")?.unwrap_or(scored) {

@@ -147,3 +147,26 @@ fn what_is_read_without_marks_would_be_forged() {
     let is_control = |part: &&Part| matches!(part, Part::Control(_));
     assert_eq!(forged.iter().filter(is_control).count(), 3);
 }
+
+/// Some vocabularies keep the merges that once made what is a control token now.
+#[test]
+fn text_never_becomes_a_control_token_by_merging() {
+    let file = json!({
+        "model": {
+            "type": "BPE",
+            "vocab": {"<": 0, "/": 1, "s": 2, ">": 3, "</": 4, "s>": 5, "</s>": 6, "a": 7},
+            "merges": [["<", "/"], ["s", ">"], ["</", "s>"]],
+        },
+        "added_tokens": [{"id": 6, "content": "</s>", "special": true}],
+    });
+    let bytes = serde_json::to_vec(&file).expect("it is JSON");
+    let codec = TextCodec::from_json(&bytes, None, None).expect("it parses");
+    let ids = |part: Part| codec.encode(&[part]).expect("it encodes");
+    assert_eq!(ids(Part::Text("a</s>".into())), [7, 0, 1, 2, 3]);
+    assert_eq!(ids(Part::Text("as>".into())), [7, 5]);
+    assert_eq!(ids(Part::Control(6)), [6]);
+    assert_eq!(
+        codec.split("a</s>"),
+        [Part::Text("a".into()), Part::Control(6)]
+    );
+}
