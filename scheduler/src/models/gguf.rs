@@ -233,7 +233,8 @@ fn quantisation(kind: u32) -> Option<(u64, u64, Kept)> {
         9 => (32, 40, quantised(8)),
         10 => (256, 84, quantised(8)),
         11 => (256, 110, quantised(8)),
-        12 => (256, 144, quantised(8)),
+        // Q4_K: the worker keeps its four bits.
+        12 => (256, 144, quantised(4)),
         13 => (256, 176, quantised(8)),
         14 => (256, 210, quantised(8)),
         15 => (256, 292, quantised(8)),
