@@ -58,6 +58,9 @@ const ENGINE_COUNTERS: [EngineCounter; 7] = [
     ),
 ];
 
+/// The most KV that one worker is shown to hold, bytes: its word is data.
+const HELD_BYTES_MAX: u64 = 1 << 44;
+
 const SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// Installs the recorder. Fails only where a recorder is installed already.
@@ -76,6 +79,10 @@ fn describe() {
     for (name, _, meaning) in ENGINE_COUNTERS {
         describe_counter!(name, meaning);
     }
+    describe_gauge!(
+        "bulkhead_engine_kv_bytes",
+        "KV bytes that sequences hold, or held and that are not clean yet"
+    );
     describe_gauge!(
         "bulkhead_engine_cached_bytes",
         "KV bytes that a prefix cache holds beside live sequences"
@@ -217,8 +224,26 @@ pub fn engine(tenant: &Arc<str>, model: &Arc<str>, before: &Counters, now: &Coun
     for (name, of, _) in ENGINE_COUNTERS {
         more(name, of(before), of(now));
     }
-    gauge!("bulkhead_engine_cached_bytes", "tenant" => tenant.to_string(), "model" => model.to_string())
-        .set(now.cached_bytes as f64);
+}
+
+/// KV of a worker, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// What sequences hold, or held and is not clean yet.
+    pub live: u64,
+    /// What only its prefix cache holds.
+    pub cached: u64,
+}
+
+/// A worker holds `now` and no more `before`: gauges are sums, since workers can share their labels.
+pub fn held(tenant: &Arc<str>, model: &Arc<str>, before: Held, now: Held) {
+    let change = |name: &'static str, before: u64, now: u64| {
+        let bytes = |n: u64| n.min(HELD_BYTES_MAX) as f64;
+        gauge!(name, "tenant" => tenant.to_string(), "model" => model.to_string())
+            .increment(bytes(now) - bytes(before));
+    };
+    change("bulkhead_engine_kv_bytes", before.live, now.live);
+    change("bulkhead_engine_cached_bytes", before.cached, now.cached);
 }
 
 /// The evidence of a scrub.

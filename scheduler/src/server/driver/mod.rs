@@ -6,6 +6,7 @@
 //! the front door to the worker's socket.
 
 mod closing;
+mod counting;
 mod effects;
 mod launcher;
 mod output;

@@ -38,7 +38,7 @@ impl Driver {
             pid: worker.pid,
             state: worker.state.word().into(),
             seal: worker.seal.clone(),
-            kv_bytes: worker.kv_bytes,
+            kv_bytes: worker.held.live,
         });
         Snapshot {
             tenants: tenants.collect(),

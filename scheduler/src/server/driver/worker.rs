@@ -4,7 +4,10 @@
 //! are for metrics alone.
 
 use super::{Driver, Message, Text, Update};
-use crate::server::{frames, metrics};
+use crate::server::{
+    frames,
+    metrics::{self, Held},
+};
 use bulkhead_core::{
     Event, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId,
 };
@@ -61,9 +64,9 @@ pub(super) struct Worker {
     pub pid: i32,
     pub state: State,
     pub seal: Vec<String>,
-    pub kv_bytes: u64,
+    pub held: Held,
     /// What it said last that it had done.
-    counters: Counters,
+    pub counters: Counters,
     pub killed: bool,
     pub stopped: bool,
     since: Nanos,
@@ -79,7 +82,7 @@ impl Worker {
             pid: 0,
             state: State::Starting,
             seal: Vec::new(),
-            kv_bytes: 0,
+            held: Held::default(),
             counters: Counters::default(),
             killed: false,
             stopped: false,
@@ -194,15 +197,12 @@ impl Driver {
         let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
-        entry.kv_bytes = step.kv_bytes;
-        let (tenant, model) = (entry.tenant, entry.model);
-        let counters = step.counters.unwrap_or_default();
-        let before = std::mem::replace(&mut entry.counters, counters);
+        let model = entry.model;
         self.longest_step_ns = self.longest_step_ns.max(step.step_ns);
         if let Some(model) = self.model_name(model) {
             metrics::step(&model, step.sequences, step.step_ns, self.longest_step_ns);
-            metrics::engine(&self.label(tenant), &model, &before, &counters);
         }
+        self.counted(worker, step.kv_bytes, step.counters.unwrap_or_default());
         for piece in step.pieces {
             self.piece(worker, piece);
         }
@@ -312,6 +312,7 @@ impl Driver {
             (false, false) => "crashed",
         };
         metrics::worker_ended(how);
+        self.let_go(&entry);
         self.close_all_of(worker);
         let event = match entry.state {
             State::Starting => Event::WorkerFailed {
