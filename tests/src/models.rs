@@ -1,8 +1,9 @@
 //! The starter models: fetched once, by the program under test itself, and shared by all tests.
 
 use crate::programs;
+use aws_lc_rs::digest;
 use std::{
-    fs::File,
+    fs::{self, File},
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -25,6 +26,21 @@ pub fn dir() -> &'static Path {
         }
         dir
     })
+}
+
+/// Makes a model of the text-generating kind out of one file of these bytes, in a folder of its own
+/// below `dir`. `more` are further lines of its manifest.
+pub fn one_file(dir: &Path, name: &str, bytes: &[u8], more: &str) {
+    let sum = digest::digest(&digest::SHA256, bytes);
+    let sum: String = sum.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let folder = dir.join(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("model.gguf"), bytes).expect("a file");
+    let manifest = format!(
+        "name = \"{name}\"\nformat = \"gguf\"\ntask = \"generate\"\n{more}\n\
+         [[files]]\nname = \"model.gguf\"\nsha256 = \"{sum}\"\n"
+    );
+    fs::write(folder.join("model.toml"), manifest).expect("a manifest");
 }
 
 /// Where the program keeps models for this user.

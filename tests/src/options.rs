@@ -1,12 +1,13 @@
 //! How a server under test differs from the default: a `bulkhead.toml`, built up setting by setting.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 /// The configuration of one server. Its ports are chosen when it starts.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     table: Table,
+    worker: Option<PathBuf>,
 }
 
 impl Options {
@@ -36,6 +37,17 @@ impl Options {
         let section = section.as_table_mut().expect("sections are tables");
         section.insert(key.into(), value.into());
         self
+    }
+
+    /// Has this program in the place of the worker's.
+    pub fn with_worker(mut self, program: &Path) -> Options {
+        self.worker = Some(program.into());
+        self
+    }
+
+    /// The program in the place of the worker's, if there is one.
+    pub fn worker(&self) -> Option<&Path> {
+        self.worker.as_deref()
     }
 
     /// Switches a protection off, to show that its test would notice.

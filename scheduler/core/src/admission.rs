@@ -1,7 +1,7 @@
 //! Admission: whether a request gets a place, and if not, which bound stood in its way.
 //!
-//! Checked in this order: drain, tenant and device known, deadline, size, the tenant's own bounds,
-//! the shared queue memory. Another tenant can only ever fill what is not reserved for this one.
+//! Checked in this order: drain, tenant and device known, deadline, size, backoff, the tenant's own
+//! bounds, the shared queue memory. Another tenant can only ever fill what is not reserved for this one.
 
 use crate::core::{Core, Request};
 use crate::memory::NoRoom;
@@ -25,7 +25,7 @@ impl Core {
                 self.enqueue(submission);
             }
             Err(bound) => {
-                let retry_after_ns = self.retry_after(submission.tenant, bound);
+                let retry_after_ns = self.retry_after(&submission, bound);
                 effects.push(Effect::Refused {
                     request,
                     refusal: Refusal {
@@ -54,6 +54,9 @@ impl Core {
         }
         if submission.bytes > self.limits.queue_bytes_max {
             return Err(Bound::TooLarge);
+        }
+        if self.hopeless(submission).is_some() {
+            return Err(Bound::Backoff);
         }
         if tenant.open >= tenant.settings.open_requests_max {
             return Err(Bound::TenantOpen);
@@ -129,15 +132,19 @@ impl Core {
         device.map_or(0, |device| self.costs.predict(model, device, tokens))
     }
 
-    /// When the tenant's own queue should have drained at its share of the lanes, as predicted.
-    fn retry_after(&self, id: TenantId, bound: Bound) -> Option<Nanos> {
+    /// When the tenant's own queue should have drained at its share of the lanes, as predicted; or when
+    /// its backoff is over.
+    fn retry_after(&self, submission: &Submission, bound: Bound) -> Option<Nanos> {
+        if bound == Bound::Backoff {
+            return self.hopeless(submission);
+        }
         if !matches!(
             bound,
             Bound::TenantQueue | Bound::TenantOpen | Bound::GlobalQueue
         ) {
             return None;
         }
-        let tenant = self.tenants.get(&id)?;
+        let tenant = self.tenants.get(&submission.tenant)?;
         let lanes: u128 = self
             .devices
             .values()

@@ -149,9 +149,16 @@ impl Core {
                 format!("{id:?}: not in the fair order as it should be")
             })?;
             for (model, flow) in &tenant.flows {
-                let wants = !flow.queue.is_empty() && flow.worker.is_none();
+                let wants = flow.wants_worker(self.now);
                 let indexed = flow.want.is_some_and(|key| self.wanted.contains(&key));
                 need(wants == indexed, || format!("{id:?} {model:?}: want index"))?;
+                let waits = self.backoffs.contains(&(flow.not_before, *id, *model));
+                need(waits == (flow.not_before > self.now), || {
+                    format!("{id:?} {model:?}: backoff index")
+                })?;
+                need(!waits || flow.worker.is_none(), || {
+                    format!("{id:?} {model:?}: a worker in backoff")
+                })?;
             }
         }
         Ok(())

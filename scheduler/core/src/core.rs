@@ -41,6 +41,8 @@ pub struct Core {
     pub(crate) leased: BTreeSet<WorkerId>,
     /// Queues that have work and no worker.
     pub(crate) wanted: BTreeSet<WantKey>,
+    /// Queues for which nothing is started, and until when.
+    pub(crate) backoffs: BTreeSet<(Nanos, TenantId, ModelId)>,
     /// Workers that get nothing new, so that another can have their place.
     pub(crate) retiring: BTreeSet<WorkerId>,
     /// Before this, nobody needs to look for a worker to retire.
@@ -92,6 +94,7 @@ impl Core {
             share: ShareClock::default(),
             leased: BTreeSet::new(),
             wanted: BTreeSet::new(),
+            backoffs: BTreeSet::new(),
             retiring: BTreeSet::new(),
             retire_at: 0,
             wake: None,
@@ -113,9 +116,7 @@ impl Core {
             Event::Cancel { request, why } => self.cancel(request, why, effects),
             Event::CancelAgent { agent, why } => self.cancel_agent(agent, why, effects),
             Event::WorkerReady { worker } => self.worker_ready(worker),
-            Event::WorkerFailed { worker, permanent } => {
-                self.worker_failed(worker, permanent, effects)
-            }
+            Event::WorkerFailed { worker, failure } => self.worker_failed(worker, failure, effects),
             Event::WorkerDied { worker } => self.worker_died(worker, effects),
             Event::Stepped {
                 worker,
@@ -141,6 +142,7 @@ impl Core {
         }
         self.expire(effects);
         self.kill_overdue(effects);
+        self.end_backoffs(effects);
         self.place(effects);
         self.dispatch(effects);
         self.unload(effects);

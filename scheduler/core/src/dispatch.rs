@@ -266,6 +266,7 @@ impl Core {
             .into_iter()
             .chain(self.retire_wake())
             .chain(self.unload_wake())
+            .chain(self.backoffs.first().map(|(at, ..)| *at))
             .chain(yields)
             .chain(graces)
             .min();

@@ -49,6 +49,18 @@ pub enum Effect {
         lease: LeaseId,
         lane_ns: Nanos,
     },
+    /// Workers of this tenant and model failed: none is started for so long. The only word on it, so
+    /// that whoever counts or logs restarts does so no more often than there are any.
+    BackoffBegan {
+        tenant: TenantId,
+        model: ModelId,
+        cause: BackoffCause,
+        /// Failures in a row.
+        failures: u32,
+        for_ns: Nanos,
+    },
+    /// That time is over.
+    BackoffOver { tenant: TenantId, model: ModelId },
     /// Come back with `Event::Tick` at this time at the latest. Replaces earlier ones.
     WakeAt { at: Nanos },
 }
@@ -63,10 +75,24 @@ pub enum End {
     Deadline,
     /// Its worker died under it. The caller may try again.
     WorkerLost,
-    /// No worker could be started for it. `permanent`: trying again will not help.
+    /// No worker could be started for it; when that may be otherwise. `None`: trying again will not
+    /// help.
     NoWorker {
-        permanent: bool,
+        retry_after_ns: Option<Nanos>,
     },
+}
+
+/// What a backoff follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackoffCause {
+    /// A worker that could not be started.
+    Start,
+    /// A worker that died by itself.
+    Death,
+    /// A worker that had to be killed.
+    Killed,
+    /// Starts of the model, for whomever, that failed before they came to this tenant.
+    Model,
 }
 
 /// Why a worker is killed.
@@ -96,6 +122,8 @@ pub enum Bound {
     GlobalQueue,
     /// The deadline has passed already.
     DeadlinePast,
+    /// The tenant's workers for this model keep failing, and none is started before the time to retry.
+    Backoff,
     /// The scheduler is stopping.
     Draining,
     /// The request alone is larger than a bound can ever hold.

@@ -27,8 +27,11 @@ pub enum Event {
     CancelAgent { agent: AgentId, why: CancelReason },
     /// A worker is loaded, sealed and assigned to its tenant.
     WorkerReady { worker: WorkerId },
-    /// A worker could not be started. `permanent`: trying again will not help.
-    WorkerFailed { worker: WorkerId, permanent: bool },
+    /// A worker could not be started.
+    WorkerFailed {
+        worker: WorkerId,
+        failure: StartFailure,
+    },
     /// A worker process has ended, by whatever cause.
     WorkerDied { worker: WorkerId },
     /// A worker did a step.
@@ -56,6 +59,19 @@ pub enum Event {
     Drain,
     /// The time of an earlier `Effect::WakeAt` has come, or simply: look again.
     Tick,
+}
+
+/// Why a worker could not be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartFailure {
+    /// The model is refused as it is. Nothing was started, so that asking again costs nobody
+    /// anything, and does not help until something changes.
+    Refused,
+    /// Nothing was started: whatever starts this model's workers waits for so long after failures of
+    /// its own.
+    Waiting { for_ns: Nanos },
+    /// It was tried. `permanent`: trying again will not help.
+    Tried { permanent: bool },
 }
 
 /// A tenant's place among the others.

@@ -101,7 +101,7 @@ impl Core {
             return;
         };
         let queued = !flow.queue.is_empty();
-        let wants = queued && flow.worker.is_none();
+        let wants = flow.wants_worker(self.now);
         replace(
             &mut self.wanted,
             &mut flow.want,

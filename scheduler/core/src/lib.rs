@@ -8,7 +8,8 @@
 //! - admission and its bounds: `admission`, `memory`
 //! - fair order among tenants and, inside each, among its agents: `fair`, `agents`, `queue`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`
-//! - workers, their starts, evictions and deaths: `placement`, `worker`, `reports`
+//! - workers, their starts and evictions: `placement`, `worker`, `reports`
+//! - failed starts, deaths, and the pause after them: `restart`, `backoff`
 //! - predicted cost: `cost`; how requests end: `ending`; derived indexes: `index`
 //!
 //! What the driver owes the core:
@@ -20,6 +21,7 @@
 
 mod admission;
 mod agents;
+mod backoff;
 mod check;
 mod core;
 mod cost;
@@ -35,14 +37,16 @@ mod memory;
 mod placement;
 mod queue;
 mod reports;
+mod restart;
 mod tenant;
 mod view;
 mod vtime;
 mod worker;
 
 pub use self::core::Core;
-pub use effect::{Bound, Effect, End, KillReason, Refusal};
-pub use event::{CancelReason, Event, Outcome, Submission, TenantSettings};
+pub use backoff::{Backoff, Pace};
+pub use effect::{BackoffCause, Bound, Effect, End, KillReason, Refusal};
+pub use event::{CancelReason, Event, Outcome, StartFailure, Submission, TenantSettings};
 pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
 pub use view::{TenantView, WorkerState, WorkerView};
 
@@ -63,4 +67,10 @@ pub struct Limits {
     pub start_attempts_max: u32,
     /// A worker that has had nothing to do for this long is ended; 0 keeps them all.
     pub unload_after_ns: Nanos,
+    /// How long nothing is started for a queue whose workers fail, for each tenant and model.
+    pub restarts: Pace,
+    /// The longest such wait that requests sit out in their queue.
+    pub backoff_patience_ns: Nanos,
+    /// Spreads those waits: drawn anew by each scheduler, the same in a simulation.
+    pub seed: u64,
 }

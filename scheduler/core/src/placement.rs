@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::tenant::WantKey;
 use crate::vtime::VTime;
 use crate::worker::{Life, Worker};
-use crate::{DeviceId, Effect, ModelId, Nanos, TenantId, WorkerId};
+use crate::{DeviceId, Effect, Nanos, WorkerId};
 
 /// A worker keeps its place for at least this many quanta, once it is ready.
 const RESIDENCE_QUANTA: u64 = 8;
@@ -49,8 +49,9 @@ impl Core {
         let (_, _, tenant, model) = want;
         let id = WorkerId(self.next_worker);
         self.next_worker += 1;
-        self.workers
-            .insert(id, Worker::new(id, tenant, model, on, self.now));
+        let mut worker = Worker::new(id, tenant, model, on, self.now);
+        worker.restart = (self.flow(tenant, model)).is_some_and(|flow| flow.backoff.failures() > 0);
+        self.workers.insert(id, worker);
         if let Some(device) = self.devices.get_mut(&on) {
             device.workers.insert(id);
         }
@@ -216,24 +217,5 @@ impl Core {
     pub(crate) fn retire_wake(&self) -> Option<Nanos> {
         let leaving: usize = self.devices.values().map(|device| device.leaving).sum();
         (self.wanted.len() > leaving + self.retiring.len()).then_some(self.retire_at)
-    }
-
-    /// Ends every waiting request of a queue that no worker could be had for.
-    pub(crate) fn give_up(
-        &mut self,
-        tenant: TenantId,
-        model: ModelId,
-        permanent: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(flow) = self.flow_mut(tenant, model) else {
-            return;
-        };
-        flow.failures = 0;
-        flow.deaths = 0;
-        let requests: Vec<_> = flow.queue.requests().collect();
-        for request in requests {
-            self.end(request, crate::End::NoWorker { permanent }, effects);
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! What workers and the launcher report. A worker's words are data, never trusted: it can only ever
+//! What workers report. A worker's words are data, never trusted: it can only ever
 //! speak about its own lease and about requests that it was given.
 //!
 //! Late is not wrong: a report about a request that was cancelled a moment ago, or about a lease that
@@ -31,69 +31,8 @@ impl Core {
         if let Some(flow) = self.flow_mut(tenant, model) {
             flow.failures = 0;
         }
+        self.charge_restart(id);
         self.reindex(tenant);
-    }
-
-    /// Only a worker that is starting can fail to start; of any other it says that it is gone. A
-    /// permanent failure ends its queue's requests at once, another one when it has happened too
-    /// often in a row.
-    pub(crate) fn worker_failed(
-        &mut self,
-        id: WorkerId,
-        permanent: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        match self.workers.get(&id).map(|worker| worker.life) {
-            Some(Life::Starting) => {}
-            Some(Life::Ready | Life::Killed | Life::Stopping) => {
-                return self.worker_died(id, effects);
-            }
-            None => return,
-        }
-        let Some(worker) = self.forget_worker(id) else {
-            return;
-        };
-        let attempts_max = self.limits.start_attempts_max;
-        if let Some(flow) = self.flow_mut(worker.tenant, worker.model) {
-            flow.failures += 1;
-            if permanent || flow.failures >= attempts_max {
-                self.give_up(worker.tenant, worker.model, permanent, effects);
-            }
-        }
-        self.reindex(worker.tenant);
-    }
-
-    /// The worker is gone and with it everything that it held. Its queue stays, unless its workers
-    /// keep dying without finishing anything: then some request in it may be what kills them.
-    pub(crate) fn worker_died(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
-        let Some(life) = self.workers.get(&id).map(|worker| worker.life) else {
-            return;
-        };
-        if life == Life::Starting {
-            return self.worker_failed(id, false, effects);
-        }
-        self.settle(id, effects);
-        let Some(worker) = self.forget_worker(id) else {
-            return;
-        };
-        for request in worker.assigned.keys() {
-            self.end(*request, End::WorkerLost, effects);
-        }
-        let attempts_max = self.limits.start_attempts_max;
-        if let Some(flow) = self
-            .flow_mut(worker.tenant, worker.model)
-            .filter(|_| life != Life::Stopping)
-        {
-            flow.deaths = if worker.finished_any {
-                0
-            } else {
-                flow.deaths + 1
-            };
-            if flow.deaths >= attempts_max {
-                self.give_up(worker.tenant, worker.model, false, effects);
-            }
-        }
-        self.reindex(worker.tenant);
     }
 
     pub(crate) fn stepped(
@@ -201,7 +140,7 @@ impl Core {
 
     /// Ends a lease and says what it came to. The tenant was charged as the time passed; what was
     /// reserved beyond that is free again.
-    fn settle(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+    pub(crate) fn settle(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };

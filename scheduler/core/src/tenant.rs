@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::agents::AgentBook;
+use crate::backoff::Backoff;
 use crate::queue::Queue;
 use crate::vtime::{self, VTime};
 use crate::{ModelId, Nanos, TenantId, TenantSettings, WorkerId};
@@ -27,6 +28,8 @@ pub(crate) struct Tenant {
     pub starting: u32,
     /// Lane time received since the core began.
     pub lane_ns: Nanos,
+    /// What restarts of its workers took since the core began.
+    pub restart_ns: Nanos,
     pub owed: Owed,
 }
 
@@ -39,8 +42,19 @@ pub(crate) struct Flow {
     pub failures: u32,
     /// Workers in a row that died without finishing any request.
     pub deaths: u32,
+    /// Failures and deaths since a worker last served for a good while.
+    pub backoff: Backoff,
+    /// Nothing is started before this.
+    pub not_before: Nanos,
     /// Its place among those that want a worker started, while it has one.
     pub want: Option<WantKey>,
+}
+
+impl Flow {
+    /// Whether it has work, no worker, and may have one started.
+    pub(crate) fn wants_worker(&self, now: Nanos) -> bool {
+        !self.queue.is_empty() && self.worker.is_none() && self.not_before <= now
+    }
 }
 
 /// Order of start slots: fewest workers of the tenant starting already, then least virtual time.
@@ -59,6 +73,7 @@ impl Tenant {
             queued_cost_ns: 0,
             starting: 0,
             lane_ns: 0,
+            restart_ns: 0,
             owed: Owed::default(),
         }
     }
@@ -69,10 +84,19 @@ impl Tenant {
 
     /// Charges lane time.
     pub(crate) fn charge(&mut self, lane_ns: Nanos) {
-        self.time = self
-            .time
-            .saturating_add(vtime::from_lane(lane_ns, self.weight()));
+        self.advance(lane_ns);
         self.lane_ns = self.lane_ns.saturating_add(lane_ns);
+    }
+
+    /// Charges the start of a worker that had to be started again, as if it had been lane time.
+    pub(crate) fn charge_restart(&mut self, took_ns: Nanos) {
+        self.advance(took_ns);
+        self.restart_ns = self.restart_ns.saturating_add(took_ns);
+    }
+
+    fn advance(&mut self, ns: Nanos) {
+        let span = vtime::from_lane(ns, self.weight());
+        self.time = self.time.saturating_add(span);
     }
 }
 

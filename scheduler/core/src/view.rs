@@ -17,11 +17,13 @@ pub struct TenantView {
     pub queue_bytes: u64,
     /// Lane time received since the core began, running leases included.
     pub lane_ns: Nanos,
+    /// What it was charged for workers that had to be started again, beside lane time.
+    pub restart_ns: Nanos,
     /// Share owed: the lane time that all tenants received while this one competed for it, each
     /// moment divided by weight among those that competed. Over all tenants, the sum owed is the
     /// sum received (to within rounding).
     pub owed_ns: Nanos,
-    /// Virtual time in nanoseconds: lane time ÷ weight, with what lifts added.
+    /// Virtual time in nanoseconds: lane time and restarts ÷ weight, with what lifts added.
     pub vtime_ns: Nanos,
 }
 
@@ -63,6 +65,7 @@ impl Core {
             running: tenant.open - tenant.queued,
             queue_bytes: self.memory.used(*id),
             lane_ns: tenant.lane_ns,
+            restart_ns: tenant.restart_ns,
             owed_ns: clamp(
                 self.share
                     .owed_ns(&tenant.owed, tenant.weight(), tenant.competing),

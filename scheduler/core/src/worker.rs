@@ -63,6 +63,8 @@ pub(crate) struct Worker {
     /// Sum of tokens over both.
     pub tokens: u64,
     pub finished_any: bool,
+    /// Its start followed a failure.
+    pub restart: bool,
     pub wait: Option<WaitKey>,
     pub idle: Option<IdleKey>,
     recent_requests: Recent<RequestId>,
@@ -95,6 +97,7 @@ impl Worker {
             dropped: BTreeMap::new(),
             tokens: 0,
             finished_any: false,
+            restart: false,
             wait: None,
             idle: None,
             recent_requests: Recent::new(RECENT_REQUESTS_MAX),

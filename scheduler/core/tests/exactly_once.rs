@@ -45,8 +45,8 @@ fn nonsense() -> impl Strategy<Value = Event> {
         worker
             .clone()
             .prop_map(|worker| Event::WorkerReady { worker }),
-        (worker.clone(), any::<bool>())
-            .prop_map(|(worker, permanent)| Event::WorkerFailed { worker, permanent }),
+        (worker.clone(), failure())
+            .prop_map(|(worker, failure)| Event::WorkerFailed { worker, failure }),
         (worker.clone(), lease.clone(), any::<u32>(), any::<u64>()).prop_map(
             |(worker, lease, tokens, kv_bytes)| Event::Stepped {
                 worker,
@@ -71,6 +71,14 @@ fn nonsense() -> impl Strategy<Value = Event> {
             dry
         }),
         Just(Event::Tick),
+    ]
+}
+
+fn failure() -> impl Strategy<Value = StartFailure> {
+    prop_oneof![
+        Just(StartFailure::Refused),
+        any::<u64>().prop_map(|for_ns| StartFailure::Waiting { for_ns }),
+        any::<bool>().prop_map(|permanent| StartFailure::Tried { permanent }),
     ]
 }
 
@@ -148,7 +156,7 @@ proptest! {
         match faulty {
             1 => drop(sim.conduct.insert(TenantId(1), Conduct { deaf: true, ..Conduct::default() })),
             2 => drop(sim.conduct.insert(TenantId(1), Conduct { dies_after_steps: Some(2), ..Conduct::default() })),
-            3 => drop(sim.unstartable.insert(TenantId(1), false)),
+            3 => drop(sim.unstartable.insert(TenantId(1), StartFailure::Tried { permanent: false })),
             _ => {}
         }
         for trouble in troubles {

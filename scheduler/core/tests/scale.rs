@@ -19,6 +19,13 @@ fn ten_thousand_tenants_are_all_served() {
         release_grace_ns: 50 * STEP_NS,
         start_attempts_max: 3,
         unload_after_ns: 0,
+        restarts: Pace {
+            first_ns: STEP_NS,
+            longest_ns: STEP_NS,
+            good_life_ns: STEP_NS,
+        },
+        backoff_patience_ns: STEP_NS,
+        seed: 1,
     });
     let mut effects = Vec::new();
     core.handle(

@@ -91,12 +91,16 @@ fn without_a_limit_idle_workers_stay() {
 #[test]
 fn a_worker_that_cannot_start_is_given_up_on() {
     for (permanent, attempts) in [(true, 1), (false, 3)] {
+        let failure = StartFailure::Tried { permanent };
         let mut sim = Sim::new(limits(), 1, 2);
         let (broken, fine) = (sim.tenant(1, 1), sim.tenant(2, 1));
-        sim.unstartable.insert(broken, permanent);
+        sim.unstartable.insert(broken, failure);
         let (lost, kept) = (sim.submit(broken, 10), sim.submit(fine, 10));
         sim.run_until(SECOND);
-        assert_eq!(sim.end_of(lost), Some(End::NoWorker { permanent }));
+        let Some(End::NoWorker { retry_after_ns }) = sim.end_of(lost) else {
+            panic!("{:?}", sim.end_of(lost));
+        };
+        assert_eq!(retry_after_ns.is_none(), permanent);
         assert_eq!(sim.end_of(kept), Some(End::Worker(Outcome::Ok)));
         assert_eq!(starts(&sim, broken), attempts);
     }
@@ -117,9 +121,14 @@ fn a_queue_whose_workers_keep_dying_is_given_up_on() {
     let requests: Vec<_> = (0..100).map(|_| sim.submit(tenant, 500)).collect();
     sim.run_until(SECOND);
     assert_eq!(starts(&sim, tenant), 3);
-    let given_up = requests
-        .iter()
-        .filter(|r| sim.end_of(**r) == Some(End::NoWorker { permanent: false }));
+    let given_up = requests.iter().filter(|r| {
+        matches!(
+            sim.end_of(**r),
+            Some(End::NoWorker {
+                retry_after_ns: Some(_)
+            })
+        )
+    });
     assert_eq!(given_up.count(), 94);
     assert_eq!(sim.open(), 0);
 }
@@ -286,7 +295,8 @@ fn a_worker_that_was_called_ready_and_then_failed_is_gone() {
     let mut sim = Sim::new(limits(), 1, 1);
     sim.start_ns = 5 * MS;
     let tenant = sim.tenant(1, 1);
-    sim.unstartable.insert(tenant, false);
+    let failure = StartFailure::Tried { permanent: false };
+    sim.unstartable.insert(tenant, failure);
     let request = sim.submit(tenant, 10);
     sim.say(Event::WorkerReady {
         worker: WorkerId(1),

@@ -17,8 +17,8 @@ use super::{
 use crate::config::Config;
 use bulkhead_proto::{
     internal::{
-        AuditDown, AuditUp, Drain, Exited, FromLauncher, ModelFault, SpawnFailed, SpawnWorker,
-        Spawned, ToLauncher, from_launcher::Message as Tell, to_launcher::Message as Ask,
+        AuditDown, AuditUp, Drain, Exited, FromLauncher, SpawnFailed, SpawnWorker, Spawned,
+        ToLauncher, from_launcher::Message as Tell, to_launcher::Message as Ask,
     },
     packet,
 };
@@ -47,6 +47,8 @@ pub struct Setup {
     pub config: Config,
     pub catalog: Catalog,
     pub programs: Programs,
+    /// Drawn once; spreads what has to wait.
+    pub seed: u64,
 }
 
 /// One life.
@@ -71,7 +73,7 @@ impl<'a> Life<'a> {
             connected: true,
             drained: false,
             workers: BTreeMap::new(),
-            templates: Templates::default(),
+            templates: Templates::new(setup.seed),
             audit: Audit::new(now),
         };
         for fault in setup.catalog.faults().take(FAULTS_TOLD_MAX) {
@@ -209,8 +211,13 @@ impl<'a> Life<'a> {
             // Its template answers.
             Ok(None) => {}
             Err(error) => {
-                let (permanent, fault) = (error.permanent(), error.fault());
-                self.failed(worker, error.to_string(), permanent, fault);
+                self.failed(SpawnFailed {
+                    worker,
+                    reason: error.to_string(),
+                    permanent: error.permanent(),
+                    fault: error.fault(),
+                    wait_ns: error.wait_ns(),
+                });
             }
         }
     }
@@ -232,11 +239,12 @@ impl<'a> Life<'a> {
             config,
             catalog,
             programs,
+            ..
         } = self.setup;
         let opened = worker::open(catalog, ask).inspect_err(|error| {
             if error.fault().is_some() {
                 self.templates
-                    .retire(&ask.model, "its model cannot be served any more");
+                    .retire(&ask.model, "its model cannot be served any more", now);
             }
         })?;
         if !config.worker.share_weights {
@@ -262,7 +270,12 @@ impl<'a> Life<'a> {
                     worker,
                     reason,
                     permanent,
-                } => self.failed(worker, reason, permanent, None),
+                } => self.failed(SpawnFailed {
+                    worker,
+                    reason,
+                    permanent,
+                    ..SpawnFailed::default()
+                }),
                 // The templates have seen to it.
                 Outcome::Unwanted { .. } => {}
             }
@@ -279,14 +292,11 @@ impl<'a> Life<'a> {
         self.tell(Tell::Spawned(told), Some(connection.as_fd()));
     }
 
-    fn failed(&mut self, worker: u64, reason: String, permanent: bool, fault: Option<ModelFault>) {
-        tracing::warn!(worker, "worker not started: {reason}");
-        let told = SpawnFailed {
-            worker,
-            reason,
-            permanent,
-            fault,
-        };
+    fn failed(&mut self, told: SpawnFailed) {
+        // That a template waits was said when it failed.
+        if told.wait_ns == 0 {
+            tracing::warn!(worker = told.worker, "worker not started: {}", told.reason);
+        }
         self.tell(Tell::SpawnFailed(told), None);
     }
 

@@ -62,6 +62,7 @@ fn setup(dir: &Path, worker: &str, audit: &str) -> Setup {
         dir: dir.into(),
     };
     Setup {
+        seed: 1,
         config,
         catalog: Catalog::new(vec![manifest]),
         programs: Programs {
@@ -85,9 +86,13 @@ impl<'a> Pair<'a> {
     }
 
     fn ask(&mut self, ask: Ask) {
+        self.ask_at(ask, Instant::now());
+    }
+
+    fn ask_at(&mut self, ask: Ask, now: Instant) {
         let message = ToLauncher { message: Some(ask) };
         packet::send(self.scheduler.as_fd(), &message, None).unwrap();
-        self.life.listen(Instant::now());
+        self.life.listen(now);
     }
 
     fn spawn(&mut self, worker: u64, model: &str, device: &str) -> (Tell, Option<OwnedFd>) {

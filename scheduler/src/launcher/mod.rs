@@ -23,6 +23,7 @@ use programs::Programs;
 use signals::Signals;
 use std::{
     fs::{File, TryLockError},
+    hash::{BuildHasher, RandomState},
     io::{self, Read, Write},
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -34,6 +35,7 @@ mod audit;
 mod backoff;
 mod catalog;
 mod life;
+mod pauses;
 pub mod programs;
 mod restarts;
 mod signals;
@@ -87,6 +89,7 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
         tracing::warn!("no models: run `bulkhead models pull`, then start again");
     }
     let setup = Setup {
+        seed: RandomState::new().hash_one(()),
         programs: Programs::find()?,
         catalog: Catalog::new(manifests),
         config,

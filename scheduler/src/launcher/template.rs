@@ -63,14 +63,33 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Why {
     pub reason: String,
-    pub permanent: bool,
+    pub end: End,
+}
+
+/// What a template's end says of the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing: it was not needed any more.
+    Unneeded,
+    /// It failed, and the next may not.
+    Failed,
+    /// It refused its model, and so would every other.
+    Refused,
 }
 
 impl Why {
-    fn passing(reason: impl Into<String>) -> Why {
+    /// It was not needed any more.
+    pub fn unneeded(reason: impl Into<String>) -> Why {
         Why {
             reason: reason.into(),
-            permanent: false,
+            end: End::Unneeded,
+        }
+    }
+
+    fn failed(reason: impl Into<String>) -> Why {
+        Why {
+            reason: reason.into(),
+            end: End::Failed,
         }
     }
 }
@@ -99,6 +118,7 @@ pub struct Template {
     state: State,
     /// When the state began, or the last worker ended.
     since: Instant,
+    loaded: Option<Instant>,
     waiting: VecDeque<Waiting>,
     workers: BTreeSet<Pid>,
     why: Option<Why>,
@@ -131,6 +151,7 @@ impl Template {
             digest: digest.to_owned(),
             state: State::Loading,
             since: now,
+            loaded: None,
             waiting: VecDeque::new(),
             workers: BTreeSet::new(),
             why: None,
@@ -143,6 +164,12 @@ impl Template {
 
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// For how long it has been of use; zero where its model is not loaded.
+    pub fn life(&self, now: Instant) -> Duration {
+        let since = |loaded| now.saturating_duration_since(loaded);
+        self.loaded.map_or(Duration::ZERO, since)
     }
 
     /// Its connection, to wait on.
@@ -212,9 +239,9 @@ impl Template {
     /// Why it is to end now, if its time is over.
     pub fn overdue(&self, now: Instant) -> Option<Why> {
         (self.wake_at()? <= now).then(|| match self.state {
-            State::Loading => Why::passing("the model took too long to load"),
-            State::Forking(_) => Why::passing("the template took too long to fork"),
-            State::Idle => Why::passing("it was not used"),
+            State::Loading => Why::failed("the model took too long to load"),
+            State::Forking(_) => Why::failed("the template took too long to fork"),
+            State::Idle => Why::unneeded("it was not used"),
         })
     }
 
@@ -230,16 +257,16 @@ impl Template {
             match packet::recv_packet::<FromTemplate>(self.control.as_fd()) {
                 Ok(Some(packet)) => {
                     let sender = packet.sender.map(Pid::from_raw);
-                    self.hear(packet.message, sender, known, outcomes)?;
+                    self.hear(packet.message, sender, known, now, outcomes)?;
                     self.since = now;
                     self.go_on(now);
                 }
                 // How it ended is known when it is buried.
-                Ok(None) => return Err(Why::passing("")),
+                Ok(None) => return Err(Why::failed("")),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 // It ended before it had read all; what it said before that comes next.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionReset => {}
-                Err(e) => return Err(Why::passing(format!("the template spoke nonsense: {e}"))),
+                Err(e) => return Err(Why::failed(format!("the template spoke nonsense: {e}"))),
             }
         }
         Ok(())
@@ -250,23 +277,25 @@ impl Template {
         message: FromTemplate,
         sender: Option<Pid>,
         known: &mut BTreeSet<Pid>,
+        now: Instant,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), Why> {
         match (message.message, &mut self.state) {
             (Some(Told::Loaded(loaded)), State::Loading) => {
                 let ms = loaded.load_ns / 1_000_000;
                 tracing::info!(pid = self.pid.as_raw(), load_ms = ms, "a model is loaded");
+                self.loaded = Some(now);
             }
             (Some(Told::Refused(refused)), State::Loading) => {
                 return Err(Why {
                     reason: refused.reason,
-                    permanent: true,
+                    end: End::Refused,
                 });
             }
             (Some(Told::Forked(_)), State::Forking(birth)) => {
                 let pid = sender
                     .filter(|pid| !known.contains(pid) && sys::is_child(*pid))
-                    .ok_or_else(|| Why::passing("the template lied about a worker"))?;
+                    .ok_or_else(|| Why::failed("the template lied about a worker"))?;
                 known.insert(pid);
                 self.workers.insert(pid);
                 outcomes.push(match birth.take() {
@@ -286,7 +315,7 @@ impl Template {
                     permanent: false,
                 }));
             }
-            _ => return Err(Why::passing("the template spoke out of turn")),
+            _ => return Err(Why::failed("the template spoke out of turn")),
         }
         self.state = State::Idle;
         Ok(())
@@ -326,13 +355,13 @@ impl Template {
     pub fn bury(&mut self, how: &str, outcomes: &mut Vec<Outcome>) {
         let told = self.why.take().filter(|why| !why.reason.is_empty());
         let why = told.unwrap_or_else(|| {
-            Why::passing(format!("the process that holds the model ended with {how}"))
+            Why::failed(format!("the process that holds the model ended with {how}"))
         });
         let expected: Vec<_> = self.expected().collect();
         outcomes.extend(expected.into_iter().map(|worker| Outcome::Failed {
             worker,
             reason: why.reason.clone(),
-            permanent: why.permanent,
+            permanent: why.end == End::Refused,
         }));
     }
 }

@@ -111,9 +111,43 @@ fn a_worker_that_a_template_forked_is_the_launchers_own_child() {
         other => panic!("{other:?}"),
     }
     pair.ask(spawn(3));
-    born(&mut pair, 3);
+    let wait = failed(&mut pair, 3).wait_ns;
+    assert!(wait > 0, "the next one waits a moment");
+    pair.ask_at(spawn(4), Instant::now() + Duration::from_nanos(wait));
+    born(&mut pair, 4);
     pair.life.end();
     assert!(!sys::is_child(two.0), "buried");
+}
+
+/// However many ask meanwhile: nothing is started, and each is told at once for how long.
+#[test]
+fn a_template_that_dies_while_it_loads_is_started_again_ever_more_rarely() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = sharing(dir.path(), "exit 3\n");
+    let mut pair = Pair::new(&setup);
+    let (mut now, mut waits, mut worker) = (Instant::now(), Vec::new(), 0);
+    for _ in 0..4 {
+        worker += 1;
+        pair.ask_at(spawn(worker), now);
+        assert_eq!(templates(&pair).len(), 1, "it is tried");
+        let told = failed(&mut pair, worker);
+        assert!(
+            told.reason.contains("exit 3") && told.wait_ns == 0,
+            "{told:?}"
+        );
+        now = Instant::now();
+        for _ in 0..3 {
+            worker += 1;
+            pair.ask_at(spawn(worker), now);
+            assert!(templates(&pair).is_empty(), "it is not tried");
+            let told = failed(&mut pair, worker);
+            assert!(!told.permanent && told.wait_ns > 0, "{told:?}");
+            waits.push(told.wait_ns);
+        }
+        now += Duration::from_nanos(*waits.last().unwrap());
+    }
+    assert!(waits[9] > 3 * waits[0], "{waits:?}");
+    pair.life.end();
 }
 
 #[test]

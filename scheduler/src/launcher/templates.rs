@@ -3,37 +3,56 @@
 //! A template lives while its model has workers, and a little longer. It ends when a file of its model
 //! is not the one that it read, so that no later worker serves what was replaced; workers that run
 //! already keep what they have. All end with the scheduler that asked for them: the next one begins
-//! with nothing of the last.
+//! with nothing of the last. Where one failed the next waits, and longer each time.
 
 use super::{
     catalog::Opened,
+    pauses::{Key, Pauses},
     sys,
-    template::{Outcome, Template, Why},
+    template::{End, Outcome, Template, Why},
 };
 use crate::config::Config;
 use nix::unistd::Pid;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     os::fd::BorrowedFd,
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-/// A model's name and a device's.
-type Key = (String, String);
+/// Why a template was not asked for a worker.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Those before it failed.
+    #[error("the process that holds this model failed, and the next one starts in {0:?}")]
+    Paused(Duration),
+    /// The machine refused something.
+    #[error("no process that holds this model can be started: {0}")]
+    Io(#[from] io::Error),
+}
 
 /// The templates of one life.
-#[derive(Default)]
 pub struct Templates {
     live: BTreeMap<Key, Template>,
     /// Killed and not yet buried.
     ending: Vec<Template>,
     /// Workers that nobody wants any more, killed and not yet buried.
     unwanted: Vec<Pid>,
+    pauses: Pauses,
 }
 
 impl Templates {
+    /// None yet. `seed` spreads what has to wait.
+    pub fn new(seed: u64) -> Templates {
+        Templates {
+            live: BTreeMap::new(),
+            ending: Vec::new(),
+            unwanted: Vec::new(),
+            pauses: Pauses::new(seed),
+        }
+    }
+
     /// Asks for a worker of a model whose files are open; starts a template where there is none of
     /// that very model.
     pub fn ask(
@@ -43,33 +62,35 @@ impl Templates {
         opened: &Opened<'_>,
         (program, config): (&Path, &Config),
         now: Instant,
-    ) -> io::Result<()> {
+    ) -> Result<(), AskError> {
         let key = (opened.manifest.name.clone(), device.to_owned());
         if (self.live.get(&key)).is_some_and(|template| template.digest() != opened.digest) {
-            self.retire(&key.0, "its model was replaced");
+            self.retire(&key.0, "its model was replaced", now);
         }
         let template = match self.live.entry(key) {
-            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                entry.insert(Template::start(program, config, opened, now)?)
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                if let Some(left) = self.pauses.left(entry.key(), now) {
+                    return Err(AskError::Paused(left));
+                }
+                match Template::start(program, config, opened, now) {
+                    Ok(template) => entry.insert(template),
+                    Err(error) => {
+                        self.pauses.failed(entry.key(), Duration::ZERO, now);
+                        return Err(error.into());
+                    }
+                }
             }
         };
-        template.ask(worker, now)
+        Ok(template.ask(worker, now)?)
     }
 
     /// Ends a model's templates; their workers live on.
-    pub fn retire(&mut self, model: &str, why: &str) {
+    pub fn retire(&mut self, model: &str, why: &str, now: Instant) {
         let of_model = |key: &Key, _: &mut Template| key.0 == model;
         let retired: Vec<_> = self.live.extract_if(.., of_model).collect();
-        for (_, template) in retired {
-            let reason = why.to_owned();
-            self.end_one(
-                template,
-                Why {
-                    reason,
-                    permanent: false,
-                },
-            );
+        for (key, template) in retired {
+            self.end_one(&key, template, Why::unneeded(why), now);
         }
     }
 
@@ -123,7 +144,7 @@ impl Templates {
                 over.push((key.clone(), why));
             }
         }
-        self.end_some(over);
+        self.end_some(over, now);
         outcomes.retain(|outcome| match outcome {
             Outcome::Unwanted { pid } => {
                 sys::kill_now(*pid);
@@ -140,10 +161,12 @@ impl Templates {
         let mut outcomes = Vec::new();
         let late = |(key, template): (&Key, &Template)| Some((key.clone(), template.overdue(now)?));
         let late: Vec<_> = self.live.iter().filter_map(late).collect();
-        self.end_some(late);
+        self.end_some(late, now);
         self.unwanted.retain(|pid| sys::ended(*pid).is_none());
-        self.live
-            .retain(|_, template| !buried(template, &mut outcomes));
+        let died = |_: &Key, template: &mut Template| buried(template, &mut outcomes);
+        for (key, template) in self.live.extract_if(.., died) {
+            self.pauses.failed(&key, template.life(now), now);
+        }
         self.ending
             .retain_mut(|template| !buried(template, &mut outcomes));
         outcomes
@@ -163,15 +186,20 @@ impl Templates {
         self.live.values().chain(&self.ending)
     }
 
-    fn end_some(&mut self, some: Vec<(Key, Why)>) {
+    fn end_some(&mut self, some: Vec<(Key, Why)>, now: Instant) {
         for (key, why) in some {
             if let Some(template) = self.live.remove(&key) {
-                self.end_one(template, why);
+                self.end_one(&key, template, why, now);
             }
         }
     }
 
-    fn end_one(&mut self, mut template: Template, why: Why) {
+    fn end_one(&mut self, key: &Key, mut template: Template, why: Why, now: Instant) {
+        let life = template.life(now);
+        match why.end {
+            End::Unneeded => self.pauses.ended(key, life),
+            End::Failed | End::Refused => self.pauses.failed(key, life, now),
+        }
         template.end(why);
         self.ending.push(template);
     }

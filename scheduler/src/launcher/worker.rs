@@ -3,6 +3,7 @@
 use super::{
     catalog::{Catalog, CatalogError, Opened},
     sys,
+    templates::AskError,
 };
 use crate::config::Config;
 use bulkhead_proto::{
@@ -39,6 +40,9 @@ pub enum SpawnError {
     /// The bound on processes; it passes when some end.
     #[error("{0} workers are alive, and no more are allowed")]
     TooMany(usize),
+    /// The model's template was not asked.
+    #[error(transparent)]
+    Template(#[from] AskError),
     /// The machine refused; trying again may help.
     #[error("cannot start a worker: {0}")]
     Io(#[from] io::Error),
@@ -50,7 +54,17 @@ impl SpawnError {
         match self {
             SpawnError::Model(e) => e.permanent(),
             SpawnError::Device(_) | SpawnError::Number(_) => true,
-            SpawnError::TooMany(_) | SpawnError::Io(_) => false,
+            SpawnError::TooMany(_) | SpawnError::Template(_) | SpawnError::Io(_) => false,
+        }
+    }
+
+    /// How long nothing will be started for this model, where nothing was because of that; else 0.
+    pub fn wait_ns(&self) -> u64 {
+        match self {
+            SpawnError::Template(AskError::Paused(left)) => {
+                u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)
+            }
+            _ => 0,
         }
     }
 

@@ -84,6 +84,11 @@ impl Refused {
                 "DEADLINE_PAST",
                 "the deadline had passed before the request was taken",
             ),
+            Bound::Backoff => (
+                Code::Unavailable,
+                "WORKER_UNAVAILABLE",
+                "your tenant's workers for this model keep failing, and the next is not started yet; try again once that is due, and see the server's log",
+            ),
             Bound::Draining => (
                 Code::Unavailable,
                 "DRAINING",
@@ -126,9 +131,9 @@ impl Refused {
             End::Deadline => Refused::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed before the request was done"),
             End::WorkerLost => Refused::new(Code::Unavailable, "WORKER_LOST", "your tenant's worker ended while it ran this request; a fresh one is started, try again")
                 .retry(Duration::from_millis(200)),
-            End::NoWorker { permanent: false } => Refused::new(Code::Unavailable, "WORKER_UNAVAILABLE", "no worker could be started for this model; try again later, and see the server's log")
-                .retry(Duration::from_secs(2)),
-            End::NoWorker { permanent: true } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", said("this model cannot be loaded; the server's log says why")),
+            End::NoWorker { retry_after_ns: Some(ns) } => Refused::new(Code::Unavailable, "WORKER_UNAVAILABLE", "no worker could be started for this model; try again once the next is due, and see the server's log")
+                .retry(Duration::from_nanos(ns)),
+            End::NoWorker { retry_after_ns: None } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", said("this model cannot be loaded; the server's log says why")),
         })
     }
 

@@ -3,6 +3,7 @@
 //! Labels are bounded: tenants beyond the first `TENANT_LABELS_MAX` share the label "other", and
 //! nothing that a caller wrote (texts, agent names, unknown model names) ever becomes a label.
 
+use bulkhead_core::TenantView;
 use bulkhead_proto::internal::Counters;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -139,6 +140,18 @@ fn describe() {
     describe_counter!("bulkhead_worker_starts_total", "Workers that became ready");
     describe_counter!("bulkhead_worker_deaths_total", "Workers that ended, by how");
     describe_counter!(
+        "bulkhead_worker_backoffs_total",
+        "Restarts of workers that were put off, by tenant, model and what failed: a start, a worker that died or was killed, or the process that holds the model"
+    );
+    describe_gauge!(
+        "bulkhead_worker_backoff_seconds",
+        "How long the restart is put off that waits now, by tenant and model; 0 when none does"
+    );
+    describe_gauge!(
+        "bulkhead_share_restarts_seconds",
+        "Time of restarts that a tenant was charged beside lane time since the start"
+    );
+    describe_counter!(
         "bulkhead_model_faults_total",
         "Workers refused because a file of their model is not what was installed, by model"
     );
@@ -263,17 +276,38 @@ pub fn worker_ended(how: &'static str) {
     counter!("bulkhead_worker_deaths_total", "how" => how).increment(1);
 }
 
+/// A restart is put off. `cause` is one of our own fixed words.
+pub fn backoff_began(tenant: &Arc<str>, model: &Arc<str>, cause: &'static str, for_ns: u64) {
+    counter!("bulkhead_worker_backoffs_total", "tenant" => tenant.to_string(), "model" => model.to_string(), "cause" => cause)
+        .increment(1);
+    backoff(tenant, model, for_ns);
+}
+
+/// A restart is due.
+pub fn backoff_over(tenant: &Arc<str>, model: &Arc<str>) {
+    backoff(tenant, model, 0);
+}
+
+fn backoff(tenant: &Arc<str>, model: &Arc<str>, for_ns: u64) {
+    gauge!("bulkhead_worker_backoff_seconds", "tenant" => tenant.to_string(), "model" => model.to_string())
+        .set(seconds(for_ns));
+}
+
 /// A worker was refused because of a file of this model, which is one of ours.
 pub fn model_fault(model: &str) {
     counter!("bulkhead_model_faults_total", "model" => model.to_owned()).increment(1);
 }
 
 /// A tenant's share, from the core's own books.
-pub fn share(tenant: &Arc<str>, received_ns: u64, owed_ns: u64, queued: u64) {
-    gauge!("bulkhead_share_received_seconds", "tenant" => tenant.to_string())
-        .set(seconds(received_ns));
-    gauge!("bulkhead_share_owed_seconds", "tenant" => tenant.to_string()).set(seconds(owed_ns));
-    gauge!("bulkhead_queued_requests", "tenant" => tenant.to_string()).set(queued as f64);
+pub fn share(tenant: &Arc<str>, view: &TenantView) {
+    for (name, ns) in [
+        ("bulkhead_share_received_seconds", view.lane_ns),
+        ("bulkhead_share_restarts_seconds", view.restart_ns),
+        ("bulkhead_share_owed_seconds", view.owed_ns),
+    ] {
+        gauge!(name, "tenant" => tenant.to_string()).set(seconds(ns));
+    }
+    gauge!("bulkhead_queued_requests", "tenant" => tenant.to_string()).set(f64::from(view.queued));
 }
 
 /// Whether the audit log takes records, and how many wait for it.

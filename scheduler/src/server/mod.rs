@@ -32,7 +32,7 @@ use crate::{
     models::{self, ModelsError},
 };
 use audit_log::AuditLog;
-use bulkhead_core::{CancelReason, Limits};
+use bulkhead_core::{CancelReason, Limits, Pace};
 use bulkhead_identity::{Identity, IdentityError};
 use bulkhead_policy::{PolicyEngine, PolicyError};
 use bulkhead_proto::internal::{Drained, RecordKind, ToLauncher, from_launcher, to_launcher};
@@ -49,6 +49,14 @@ pub const AUDIENCE: &str = "bulkhead";
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
 /// Descriptors kept free of agents' connections: listeners, the store, operators, the log.
 const DESCRIPTORS_RESERVED: usize = 256;
+/// How long nothing is started for a tenant's queue whose workers fail.
+const RESTARTS: Pace = Pace {
+    first_ns: 100_000_000,
+    longest_ns: 30_000_000_000,
+    good_life_ns: 10_000_000_000,
+};
+/// The longest such wait that requests sit out; in a longer one they are refused.
+const BACKOFF_PATIENCE_NS: u64 = 1_000_000_000;
 /// How often refusals that were only counted are written down.
 const AGGREGATE_EVERY: Duration = Duration::from_secs(10);
 
@@ -316,5 +324,8 @@ fn limits(config: &Config) -> Limits {
         release_grace_ns: s.release_grace_ms * 1_000_000,
         start_attempts_max: s.start_attempts_max,
         unload_after_ns: config.models.unload_after_ms.saturating_mul(1_000_000),
+        restarts: RESTARTS,
+        backoff_patience_ns: BACKOFF_PATIENCE_NS,
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
 }

@@ -1,14 +1,14 @@
 //! The tenant comes from the token and from nowhere else, and another tenant's model is not there.
 
-use aws_lc_rs::digest;
 use bulkhead_proto::v1::{CreateTenantRequest, ListModelsRequest};
 use bulkhead_tests::{
     agent::{Client, collect, prompt, random_hex, reason},
+    models::one_file,
     options::Options,
     records,
     server::Server,
 };
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
 use tonic::{Code, Status};
 
 #[tokio::test]
@@ -41,21 +41,6 @@ async fn a_header_that_names_another_tenant_changes_nothing() {
     assert_eq!(tenants, BTreeSet::from(["acme"]));
 }
 
-/// A folder with one model, which belongs to `owner`.
-fn owned_model(dir: &Path, name: &str, owner: &str) {
-    let weights = b"no weights";
-    let sum = digest::digest(&digest::SHA256, weights);
-    let sum: String = sum.as_ref().iter().map(|b| format!("{b:02x}")).collect();
-    let folder = dir.join(name);
-    fs::create_dir_all(&folder).expect("a folder");
-    fs::write(folder.join("model.gguf"), weights).expect("a file");
-    let manifest = format!(
-        "name = \"{name}\"\nformat = \"gguf\"\ntask = \"generate\"\nowner = \"{owner}\"\n\
-         [[files]]\nname = \"model.gguf\"\nsha256 = \"{sum}\"\n"
-    );
-    fs::write(folder.join("model.toml"), manifest).expect("a manifest");
-}
-
 async fn listed(client: &Client) -> Vec<String> {
     let request = client.request(ListModelsRequest {});
     let answer = client
@@ -84,7 +69,7 @@ async fn asked(client: &Client, model: &str) -> Status {
 #[tokio::test]
 async fn another_tenants_model_is_like_one_that_does_not_exist() {
     let models = tempfile::tempdir().expect("a folder");
-    owned_model(models.path(), "secret", "globex");
+    one_file(models.path(), "secret", b"no weights", "owner = \"globex\"");
     let server = Server::start(Options::models(models.path()).with("models.null", true)).await;
     let acme = server.agent("acme", "reader").await.client().await;
     let globex = server.agent("globex", "reader").await.client().await;
@@ -147,7 +132,12 @@ async fn a_tenant_that_could_never_be_served_is_not_made() {
 async fn a_tenant_is_held_to_its_list_of_models() {
     let tenant = format!("t-{}", random_hex(4));
     let models = tempfile::tempdir().expect("a folder");
-    owned_model(models.path(), "mine", &tenant);
+    one_file(
+        models.path(),
+        "mine",
+        b"no weights",
+        &format!("owner = \"{tenant}\""),
+    );
     let server = Server::start(Options::models(models.path()).with("models.null", true)).await;
     let mut admin = server.admin().await;
     let request = CreateTenantRequest {

@@ -1,6 +1,7 @@
 //! Promises 3 and 4 from outside: what the kernel says of a worker's seal, and what the memory of our
-//! processes holds after a job.
+//! processes holds after a job; and whom a failing worker harms.
 
+mod crash_loops;
 mod memory;
 mod seal;
 mod weights;

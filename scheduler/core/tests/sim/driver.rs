@@ -46,6 +46,7 @@ impl Sim {
                     self.refused.insert(request, refusal).is_none(),
                     "{request:?} refused twice"
                 );
+                self.send_again(request);
             }
             Effect::Ended { request, end } => self.on_ended(request, end),
             Effect::StartWorker { worker, tenant, .. } => {
@@ -95,6 +96,18 @@ impl Sim {
                     "{worker:?}: settled wrongly"
                 );
             }
+            Effect::BackoffBegan { tenant, model, .. } => {
+                assert!(
+                    self.backoffs.insert((tenant, model), self.now).is_none(),
+                    "{tenant:?} {model:?}: a backoff in a backoff"
+                );
+            }
+            Effect::BackoffOver { tenant, model } => {
+                assert!(
+                    self.backoffs.remove(&(tenant, model)).is_some(),
+                    "{tenant:?} {model:?}: no backoff to end"
+                );
+            }
             Effect::WakeAt { at } => {
                 if let Some(old) = self.wake.take() {
                     self.agenda.remove(&old);
@@ -122,6 +135,11 @@ impl Sim {
             self.ended.insert(request, (end, self.now)).is_none(),
             "{request:?} ended twice"
         );
+        self.send_again(request);
+    }
+
+    /// The next request of a closed loop, whatever became of the last.
+    fn send_again(&mut self, request: RequestId) {
         if let Some((mut submission, pause_ns)) = self.loops.remove(&request) {
             submission.request = RequestId(self.next_request);
             self.next_request += 1;
@@ -136,12 +154,12 @@ impl Sim {
     }
 
     fn on_start(&mut self, id: WorkerId, tenant: TenantId) {
-        if let Some(&permanent) = self.unstartable.get(&tenant) {
+        if let Some(&failure) = self.unstartable.get(&tenant) {
             return self.at(
                 self.now + self.start_ns,
                 Act::Say(Event::WorkerFailed {
                     worker: id,
-                    permanent,
+                    failure,
                 }),
             );
         }

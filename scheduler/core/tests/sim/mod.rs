@@ -29,6 +29,13 @@ pub fn limits() -> Limits {
         release_grace_ns: 50 * MS,
         start_attempts_max: 3,
         unload_after_ns: 0,
+        restarts: Pace {
+            first_ns: 100 * MS,
+            longest_ns: 30 * SECOND,
+            good_life_ns: 10 * SECOND,
+        },
+        backoff_patience_ns: SECOND,
+        seed: 1,
     }
 }
 
@@ -60,8 +67,10 @@ pub struct Sim {
     pub start_ns: Nanos,
     /// How the workers of a tenant behave; the model worker's own default otherwise.
     pub conduct: BTreeMap<TenantId, Conduct>,
-    /// Tenants whose workers never start: permanently or not.
-    pub unstartable: BTreeMap<TenantId, bool>,
+    /// Tenants whose workers never start, and why.
+    pub unstartable: BTreeMap<TenantId, StartFailure>,
+    /// Starts use the processor that runs the steps: each in progress slows them down by one part.
+    pub starts_cost: bool,
     pub workers: BTreeMap<WorkerId, ModelWorker>,
     pub accepted: BTreeMap<RequestId, (TenantId, Nanos)>,
     pub refused: BTreeMap<RequestId, Refusal>,
@@ -77,6 +86,7 @@ pub struct Sim {
     submitters: BTreeMap<RequestId, TenantId>,
     leases: BTreeMap<WorkerId, (LeaseId, Nanos)>,
     agenda: BTreeMap<(Nanos, u64), Act>,
+    backoffs: BTreeMap<(TenantId, ModelId), Nanos>,
     wake: Option<(Nanos, u64)>,
     serial: u64,
     events: u64,
@@ -93,6 +103,7 @@ impl Sim {
             start_ns: 0,
             conduct: BTreeMap::new(),
             unstartable: BTreeMap::new(),
+            starts_cost: false,
             workers: BTreeMap::new(),
             accepted: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -105,6 +116,7 @@ impl Sim {
             submitters: BTreeMap::new(),
             leases: BTreeMap::new(),
             agenda: BTreeMap::new(),
+            backoffs: BTreeMap::new(),
             wake: None,
             serial: 0,
             events: 0,
@@ -229,10 +241,19 @@ impl Sim {
             self.at(self.now + self.latency_ns, Act::Say(event));
         }
         if let Some(step_ns) = next.step_ns {
+            let step_ns = step_ns * self.slowed();
             self.at(self.now + step_ns, Act::Step(id));
         }
         if next.crash {
             self.at(self.now, Act::Crash(id));
+        }
+    }
+
+    fn slowed(&self) -> Nanos {
+        let starting = |worker: &WorkerView| worker.state == WorkerState::Starting;
+        match self.starts_cost {
+            true => 1 + self.core.workers().filter(starting).count() as Nanos,
+            false => 1,
         }
     }
 

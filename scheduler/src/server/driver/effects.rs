@@ -6,7 +6,8 @@ use super::{
 };
 use crate::server::metrics;
 use bulkhead_core::{
-    Effect, End, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId,
+    BackoffCause, Effect, End, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId,
+    StartFailure, TenantId, WorkerId,
 };
 use bulkhead_proto::internal::{
     Cancel, Grant, KillWorker, SpawnWorker, ToLauncher, Work, Yield, to_launcher, to_worker,
@@ -52,6 +53,18 @@ impl Driver {
                 lane_ns,
                 ..
             } => self.settled(tenant, model, lane_ns),
+            Effect::BackoffBegan {
+                tenant,
+                model,
+                cause,
+                failures,
+                for_ns,
+            } => self.backoff_began(tenant, model, cause, failures, for_ns),
+            Effect::BackoffOver { tenant, model } => {
+                if let Some(model) = self.model_name(model) {
+                    metrics::backoff_over(&self.label(tenant), &model);
+                }
+            }
             Effect::WakeAt { at } => self.wake_at = Some(at),
         }
     }
@@ -60,7 +73,7 @@ impl Driver {
         let Some(name) = self.model_name(model) else {
             return self.tell(bulkhead_core::Event::WorkerFailed {
                 worker,
-                permanent: true,
+                failure: StartFailure::Refused,
             });
         };
         self.workers
@@ -117,6 +130,25 @@ impl Driver {
         }
     }
 
+    /// The one line about failures of a tenant's workers: no more of them than there are restarts, which
+    /// grow rarer.
+    fn backoff_began(
+        &self,
+        tenant: TenantId,
+        model: ModelId,
+        cause: BackoffCause,
+        failures: u32,
+        for_ns: Nanos,
+    ) {
+        let Some(model) = self.model_name(model) else {
+            return;
+        };
+        let label = self.label(tenant);
+        metrics::backoff_began(&label, &model, cause_word(cause), for_ns);
+        let wait_ms = for_ns / 1_000_000;
+        tracing::warn!(tenant = %label, %model, ?cause, failures, wait_ms, "a worker failed; the next one waits");
+    }
+
     pub(super) fn to_launcher(&self, message: to_launcher::Message) {
         if self
             .setup
@@ -128,6 +160,16 @@ impl Driver {
         {
             tracing::error!("the launcher is gone");
         }
+    }
+}
+
+/// A cause's word in metrics.
+fn cause_word(cause: BackoffCause) -> &'static str {
+    match cause {
+        BackoffCause::Start => "start",
+        BackoffCause::Death => "death",
+        BackoffCause::Killed => "killed",
+        BackoffCause::Model => "model",
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the launcher tells the driver of workers. (What it tells of the audit process goes elsewhere.)
 
 use super::Driver;
-use bulkhead_core::{Event, WorkerId};
+use bulkhead_core::{Event, StartFailure, WorkerId};
 use bulkhead_proto::internal::{FromLauncher, ModelFault, SpawnFailed, Spawned, from_launcher};
 use std::os::fd::OwnedFd;
 
@@ -39,16 +39,20 @@ impl Driver {
     }
 
     fn spawn_failed(&mut self, failed: &SpawnFailed) {
-        tracing::error!(worker = failed.worker, reason = %failed.reason, "a worker could not be started");
+        let failure = match (failed.permanent, failed.wait_ns) {
+            (true, _) => StartFailure::Refused,
+            (false, 0) => StartFailure::Tried { permanent: false },
+            (false, for_ns) => StartFailure::Waiting { for_ns },
+        };
+        if !matches!(failure, StartFailure::Waiting { .. }) {
+            tracing::error!(worker = failed.worker, reason = %failed.reason, "a worker could not be started");
+        }
         let worker = WorkerId(failed.worker);
         if let Some(fault) = &failed.fault {
             self.note_fault(fault);
         }
         if self.workers.remove(&worker).is_some() {
-            self.tell(Event::WorkerFailed {
-                worker,
-                permanent: failed.permanent,
-            });
+            self.tell(Event::WorkerFailed { worker, failure });
         }
     }
 }

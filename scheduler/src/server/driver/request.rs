@@ -153,7 +153,8 @@ impl Driver {
 
     pub(super) fn end_request(&mut self, request: Request, end: End, now: Nanos) {
         let mut finished = request.finished.unwrap_or_default();
-        if end == (End::NoWorker { permanent: true })
+        let retry_after_ns = None;
+        if end == (End::NoWorker { retry_after_ns })
             && let Some(model) = self.model_name(request.model)
         {
             finished.detail = self.setup.faults.told(&model).into();

@@ -48,12 +48,7 @@ impl Driver {
 
     pub(super) fn report_shares(&self) {
         for view in self.core.tenants().take(metrics::TENANT_LABELS_MAX) {
-            metrics::share(
-                &self.label(view.tenant),
-                view.lane_ns,
-                view.owed_ns,
-                u64::from(view.queued),
-            );
+            metrics::share(&self.label(view.tenant), &view);
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::server::{
     metrics::{self, Held},
 };
 use bulkhead_core::{
-    Event, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, TenantId, WorkerId,
+    Event, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId,
+    WorkerId,
 };
 use bulkhead_proto::{
     frame,
@@ -317,7 +318,7 @@ impl Driver {
         let event = match entry.state {
             State::Starting => Event::WorkerFailed {
                 worker,
-                permanent: false,
+                failure: StartFailure::Tried { permanent: false },
             },
             State::Idle | State::Running => Event::WorkerDied { worker },
         };
