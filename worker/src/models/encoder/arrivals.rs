@@ -1,10 +1,10 @@
 //! Texts become tokens, a bounded number in each step.
 //!
 //! A request may bring megabytes of text, and dividing them into tokens takes as long as some layers
-//! do. So it happens inside the steps, text by text, requests in turns; how long a text will take is
-//! learned from those before. A text is the smallest unit; [`TextEncoder::bytes_read`] bounds it.
+//! do. So it happens inside the steps, in pieces of texts, requests in turns; how long a piece will take is
+//! learned from those before.
 
-use super::tokenizer::TextEncoder;
+use super::tokenizer::{Reading, TextEncoder};
 use bulkhead_worker_core::StepCost;
 use std::collections::VecDeque;
 use std::vec;
@@ -51,6 +51,8 @@ pub enum Arrived {
 struct Arriving {
     request: u64,
     texts: vec::IntoIter<String>,
+    /// Of the first of these.
+    reading: Reading,
     tokens: Tokens,
 }
 
@@ -82,6 +84,7 @@ impl Arrivals {
                 ..Tokens::default()
             },
             texts: texts.into_iter(),
+            reading: Reading::default(),
         });
     }
 
@@ -97,7 +100,7 @@ impl Arrivals {
         self.queue.is_empty()
     }
 
-    /// Reads texts for about `limit_ns`, and at least one.
+    /// Reads texts for about `limit_ns`, and at least a piece of one.
     pub fn read(
         &mut self,
         encoder: &TextEncoder,
@@ -108,13 +111,13 @@ impl Arrivals {
         let began = now_ns();
         let mut spent: u64 = 0;
         while let Some(mut first) = self.queue.pop_front() {
-            let bytes = first.texts.as_slice().first().map_or(0, String::len);
-            let bytes = encoder.bytes_read(bytes) as u64;
+            let text = first.texts.as_slice().first();
+            let bytes = text.map_or(0, |text| encoder.next_bytes(text, &first.reading)) as u64;
             if spent > 0 && spent.saturating_add(self.cost.predict_ns(bytes)) > limit_ns {
                 self.queue.push_front(first);
                 break;
             }
-            let readable = first.read_one(encoder);
+            let readable = first.read_piece(encoder);
             let now = now_ns().saturating_sub(began);
             self.cost.observe(bytes, now.saturating_sub(spent));
             spent = now.max(1);
@@ -129,20 +132,22 @@ impl Arrivals {
 }
 
 impl Arriving {
-    /// Reads the next text; false if it cannot be divided into tokens, or into none at all.
-    fn read_one(&mut self, encoder: &TextEncoder) -> bool {
-        let Some(text) = self.texts.next() else {
+    /// Reads a piece of the next text; false if it cannot be divided into tokens, or into none at all.
+    fn read_piece(&mut self, encoder: &TextEncoder) -> bool {
+        let Some(text) = self.texts.as_slice().first() else {
             return true;
         };
-        let Some(truncated) = encoder.append(&text, &mut self.tokens.ids) else {
-            return false;
-        };
-        let before = self.tokens.ends.last().copied().unwrap_or(0);
-        if self.tokens.ids.len() == before {
-            return false;
+        match encoder.read(text, &mut self.reading) {
+            None => return false,
+            Some(false) => return true,
+            Some(true) => {}
         }
+        let before = self.tokens.ids.len();
+        let truncated = encoder.finish(text, &self.reading, &mut self.tokens.ids);
+        self.reading = Reading::default();
+        self.texts.next();
         self.tokens.ends.push(self.tokens.ids.len());
         self.tokens.truncated.push(truncated);
-        true
+        self.tokens.ids.len() > before
     }
 }

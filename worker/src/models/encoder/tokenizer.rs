@@ -4,8 +4,8 @@
 //! that it has seen for the latter two; with room for none it keeps none.
 
 use crate::models::LoadError;
-use crate::models::text::guard;
-use tokenizers::{ModelWrapper, PostProcessor, PreTokenizerWrapper, Tokenizer, TruncationParams};
+use crate::models::text::{PIECE_BYTES, guard, piece_end};
+use tokenizers::{ModelWrapper, PreTokenizerWrapper, Tokenizer};
 
 const FILE: &str = "tokenizer.json";
 
@@ -14,8 +14,6 @@ const FILE: &str = "tokenizer.json";
 const TOKEN_BYTES_MAX: usize = 16;
 /// As many are read of any text, for those that begin with spaces or with no words at all.
 const TEXT_BYTES_MIN: usize = 32 << 10;
-/// Bytes that are tried first, for each token that the model reads: enough for most long texts.
-const TOKEN_BYTES_USUAL: usize = 8;
 
 /// What a tokenizer must be able to read when it is loaded: nothing, words, other scripts, numbers,
 /// characters of 1 to 4 bytes, some that belong together.
@@ -30,6 +28,21 @@ pub struct TextEncoder {
     tokens_max: usize,
     /// Whether words are divided for themselves.
     by_words: bool,
+    around: Around,
+}
+
+/// The special tokens that stand before and after every text.
+#[derive(Default)]
+struct Around {
+    before: Vec<u32>,
+    after: Vec<u32>,
+}
+
+/// A text on its way: how far it was read, and the tokens of that.
+#[derive(Debug, Default)]
+pub struct Reading {
+    bytes: usize,
+    ids: Vec<u32>,
 }
 
 fn bad(cause: impl ToString) -> LoadError {
@@ -43,27 +56,24 @@ impl TextEncoder {
         let mut tokenizer = guard::parse(bytes).map_err(bad)?;
         let model = without_cache(tokenizer.get_model().clone())?;
         tokenizer.with_model(model);
-        let added = tokenizer
-            .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(false));
+        // What the file says of either is for other programs.
+        tokenizer
+            .with_truncation(None)
+            .map_err(bad)?
+            .with_padding(None);
+        let by_words = tokenizer.get_pre_tokenizer().is_some_and(divides_at_spaces);
+        let around = around(&tokenizer)?;
+        let added = around.before.len() + around.after.len();
         if added >= tokens_max {
             return Err(bad(format!(
                 "it adds {added} tokens to each text, and the model reads {tokens_max}"
             )));
         }
-        let truncation = TruncationParams {
-            max_length: tokens_max,
-            ..TruncationParams::default()
-        };
-        tokenizer
-            .with_truncation(Some(truncation))
-            .map_err(bad)?
-            .with_padding(None);
-        let by_words = tokenizer.get_pre_tokenizer().is_some_and(divides_at_spaces);
         let encoder = TextEncoder {
             tokenizer,
             tokens_max,
             by_words,
+            around,
         };
         encoder.check_ids(vocabulary)?;
         Ok(encoder)
@@ -90,45 +100,87 @@ impl TextEncoder {
         }
     }
 
-    /// How many bytes of a text of so many are read at most.
-    pub fn bytes_read(&self, bytes: usize) -> usize {
-        bytes.min((self.tokens_max * TOKEN_BYTES_MAX).max(TEXT_BYTES_MIN))
-    }
-
-    /// Adds a text's token ids to `ids`, special tokens included. True where the end of the text was
-    /// not read; none if the tokenizer cannot read it.
-    pub fn append(&self, text: &str, ids: &mut Vec<u32>) -> Option<bool> {
-        // Where words are divided for themselves, the first words' tokens are those of the whole text;
-        // and if they are more than fit, the rest need not be read.
-        let begin = begin_of(text, self.tokens_max * TOKEN_BYTES_USUAL);
-        if let Some(begin) = begin.filter(|_| self.by_words) {
-            let before = ids.len();
-            if self.append_all(begin, ids)? {
-                return Some(true);
-            }
-            ids.truncate(before);
+    /// How many bytes the next [`read`](Self::read) of a text reads, about.
+    pub fn next_bytes(&self, text: &str, reading: &Reading) -> usize {
+        let rest = self.bytes_read(text) - reading.bytes;
+        match self.by_words {
+            true => rest.min(PIECE_BYTES),
+            false => rest,
         }
-        let end = text.floor_char_boundary(self.bytes_read(text.len()));
-        Some(self.append_all(&text[..end], ids)? || end < text.len())
     }
 
-    /// True where not all tokens fit.
-    fn append_all(&self, text: &str, ids: &mut Vec<u32>) -> Option<bool> {
-        let encoding = self.tokenizer.encode_fast(text, true).ok()?;
-        ids.extend_from_slice(encoding.get_ids());
-        Some(!encoding.get_overflowing().is_empty())
+    /// How many bytes of a text are read at most.
+    fn bytes_read(&self, text: &str) -> usize {
+        let most = (self.tokens_max * TOKEN_BYTES_MAX).max(TEXT_BYTES_MIN);
+        text.floor_char_boundary(most)
+    }
+
+    /// Reads a text's next piece: where words are divided for themselves, the pieces' tokens are those of
+    /// the whole text. True once nothing more can matter; none if the tokenizer cannot read it.
+    pub fn read(&self, text: &str, reading: &mut Reading) -> Option<bool> {
+        let rest = &text[reading.bytes..self.bytes_read(text)];
+        let piece = match self.by_words {
+            true => &rest[..piece_end(rest, PIECE_BYTES)],
+            false => rest,
+        };
+        let encoding = self.tokenizer.encode_fast(piece, false).ok()?;
+        reading.ids.extend_from_slice(encoding.get_ids());
+        reading.bytes += piece.len();
+        Some(piece.len() == rest.len() || reading.ids.len() > self.room())
+    }
+
+    /// Tokens of a text at most, beside those around it.
+    fn room(&self) -> usize {
+        self.tokens_max - self.around.before.len() - self.around.after.len()
+    }
+
+    /// Adds the token ids of a text that was read to `ids`, special tokens included. True where the end of
+    /// the text does not count.
+    pub fn finish(&self, text: &str, reading: &Reading, ids: &mut Vec<u32>) -> bool {
+        let fit = reading.ids.len().min(self.room());
+        ids.extend_from_slice(&self.around.before);
+        ids.extend_from_slice(&reading.ids[..fit]);
+        ids.extend_from_slice(&self.around.after);
+        fit < reading.ids.len() || reading.bytes < text.len()
+    }
+
+    /// Reads a text to its end, and adds its token ids to `ids`. True where the end of the text does not
+    /// count; none if the tokenizer cannot read it.
+    pub fn append(&self, text: &str, ids: &mut Vec<u32>) -> Option<bool> {
+        let mut reading = Reading::default();
+        while !self.read(text, &mut reading)? {}
+        Some(self.finish(text, &reading, ids))
     }
 }
 
-/// The whole words in about the first `bytes` of a longer text.
-fn begin_of(text: &str, bytes: usize) -> Option<&str> {
-    if text.len() <= bytes {
-        return None;
+/// What the file's post-processor puts around a text. One that does more is refused: pieces of a text could
+/// not be put together without it.
+fn around(tokenizer: &Tokenizer) -> Result<Around, LoadError> {
+    let unreadable = || bad("it cannot read a text");
+    let mut found = Around::default();
+    for trial in TRIALS {
+        let encoded = |special| guard::survived(|| tokenizer.encode_fast(trial, special).ok());
+        let plain = encoded(false).map_err(bad)?.ok_or_else(unreadable)?;
+        let whole = encoded(true).map_err(bad)?.ok_or_else(unreadable)?;
+        let (plain, whole, mask) = (
+            plain.get_ids(),
+            whole.get_ids(),
+            whole.get_special_tokens_mask(),
+        );
+        if plain.is_empty() {
+            continue;
+        }
+        let first = mask.iter().take_while(|special| **special == 1).count();
+        let last = first + plain.len();
+        if whole.get(first..last) != Some(plain) {
+            return Err(bad(
+                "its post_processor does more than put tokens around a text, which is not supported",
+            ));
+        }
+        found.before = whole[..first].to_vec();
+        found.after = whole[last..].to_vec();
     }
-    let begin = &text[..text.floor_char_boundary(bytes)];
-    // The last space may be followed by marks that belong to it, so the cut is before it.
-    let words = begin[..begin.rfind(' ')?].trim_end();
-    (!words.is_empty()).then_some(words)
+    Ok(found)
 }
 
 /// Whether no token can hold a space and something before it.

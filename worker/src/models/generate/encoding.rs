@@ -6,12 +6,9 @@
 
 use super::request::{Request, too_long};
 use super::sequence::Sequence;
-use crate::models::text::{Chat, Part, TextCodec};
+use crate::models::text::{Chat, PIECE_BYTES, Part, TextCodec, piece_end};
 use bulkhead_proto::internal::GenerateJob;
 use std::collections::VecDeque;
-
-/// Bytes of a text that are encoded at once, where the text can be divided: about a millisecond.
-const PIECE_BYTES: usize = 4 << 10;
 
 /// A request whose prompt is not encoded yet.
 #[derive(Debug)]
@@ -177,29 +174,6 @@ impl Encoding {
     }
 }
 
-/// Where a text may be divided, at `bytes` or the next such place: before a single space between a
-/// letter and a letter. Every pre-tokenizer in use begins a new word there, so that the pieces' tokens
-/// are the text's.
-fn piece_end(text: &str, bytes: usize) -> usize {
-    if text.len() <= bytes {
-        return text.len();
-    }
-    let mut before = ' ';
-    let mut space = None;
-    for (at, character) in text[text.floor_char_boundary(bytes)..].char_indices() {
-        if let Some(at) = space.take()
-            && character.is_alphabetic()
-        {
-            return text.floor_char_boundary(bytes) + at;
-        }
-        if character == ' ' && before.is_alphabetic() {
-            space = Some(at);
-        }
-        before = character;
-    }
-    text.len()
-}
-
 /// The requests that are being encoded, agents in turn.
 #[derive(Debug, Default)]
 pub struct Arrivals {
@@ -259,24 +233,50 @@ impl Arrivals {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::text::WORD_BYTES_MAX;
+
+    /// Words of one letter, and nothing that merges.
+    fn codec() -> TextCodec {
+        let file = r#"{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}"#;
+        TextCodec::from_json(file.as_bytes(), None, None).expect("it parses")
+    }
+
+    /// How often a prompt has to be advanced until it is decided.
+    fn advances(prompt: String, context_tokens: usize) -> (usize, Decided) {
+        let codec = codec();
+        let chat = Chat::from_json(None, None, &codec).expect("none");
+        let job = GenerateJob {
+            prompt,
+            ..GenerateJob::default()
+        };
+        let mut arrivals = Arrivals::default();
+        arrivals.add(Arriving::new(1, 1, 1, job));
+        for count in 1.. {
+            if let Some(decided) = arrivals.advance(&codec, &chat, context_tokens) {
+                return (count, decided);
+            }
+        }
+        unreachable!("it ends")
+    }
 
     #[test]
-    fn a_text_is_divided_between_words_only() {
-        let text = "one, two three  four 5 six";
-        assert_eq!(piece_end(text, 100), text.len());
-        assert_eq!(&text[..piece_end(text, 1)], "one, two");
-        assert_eq!(&text[..piece_end(text, 9)], "one, two three  four 5 six");
-        let all: Vec<&str> = {
-            let (mut rest, mut pieces) = ("the quick brown fox", Vec::new());
-            while !rest.is_empty() {
-                let (piece, more) = rest.split_at(piece_end(rest, 1));
-                pieces.push(piece);
-                rest = more;
-            }
-            pieces
+    fn no_piece_of_work_reads_more_than_a_bounded_part_of_one_endless_word() {
+        let bytes = 1 << 20;
+        let (count, decided) = advances("a".repeat(bytes), 2 * bytes);
+        assert!(count > bytes / (PIECE_BYTES + WORD_BYTES_MAX), "{count}");
+        let Decided::Ready { sequence, .. } = decided else {
+            panic!("it fits");
         };
-        assert_eq!(all, ["the", " quick", " brown", " fox"]);
-        let unbroken = "漢".repeat(9);
-        assert_eq!(piece_end(&unbroken, 10), unbroken.len());
+        assert_eq!(sequence.tokens, vec![0; bytes]);
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused_before_any_of_it_is_encoded() {
+        let (count, decided) = advances("b".repeat(1 << 20), 1 << 10);
+        assert_eq!(count, 1);
+        let Decided::Refused { why, .. } = decided else {
+            panic!("it does not fit");
+        };
+        assert!(why.contains("at least 1048576"), "{why}");
     }
 }

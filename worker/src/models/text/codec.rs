@@ -1,7 +1,8 @@
 //! Text to tokens and tokens to text, from the vocabulary in a GGUF's metadata or a folder.
 //!
 //! Control tokens (`<|im_start|>` and its like) are not part of the text tokenizer at all: whoever encodes
-//! says where they are, so text that merely looks like one never becomes one.
+//! says where they are, so text that merely looks like one never becomes one. The text tokenizer's own
+//! vocabulary does not hold them either; should one come out of a text all the same, the text is refused.
 
 use super::controls::Controls;
 use super::pieces::Pieces;
@@ -10,6 +11,7 @@ use super::{folder, vocabulary};
 use crate::models::LoadError;
 use crate::models::source::Gguf;
 use std::collections::HashMap;
+use std::ops::Range;
 use tokenizers::Tokenizer;
 
 /// Names of control tokens that end an answer, whatever else the file says.
@@ -38,6 +40,10 @@ pub struct TextCodec {
     /// Which texts get a space in front.
     pub(super) space_first: SpaceFirst,
     pub(super) controls: Controls,
+    /// Words beside the model's own, which every text may hold.
+    pub(super) added: Controls,
+    /// What stands for characters that no token has.
+    pub(super) unknown: Option<u32>,
     pub(super) ends: Vec<u32>,
     pub(super) begin: Option<u32>,
     /// All tokens' bytes one behind the other, and where each token's begin.
@@ -89,37 +95,38 @@ impl TextCodec {
         self.controls
             .literals()
             .iter()
-            .find(|(_, id)| *id == token)
-            .map(|(text, _)| text.as_str())
+            .find(|control| control.id == token)
+            .map(|control| control.text.as_str())
     }
 
-    /// Characters that control tokens begin with.
-    pub fn control_starts(&self) -> Vec<char> {
-        let mut starts: Vec<char> = self
-            .controls
-            .literals()
-            .iter()
-            .filter_map(|(text, _)| text.chars().next())
-            .collect();
-        starts.sort_unstable();
-        starts.dedup();
-        starts
+    /// The literals of all control tokens.
+    pub(super) fn control_literals(&self) -> impl Iterator<Item = &str> {
+        let literals = self.controls.literals().iter();
+        literals.map(|control| control.text.as_str())
     }
 
     /// Divides text at the control tokens that are written out in it.
     pub fn split(&self, text: &str) -> Vec<Part> {
+        self.divide(text, str::to_owned)
+    }
+
+    /// The same, where what is between control tokens has yet to become text.
+    pub(super) fn divide(&self, text: &str, read: impl Fn(&str) -> String) -> Vec<Part> {
+        let word = |range: Range<usize>| {
+            let word = read(&text[range.clone()]);
+            Part::Text(self.space_first.put(&word, range.start))
+        };
         let mut parts = Vec::new();
         let mut start = 0;
         for (place, id) in self.controls.find(text) {
             if start < place.start {
-                let before = &text[start..place.start];
-                parts.push(Part::Text(self.space_first.put(before, start)));
+                parts.push(word(start..place.start));
             }
             parts.push(Part::Control(id));
             start = place.end;
         }
         if start < text.len() {
-            parts.push(Part::Text(self.space_first.put(&text[start..], start)));
+            parts.push(word(start..text.len()));
         }
         parts
     }
@@ -135,50 +142,34 @@ impl TextCodec {
         for part in parts {
             match part {
                 Part::Control(id) => ids.push(*id),
-                Part::Text(text) => {
-                    let found = self.encode_text(text)?;
-                    match self.forged(text, &found) {
-                        true => self.encode_apart(text, &mut ids)?,
-                        false => ids.extend(found),
-                    }
-                }
+                Part::Text(text) => self.encode_text(text, &mut ids)?,
             }
         }
         Some(ids)
     }
 
-    fn encode_text(&self, text: &str) -> Option<Vec<u32>> {
+    fn encode_text(&self, text: &str, ids: &mut Vec<u32>) -> Option<()> {
+        let mut start = 0;
+        for (place, id) in self.added.find(text) {
+            self.encode_words(&text[start..place.start], ids)?;
+            ids.push(id);
+            start = place.end;
+        }
+        self.encode_words(&text[start..], ids)
+    }
+
+    /// None where a control token came out of it, which only one of a single character can.
+    fn encode_words(&self, text: &str, ids: &mut Vec<u32>) -> Option<()> {
+        let before = ids.len();
         match &self.words {
             Words::Merges(tokenizer) => {
                 let encoding = tokenizer.encode_fast(text, false).ok()?;
-                Some(encoding.get_ids().to_vec())
+                ids.extend_from_slice(encoding.get_ids());
             }
-            Words::Pieces(pieces) => pieces.encode(text),
+            Words::Pieces(pieces) => ids.extend(pieces.encode(text)?),
         }
-    }
-
-    /// A vocabulary may hold merges that end in a control token. Text that they would make one of is
-    /// read a character at a time; none if even that makes one.
-    fn encode_apart(&self, text: &str, ids: &mut Vec<u32>) -> Option<()> {
-        let mut buffer = [0; 4];
-        for character in text.chars() {
-            let character = character.encode_utf8(&mut buffer);
-            let found = self.encode_text(character)?;
-            if self.forged(character, &found) {
-                return None;
-            }
-            ids.extend(found);
-        }
-        Some(())
-    }
-
-    /// True where a control token came out of text that holds its literal. The token for unknown
-    /// characters comes out of others, and is no forgery.
-    fn forged(&self, text: &str, found: &[u32]) -> bool {
-        let written = |id: &u32| self.control_text(*id).is_some_and(|own| text.contains(own));
-        found
-            .iter()
-            .any(|id| self.controls.holds(*id) && written(id))
+        let forged = |id: &u32| self.controls.holds(*id) && Some(*id) != self.unknown;
+        (!ids[before..].iter().any(forged)).then_some(())
     }
 
     /// A token's bytes; control tokens have none. Characters may be divided among tokens.

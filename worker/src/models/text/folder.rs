@@ -1,17 +1,17 @@
 //! Vocabulary and chat template of a Hugging Face folder.
 //!
-//! The library encodes ordinary text alone. Tokens that were added to the vocabulary (control tokens, and
-//! words like `<think>`) are taken out of its file before it reads it, so that text which merely looks
-//! like one never becomes one.
+//! The library encodes ordinary text alone. Tokens that were added to the vocabulary are taken out of its file
+//! before it reads it ([`Added`]), so that text which merely looks like one never becomes one.
 
+use super::added::{self, Added};
 use super::codec::{ENDS, TextCodec, Words, byte_alphabet};
-use super::controls::Controls;
+use super::controls::{Controls, Literal};
 use super::guard;
 use super::spaces::SpaceFirst;
 use crate::models::LoadError;
 use serde::Deserialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use tokenizers::{ModelWrapper, Tokenizer};
 
 const FILE: &str = "tokenizer.json";
@@ -23,15 +23,6 @@ const TRIAL: &str = "A ship's log, étanche\n\t— Переборка, 水密隔
 
 fn bad(cause: impl ToString) -> LoadError {
     LoadError::bad(FILE, cause)
-}
-
-/// A token beside the model's own.
-#[derive(Deserialize)]
-struct Added {
-    id: u32,
-    content: String,
-    #[serde(default)]
-    special: bool,
 }
 
 /// Reads the vocabulary.
@@ -47,20 +38,21 @@ pub(super) fn codec(
             "tokenizers of type {kind:?} are not supported, BPE is"
         )));
     }
-    let added: Vec<Added> = match file.get_mut("added_tokens").map(Value::take) {
-        None | Some(Value::Null) => Vec::new(),
-        Some(added) => serde_json::from_value(added).map_err(bad)?,
-    };
+    let added = Added::take(&mut file)?;
     let begin = begin(&file["post_processor"], &added, tokenizer_config)?;
     let byte_level = [&file["decoder"], &file["pre_tokenizer"]]
         .iter()
         .any(|step| is_byte_level(step));
-    for part in ["post_processor", "truncation", "padding", "added_tokens"] {
+    for part in ["post_processor", "truncation", "padding"] {
         file[part] = Value::Null;
     }
-    file["added_tokens"] = Value::Array(Vec::new());
+    let controls = added.iter().filter(|one| one.is_control());
+    let controls: HashSet<u32> = controls.map(|one| one.id).collect();
+    added::remove(&mut file["model"], &controls);
     let space_first = SpaceFirst::take(&mut file);
     let tokenizer = library(&serde_json::to_vec(&file).map_err(bad)?)?;
+    let unknown = file["model"]["unk_token"].as_str();
+    let unknown = unknown.and_then(|text| tokenizer.get_vocab(false).get(text).copied());
     drop(file);
     let vocabulary = tokenizer.get_vocab(false);
     let ids = vocabulary.values().chain(added.iter().map(|one| &one.id));
@@ -94,16 +86,22 @@ pub(super) fn codec(
         }
         starts.push(bytes.len());
     }
-    let controls = added.iter().map(|one| (one.content.clone(), one.id));
-    let controls = Controls::new(controls).map_err(bad)?;
-    let token_bytes_max = vocabulary.keys().map(String::len).max().unwrap_or(1).max(1);
+    let literals = |control: bool| {
+        let these = added.iter().filter(move |one| one.is_control() == control);
+        Controls::new(these.map(Added::literal)).map_err(bad)
+    };
+    let controls = literals(true)?;
+    let contents = added.iter().map(|one| &one.content);
+    let longest = vocabulary.keys().chain(contents).map(String::len).max();
     let codec = TextCodec {
         ends: ends(controls.literals(), generation_config)?,
         controls,
+        added: literals(false)?,
+        unknown,
         begin,
         bytes,
         starts,
-        token_bytes_max,
+        token_bytes_max: longest.unwrap_or(1).max(1),
         spaced: !byte_level,
         space_first,
         words: Words::Merges(Box::new(tokenizer)),
@@ -177,10 +175,7 @@ fn begin(
 }
 
 /// The tokens that end an answer, by their well-known names and by what the model's files say.
-fn ends(
-    controls: &[(String, u32)],
-    generation_config: Option<&[u8]>,
-) -> Result<Vec<u32>, LoadError> {
+fn ends(controls: &[Literal], generation_config: Option<&[u8]>) -> Result<Vec<u32>, LoadError> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Ids {
@@ -193,8 +188,8 @@ fn ends(
     }
     let known = controls
         .iter()
-        .filter(|(text, _)| ENDS.contains(&text.as_str()));
-    let mut ends: Vec<u32> = known.map(|(_, id)| *id).collect();
+        .filter(|one| ENDS.contains(&one.text.as_str()));
+    let mut ends: Vec<u32> = known.map(|one| one.id).collect();
     if let Some(bytes) = generation_config {
         let config: Config = serde_json::from_slice(bytes)
             .map_err(|error| LoadError::bad("generation_config.json", error))?;

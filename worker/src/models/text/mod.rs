@@ -2,9 +2,12 @@
 //!
 //! Nothing here keeps anything of a prompt between two calls.
 
+mod added;
+mod before;
 mod chat;
 mod codec;
 mod controls;
+mod cuts;
 mod date;
 mod folder;
 pub(crate) mod guard;
@@ -15,4 +18,5 @@ mod vocabulary;
 
 pub use chat::{Chat, ChatError};
 pub use codec::{Part, TextCodec};
+pub use cuts::{PIECE_BYTES, WORD_BYTES_MAX, piece_end};
 pub use stream::{STOP_BYTES_MAX, STOPS_MAX, Shown, TextStream};

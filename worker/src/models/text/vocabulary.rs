@@ -3,22 +3,19 @@
 //! Two kinds: byte-level BPE, told by merges ("gpt2"), and SentencePiece's BPE, told by scores ("llama").
 //! What neither reads is refused by name, and so is a vocabulary that could not read every text.
 
+use super::added::{keeps, reserved};
+use super::before::Pre;
 use super::codec::{ENDS, TextCodec, Words, byte_alphabet};
-use super::controls::Controls;
+use super::controls::{Controls, Literal, is_mark};
 use super::pieces::{Pieces, SPACE, lone_byte};
 use super::spaces::SpaceFirst;
 use crate::models::LoadError;
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use ahash::AHashMap;
 use candle_core::quantized::gguf_file::Value;
+use std::collections::HashSet;
+use tokenizers::Tokenizer;
 use tokenizers::models::bpe::BPE;
-use tokenizers::normalizers::unicode::NFC;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{SplitDelimiterBehavior, Tokenizer};
 
 /// Kinds of tokens, as GGUF numbers them.
 const NORMAL: i64 = 1;
@@ -37,10 +34,13 @@ struct Token<'a> {
 
 impl Token<'_> {
     /// True for tokens that no text becomes. Some files call their marks, like `[INST]`, words.
-    fn is_control(&self, scored: bool) -> bool {
-        let enclosed = |from, to| self.text.starts_with(from) && self.text.ends_with(to);
-        let mark = enclosed('<', '>') || enclosed('[', ']');
-        self.kind == CONTROL || (scored && self.kind == USER_DEFINED && mark)
+    fn is_control(&self) -> bool {
+        self.kind == CONTROL || (self.kind == USER_DEFINED && is_mark(self.text))
+    }
+
+    /// True for words beside those that merges or scores make.
+    fn is_added(&self) -> bool {
+        self.kind == USER_DEFINED && !self.is_control()
     }
 }
 
@@ -79,9 +79,9 @@ pub(super) fn codec(gguf: &Gguf<'_>) -> Result<TextCodec, LoadError> {
         .zip(0..)
         .map(|((text, kind), id)| Token { id, text, kind })
         .collect();
-    let controls = tokens.iter().filter(|token| token.is_control(scored));
-    let controls =
-        Controls::new(controls.map(|token| (token.text.to_owned(), token.id))).map_err(bad)?;
+    let controls = literals(tokens.iter().filter(|token| token.is_control()))?;
+    // SentencePiece's way has its own for these.
+    let added = literals(tokens.iter().filter(|token| !scored && token.is_added()))?;
     let (bytes, starts) = match scored {
         true => bytes_of(&tokens, spaced),
         false => bytes_of(&tokens, printable()),
@@ -90,11 +90,13 @@ pub(super) fn codec(gguf: &Gguf<'_>) -> Result<TextCodec, LoadError> {
     Ok(TextCodec {
         words: match scored {
             true => Words::Pieces(Box::new(pieces(gguf, &tokens)?)),
-            false => Words::Merges(Box::new(byte_level(gguf, &texts)?)),
+            false => Words::Merges(Box::new(byte_level(gguf, &tokens)?)),
         },
         token_bytes_max: texts.iter().map(String::len).max().unwrap_or(1).max(1),
         ends: ends(gguf, controls.literals(), scored)?,
         controls,
+        added,
+        unknown: None,
         // SentencePiece's own settings are both yes, and files leave out what is as usual.
         begin: match told("tokenizer.ggml.add_bos_token")?.unwrap_or(scored) {
             true => special(gguf, "tokenizer.ggml.bos_token_id", 1, scored)?,
@@ -110,17 +112,21 @@ pub(super) fn codec(gguf: &Gguf<'_>) -> Result<TextCodec, LoadError> {
     })
 }
 
+fn literals<'a>(tokens: impl Iterator<Item = &'a Token<'a>>) -> Result<Controls, LoadError> {
+    Controls::new(tokens.map(|token| Literal::new(token.text, token.id))).map_err(bad)
+}
+
 /// A token that the file names, or the one that SentencePiece has in its place.
 fn special(gguf: &Gguf<'_>, key: &str, usual: u32, scored: bool) -> Result<Option<u32>, LoadError> {
     Ok(gguf.number(key)?.or(scored.then_some(usual)))
 }
 
 /// The tokens that end an answer, by their well-known names and by what the file says.
-fn ends(gguf: &Gguf<'_>, controls: &[(String, u32)], scored: bool) -> Result<Vec<u32>, LoadError> {
+fn ends(gguf: &Gguf<'_>, controls: &[Literal], scored: bool) -> Result<Vec<u32>, LoadError> {
     let known = controls
         .iter()
-        .filter(|(text, _)| ENDS.contains(&text.as_str()));
-    let mut ends: Vec<u32> = known.map(|(_, id)| *id).collect();
+        .filter(|one| ENDS.contains(&one.text.as_str()));
+    let mut ends: Vec<u32> = known.map(|one| one.id).collect();
     ends.extend(special(gguf, "tokenizer.ggml.eos_token_id", 2, scored)?);
     ends.extend(gguf.number("tokenizer.ggml.eot_token_id")?);
     Ok(ends)
@@ -134,62 +140,49 @@ fn pieces(gguf: &Gguf<'_>, tokens: &[Token<'_>]) -> Result<Pieces, LoadError> {
     }
     let of = |kind: i64| tokens.iter().filter(move |token| token.kind == kind);
     let scored = of(NORMAL).map(|token| (token.text, token.id, scores[token.id as usize]));
-    let fixed = of(USER_DEFINED).filter(|token| !token.is_control(true));
+    let fixed = tokens.iter().filter(|token| token.is_added());
     let bytes = of(BYTE).filter_map(|token| Some((lone_byte(token.text)?, token.id)));
     Pieces::new(scored, fixed.map(|token| (token.text, token.id)), bytes).map_err(bad)
 }
 
-/// Byte-level BPE, told by merges.
-fn byte_level(gguf: &Gguf<'_>, tokens: &[String]) -> Result<Tokenizer, LoadError> {
+/// Byte-level BPE, told by merges, less what would make control tokens of ordinary text.
+fn byte_level(gguf: &Gguf<'_>, tokens: &[Token<'_>]) -> Result<Tokenizer, LoadError> {
+    let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or_default();
+    let known = Pre::named(&pre).map_err(bad)?;
     let merges = gguf.list("tokenizer.ggml.merges", string)?;
     let merges = merges
         .iter()
-        .map(|merge| {
-            merge
-                .split_once(' ')
-                .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        })
+        .map(|merge| merge.split_once(' '))
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| bad("a merge is not a pair"))?;
-    let vocabulary: AHashMap<String, u32> = tokens.iter().cloned().zip(0..).collect();
+    let controls = tokens.iter().filter(|token| token.is_control());
+    let controls: HashSet<u32> = controls.map(|token| token.id).collect();
+    let all = || tokens.iter().map(|token| (token.text, token.id));
+    let gone = reserved(all(), &controls, None);
+    let vocabulary: AHashMap<String, u32> = all()
+        .filter(|(text, _)| !gone.contains(*text))
+        .map(|(text, id)| (text.to_owned(), id))
+        .collect();
+    let merges = merges
+        .into_iter()
+        .filter(|(left, right)| keeps(&gone, left, right))
+        .map(|(left, right)| (left.to_owned(), right.to_owned()))
+        .collect();
+    let told = "tokenizer.ggml.ignore_merges";
+    let whole_words = match gguf.has_key(told) {
+        true => gguf.flag(told)?,
+        false => known.whole_words(),
+    };
     let bpe = BPE::builder()
         .vocab_and_merges(vocabulary, merges)
+        .ignore_merges(whole_words)
         // Its cache would keep words of prompts.
         .cache_capacity(0)
         .build()
         .map_err(bad)?;
-    let bytes = PreTokenizerWrapper::from(ByteLevel::new(false, true, true));
-    let pre = gguf.text("tokenizer.ggml.pre")?.unwrap_or_default();
     let mut tokenizer = Tokenizer::new(bpe);
-    let steps = match pre.as_str() {
-        "smollm" => vec![Digits::new(true).into(), bytes],
-        "gpt-2" => vec![bytes],
-        "llama-bpe" | "llama3" => words("{1,3}")?,
-        "qwen2" => {
-            tokenizer.with_normalizer(Some(NFC)).map_err(bad)?;
-            words("")?
-        }
-        _ => {
-            return Err(bad(format!(
-                "pre-tokenizer {pre:?} is not supported; smollm, gpt-2, llama-bpe and qwen2 are"
-            )));
-        }
-    };
-    tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
+    known.put_before(&mut tokenizer).map_err(bad)?;
     Ok(tokenizer)
-}
-
-/// The steps of the later families: words, numbers of so many digits, signs and spaces are divided first.
-fn words(digits: &str) -> Result<Vec<PreTokenizerWrapper>, LoadError> {
-    let pattern = format!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-    );
-    let isolated = SplitDelimiterBehavior::Isolated;
-    let split = Split::new(SplitPattern::Regex(pattern), isolated, false).map_err(bad)?;
-    Ok(vec![
-        split.into(),
-        ByteLevel::new(false, true, false).into(),
-    ])
 }
 
 /// All tokens' bytes one behind the other, and where each token's begin. Control tokens have none.
@@ -209,6 +202,10 @@ fn bytes_of(tokens: &[Token<'_>], read: impl Fn(&Token<'_>) -> Vec<u8>) -> (Vec<
 fn printable() -> impl Fn(&Token<'_>) -> Vec<u8> {
     let byte_of = byte_alphabet();
     move |token| {
+        // Words that were added are written as they are.
+        if token.kind == USER_DEFINED {
+            return token.text.as_bytes().to_vec();
+        }
         let mut bytes = Vec::new();
         for character in token.text.chars() {
             match byte_of.get(&character) {

@@ -33,13 +33,25 @@ fn a_word_of_a_megabyte_is_read() {
     }
 }
 
-/// Letters as tokens, and four control tokens.
+/// Control tokens, some of which their file calls words, one of a single character.
+const CONTROLS: [(&str, bool); 8] = [
+    ("<|im_start|>", true),
+    ("<|im_end|>", true),
+    ("[INST]", false),
+    ("<think>", false),
+    ("</think>", false),
+    ("<s>", true),
+    ("§", true),
+    ("Human", true),
+];
+
+/// Letters as tokens, and the control tokens from 1000 on.
 fn codec() -> TextCodec {
     let mut steps = words::read()["llama-bpe"]["file"].clone();
-    steps["added_tokens"] = ["<|im_start|>", "<|im_end|>", "[INST]", "<think>"]
+    steps["added_tokens"] = CONTROLS
         .iter()
         .zip(1000..)
-        .map(|(text, id)| json!({"id": id, "content": text, "special": true}))
+        .map(|((text, special), id)| json!({"id": id, "content": text, "special": special}))
         .collect();
     words::in_folder(&words::read()["by_bytes"], &steps)
 }
@@ -71,11 +83,16 @@ fn templates_that_would_not_end_are_errors() {
     }
 }
 
-const TEMPLATES: [&str; 4] = [
+const TEMPLATES: [&str; 7] = [
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n{% endfor %}",
     "{% for m in messages %}<|im_start|>{{ m.content.split('|') | join('|') }}<|im_end|>{% endfor %}",
     "{% for m in messages %}[INST]{{ m.content | replace('x', '') | replace('<', '<<') }}<|im_end|>{% endfor %}<think>",
     "{% for m in messages %}[INST] {{ m.content.strip().lower() }} {{ m.content.split('>')[0] }}<think>{% endfor %}",
+    // What the template itself writes could be half of a control token.
+    "{% for m in messages %}<{{ m.content }}><|{{ m.content | upper }}|>{{ m.content | title }}uman<|im_end|>{% endfor %}",
+    "{% for m in messages %}{{ m.content[:3] }}{{ m.content[1:2] }}{{ m.content[::-1] }}im_end|>§{% endfor %}",
+    "{% macro t(x) %}<{{ x.upper() }}>{{ x.lower() }}{% endmacro %}{% for m in messages %}{{ t(m.content) }}\
+     {{ m | tojson }}{{ m.content.split() | join('') }}{{ m.content | list | join('|') }}§{% endfor %}",
 ];
 
 fn controls(template: &str, codec: &TextCodec, contents: [&str; 3]) -> Vec<u32> {
@@ -110,6 +127,17 @@ fn content() -> impl Strategy<Value = String> {
             "]",
             "<think>",
             "<x|im_end|>",
+            "＜|im_end|＞",
+            "s",
+            "S",
+            "ſ",
+            "§",
+            "H",
+            "uman",
+            "</think>",
+            "\u{F0000}",
+            "\u{F0010}",
+            "\u{100000}",
             "<|IM_END|>",
             "x",
             " ",
@@ -137,9 +165,9 @@ proptest! {
     }
 }
 
-/// The property above is worth what this is: read without marks, such a message does forge tokens.
+/// The property above is worth what this is: read as it is, such a message does forge tokens.
 #[test]
-fn what_is_read_without_marks_would_be_forged() {
+fn what_is_read_without_stand_ins_would_be_forged() {
     let codec = codec();
     let turns = [turn("user", "<|im_end|>")];
     let rendered = chat(TEMPLATES[0], &codec).render(&turns, 0);
@@ -162,11 +190,138 @@ fn text_never_becomes_a_control_token_by_merging() {
     let bytes = serde_json::to_vec(&file).expect("it is JSON");
     let codec = TextCodec::from_json(&bytes, None, None).expect("it parses");
     let ids = |part: Part| codec.encode(&[part]).expect("it encodes");
-    assert_eq!(ids(Part::Text("a</s>".into())), [7, 0, 1, 2, 3]);
+    assert_eq!(ids(Part::Text("a</s>".into())), [7, 4, 5]);
     assert_eq!(ids(Part::Text("as>".into())), [7, 5]);
     assert_eq!(ids(Part::Control(6)), [6]);
     assert_eq!(
         codec.split("a</s>"),
         [Part::Text("a".into()), Part::Control(6)]
     );
+}
+
+/// A normaliser may make the characters of a control token out of others.
+#[test]
+fn text_never_becomes_a_control_token_by_normalising() {
+    let file = json!({
+        "normalizer": {"type": "NFKC"},
+        "model": {
+            "type": "BPE",
+            "ignore_merges": true,
+            "vocab": {"<": 0, "s": 1, ">": 2, "<s": 3, "<s>": 4, "!": 5},
+            "merges": [["<", "s"], ["<s", ">"]],
+        },
+        "added_tokens": [
+            {"id": 4, "content": "<s>", "special": true},
+            {"id": 5, "content": "!", "special": true},
+        ],
+    });
+    let bytes = serde_json::to_vec(&file).expect("it is JSON");
+    let codec = TextCodec::from_json(&bytes, None, None).expect("it parses");
+    let ids = |text: &str| codec.encode(&[Part::Text(text.into())]);
+    for text in ["<s>", "＜s＞", "＜ｓ＞"] {
+        assert_eq!(ids(text), Some(vec![3, 2]), "{text}");
+    }
+    // This character has no other token, so no text may hold it.
+    assert_eq!(ids("s!"), None);
+    assert_eq!(ids("s！"), None);
+}
+
+fn parts(template: &str, turns: &[(&str, &str)]) -> Result<Vec<Part>, ChatError> {
+    let codec = codec();
+    let turns: Vec<Turn> = turns.iter().map(|(a, b)| turn(a, b)).collect();
+    chat(template, &codec).parts(&turns, &codec, 0)
+}
+
+#[test]
+fn roles_are_three_and_nothing_else() {
+    for role in ["<|im_end|>", "tool", "user\n<|im_end|>", "System", ""] {
+        assert_eq!(parts(TEMPLATES[0], &[(role, "hi")]), Err(ChatError::Role));
+    }
+}
+
+/// As the templates of models that think do it: what an old answer thought is left out.
+const THINKING: &str = "\
+    {%- for m in messages %}\
+    {%- set content = m.content %}\
+    {%- if m.role == 'assistant' and '</think>' in m.content and not '<x>' in content %}\
+    {%- set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}\
+    {%- set content = content.split('</think>')[-1].lstrip('\n') %}\
+    {%- endif %}\
+    {{- '<|im_start|>' + m.role + '\n' }}\
+    {%- if loop.last and thought %}{{ '<think>' ~ thought | trim ~ '</think>' }}{% endif %}\
+    {{- content }}{% generation %}<|im_end|>{% endgeneration %}\
+    {%- endfor %}";
+
+#[test]
+fn templates_see_what_messages_hold_and_cut_it() {
+    let question = "what is <|im_end|> and </think>?";
+    let old = "<think>\nI wonder</think>\n\nA token, <b>.";
+    let found = parts(
+        THINKING,
+        &[("user", question), ("assistant", old), ("user", "so?")],
+    );
+    let text = |text: &str| Part::Text(text.into());
+    let [start, end] = [1000, 1001].map(Part::Control);
+    let wanted = [
+        start.clone(),
+        text("user\nwhat is <|im_end|> and </think>?"),
+        end.clone(),
+        start.clone(),
+        text("assistant\nA token, <b>."),
+        end.clone(),
+        start.clone(),
+        text("user\nso?"),
+        end.clone(),
+    ];
+    assert_eq!(found.expect("it renders"), wanted);
+    // The template's own marks around what it kept are marks, those inside are text.
+    let found = parts(THINKING, &[("assistant", "<think>§ is <s></think>yes")]);
+    let [think, thought] = [1003, 1004].map(Part::Control);
+    let wanted = [
+        start,
+        text("assistant\n"),
+        think,
+        text("§ is <s>"),
+        thought,
+        text("yes"),
+        end,
+    ];
+    assert_eq!(found.expect("it renders"), wanted);
+}
+
+#[test]
+fn what_templates_ask_of_a_message_is_answered_by_its_text() {
+    let content = " <s>Human: 12 <s>§</think> ";
+    for (asked, answer) in [
+        ("c.startswith(' <s>')", "True"),
+        ("c.endswith(('x', '</think> '))", "True"),
+        ("c is startingwith ' <s>H'", "True"),
+        ("c.find('Human')", "4"),
+        ("c.count('<s>')", "2"),
+        ("c | length", "27"),
+        ("c.strip(' <s>')[:5]", "Human"),
+        ("(c | trim('> '))[:3]", "<s>"),
+        ("c.replace('<s>', '-') | trim", "-Human: 12 -§</think>"),
+        ("c | replace('<s>', '') | trim", "Human: 12 §</think>"),
+        ("c.replace('<s>', '', 1) | trim", "Human: 12 <s>§</think>"),
+        ("c.split('<s>') | length", "3"),
+        (
+            "(c | split('</think>') | list)[0] | trim",
+            "<s>Human: 12 <s>§",
+        ),
+        ("c.upper().strip()", "<S>HUMAN: 12 <S>§</THINK>"),
+        ("c | lower | trim", "<s>human: 12 <s>§</think>"),
+        ("c[4:9].isalpha()", "True"),
+        ("c[4:9] | capitalize", "Human"),
+        ("('Human: ' ~ c).split('Human') | length", "2"),
+        ("'<s>' in c", "True"),
+        ("'<s>' not in c", "False"),
+        ("'<x>' in c or 'role' in messages[0]", "True"),
+        ("'</think>' in c | upper", "False"),
+        ("c is string", "True"),
+    ] {
+        let template = format!("{{% set c = messages[0].content %}}{{{{ {asked} }}}}");
+        let found = parts(&template, &[("user", content)]).expect(asked);
+        assert_eq!(found, [Part::Text(answer.into())], "{asked}");
+    }
 }

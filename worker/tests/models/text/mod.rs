@@ -1,5 +1,6 @@
 //! Text to tokens and back, against the reference libraries.
 
+mod cuts;
 mod hostile;
 mod pieces;
 mod vocabulary;

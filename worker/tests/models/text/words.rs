@@ -87,22 +87,3 @@ fn folders_that_write_spaces_as_characters_read_as_the_library_does() {
         }
     }
 }
-
-/// A prompt is encoded a piece at a time, divided before spaces.
-#[test]
-fn pieces_of_a_text_have_the_texts_tokens() {
-    let all = read();
-    let of = |name: &str, model: &str| in_folder(&all[model], &all[name]["file"]);
-    for codec in [
-        of("qwen2", "by_bytes"),
-        of("metaspace", "by_spaces"),
-        of("prepended", "by_spaces"),
-    ] {
-        let whole = codec.split("the ship left the harbour");
-        let mut pieces = codec.split("the ship");
-        pieces.push(bulkhead_worker::models::text::Part::Text(
-            " left the harbour".into(),
-        ));
-        assert_eq!(codec.encode(&pieces), codec.encode(&whole));
-    }
-}

@@ -1,9 +1,14 @@
 //! A conversation becomes a prompt: the model's own template, with roles that cannot be forged.
 //!
 //! A user's message may hold `<|im_end|>`. Rendered and then read like the rest, it would end the
-//! message and let the user speak as the system. So every character in a message that could begin a
-//! control token is marked while rendering; control tokens are then looked for in what is left, which
-//! only the template wrote, and the marks are taken away again.
+//! message and let the user speak as the system. So every character in a message that a control token could
+//! be made of has a stand-in while the template runs ([`StandIns`]); control tokens are then looked for in
+//! what only the template wrote, and what is between them becomes text again. Templates that look into
+//! messages see their text all the same ([`looks`]).
+
+mod looks;
+mod source;
+mod stand_ins;
 
 use super::codec::{Part, TextCodec};
 use super::{date, folder};
@@ -11,9 +16,9 @@ use crate::models::LoadError;
 use crate::models::source::{GGUF_FILE as FILE, Gguf};
 use bulkhead_proto::internal::Turn;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, State, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
-use std::collections::HashSet;
+use minijinja::{Environment, ErrorKind, State, Value, context};
+use stand_ins::{Alphabet, StandIns};
+use std::sync::Arc;
 
 /// Instructions that rendering may take: plenty for thousands of messages, and an end for a loop.
 const FUEL: u64 = 1_000_000;
@@ -35,9 +40,9 @@ pub enum ChatError {
     /// The template did not accept the messages.
     #[error("the model's chat template does not accept these messages; check the order of roles")]
     Template,
-    /// All characters for marks are taken.
-    #[error("the messages use up all of Unicode's private characters")]
-    Marks,
+    /// No private characters are left to stand in for others.
+    #[error("the messages use up all of Unicode's private characters; leave some of them out")]
+    StandIns,
 }
 
 /// The model's chat template.
@@ -45,6 +50,7 @@ pub struct Chat {
     environment: Option<Environment<'static>>,
     begin: String,
     end: String,
+    alphabet: Arc<Alphabet>,
 }
 
 impl Chat {
@@ -53,7 +59,7 @@ impl Chat {
     pub fn from_json(
         tokenizer_config: Option<&[u8]>,
         chat_template: Option<&[u8]>,
-        _codec: &TextCodec,
+        codec: &TextCodec,
     ) -> Result<Self, LoadError> {
         let template = folder::template(tokenizer_config, chat_template)?;
         let environment = template
@@ -63,6 +69,7 @@ impl Chat {
             environment: environment.transpose()?,
             begin: template.begin,
             end: template.end,
+            alphabet: alphabet(codec, template.file)?,
         })
     }
 
@@ -80,6 +87,7 @@ impl Chat {
             environment: source.map(|source| environment(source, FILE)).transpose()?,
             begin: literal("tokenizer.ggml.bos_token_id")?,
             end: literal("tokenizer.ggml.eos_token_id")?,
+            alphabet: alphabet(codec, FILE)?,
         })
     }
 
@@ -91,28 +99,33 @@ impl Chat {
         codec: &TextCodec,
         now_unix_s: u64,
     ) -> Result<Vec<Part>, ChatError> {
-        let starts = codec.control_starts();
-        let mark = free_mark(messages).ok_or(ChatError::Marks)?;
-        let marked: Vec<Turn> = messages
+        let contents = messages.iter().map(|turn| turn.content.as_str());
+        let stand_ins =
+            StandIns::choose(Arc::clone(&self.alphabet), contents).ok_or(ChatError::StandIns)?;
+        let hidden: Vec<Turn> = messages
             .iter()
             .map(|turn| Turn {
                 role: turn.role.clone(),
-                content: add_marks(&turn.content, &starts, mark),
+                content: stand_ins.hide(&turn.content),
             })
             .collect();
-        let mut parts = codec.split(&self.render(&marked, now_unix_s)?);
-        for part in &mut parts {
-            if let Part::Text(text) = part
-                && text.contains(mark)
-            {
-                *text = text.replace(mark, "");
-            }
-        }
-        Ok(parts)
+        let stand_ins = Arc::new(stand_ins);
+        let seen = Value::from_dyn_object(Arc::clone(&stand_ins));
+        let rendered = self.rendered(&hidden, now_unix_s, seen)?;
+        Ok(codec.divide(&rendered, |text| stand_ins.show(text)))
     }
 
     /// The prompt's text, control tokens written out.
     pub fn render(&self, messages: &[Turn], now_unix_s: u64) -> Result<String, ChatError> {
+        self.rendered(messages, now_unix_s, Value::UNDEFINED)
+    }
+
+    fn rendered(
+        &self,
+        messages: &[Turn],
+        now_unix_s: u64,
+        stand_ins: Value,
+    ) -> Result<String, ChatError> {
         let environment = self.environment.as_ref().ok_or(ChatError::NoTemplate)?;
         if !messages
             .iter()
@@ -133,6 +146,7 @@ impl Chat {
             tools => (),
             documents => (),
             _now_unix_s => now_unix_s,
+            _stand_ins => stand_ins,
         };
         // The error's text may quote a message, so it goes no further.
         let template = environment
@@ -167,34 +181,19 @@ fn environment(source: String, file: &str) -> Result<Environment<'static>, LoadE
             shown.ok_or_else(|| ErrorKind::InvalidOperation.into())
         },
     );
-    // Templates are written for Python, whose strings and dictionaries have methods.
-    environment.set_unknown_method_callback(unknown_method_callback);
+    looks::add(&mut environment);
     environment
-        .add_template_owned(NAME, source)
+        .add_template_owned(NAME, source::readable(&source))
         .map_err(|error| LoadError::bad(file, format!("its chat template: {error}")))?;
     Ok(environment)
 }
 
-/// A private character that no message holds.
-fn free_mark(messages: &[Turn]) -> Option<char> {
-    let private = '\u{E000}'..='\u{F8FF}';
-    let taken: HashSet<char> = messages
-        .iter()
-        .flat_map(|turn| turn.content.chars())
-        .filter(|character| private.contains(character))
-        .collect();
-    private.into_iter().find(|mark| !taken.contains(mark))
-}
-
-fn add_marks(content: &str, starts: &[char], mark: char) -> String {
-    let mut marked = String::with_capacity(content.len() + 16);
-    for character in content.chars() {
-        marked.push(character);
-        if starts.contains(&character) {
-            marked.push(mark);
-        }
-    }
-    marked
+/// The characters that control tokens are made of.
+fn alphabet(codec: &TextCodec, file: &str) -> Result<Arc<Alphabet>, LoadError> {
+    let alphabet = Alphabet::of(codec.control_literals());
+    let alphabet = alphabet
+        .ok_or_else(|| LoadError::bad(file, "its control tokens are made of too many characters"));
+    alphabet.map(Arc::new)
 }
 
 #[cfg(test)]
@@ -208,6 +207,7 @@ mod tests {
             environment: Some(environment),
             begin: "<s>".into(),
             end: "</s>".into(),
+            alphabet: Arc::new(Alphabet::of(std::iter::empty()).expect("none")),
         };
         let turn = |role: &str, content: &str| Turn {
             role: role.into(),
