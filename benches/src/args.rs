@@ -1,6 +1,6 @@
 //! The command line: what can be typed, with its bounds.
 
-use clap::{Args as Group, Parser, Subcommand};
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Measures Bulkhead: each scenario runs the real programs and prints figures.
@@ -91,6 +91,16 @@ pub struct Engine {
     /// Leave PyTorch and llama.cpp out
     #[arg(long, conflicts_with = "peers")]
     pub no_peers: bool,
+    /// Measure this part alone
+    #[arg(long, value_name = "PART")]
+    pub only: Option<Part>,
+}
+
+/// A part of the engine's scenario that can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Whether steps keep their limit while a long prompt is read beside a neighbour that decodes
+    Steps,
 }
 
 #[derive(Debug, Group)]

@@ -2,11 +2,12 @@
 //!
 //! The same code on the same zeroing allocator as in a worker, unsealed, with nobody to answer to.
 
-use crate::Failure;
+use crate::{Failure, waiting::Waiting};
 use bulkhead_proto::internal::{
     EmbedJob, Finished, GenerateJob, Load, Outcome, WorkItem, work_item::Job,
 };
-use bulkhead_worker::{engine::Engine, load::FileBytes, models};
+use bulkhead_worker::engine::{Engine, StepOutcome};
+use bulkhead_worker::{load::FileBytes, models};
 use std::{path::Path, time::Instant};
 
 /// The longest step that a worker plans for, where the configuration does not say otherwise.
@@ -19,6 +20,7 @@ pub struct Bare {
     engine: Box<dyn Engine>,
     began: Instant,
     next: u64,
+    waiting: Option<Waiting>,
 }
 
 /// A piece of text that came out.
@@ -36,10 +38,21 @@ pub struct Shown {
 #[derive(Debug, Default)]
 pub struct Run {
     pub seconds: f64,
-    /// Each step's length, seconds.
-    pub steps: Vec<f64>,
     pub shown: Vec<Shown>,
     pub finished: Vec<Finished>,
+}
+
+/// One step, and what it took.
+#[derive(Debug)]
+pub struct Stepped {
+    pub outcome: StepOutcome,
+    /// As a worker counts it: the scrub that an ended request is answered with belongs to it.
+    pub seconds: f64,
+    /// Of these, at most so much was waiting for a processor that other programs had. 0 where the kernel
+    /// does not say.
+    pub waited_seconds: f64,
+    /// When it ended, seconds on the engine's clock.
+    pub at: f64,
 }
 
 impl Bare {
@@ -70,52 +83,90 @@ impl Bare {
             ..Load::default()
         };
         let files = files.iter().map(read).collect::<Result<_, _>>()?;
-        let mut engine = models::open(&load, files)?;
-        engine.assign(QUOTA_BYTES, STEP_LIMIT_NS);
-        Ok(Bare {
-            engine,
+        let mut bare = Bare {
+            engine: models::open(&load, files)?,
             began: Instant::now(),
             next: 0,
-        })
+            // Now that all of its threads are there.
+            waiting: Waiting::of_all_threads().ok(),
+        };
+        bare.limit_steps(STEP_LIMIT_NS);
+        Ok(bare)
+    }
+
+    /// From now on, with fresh memory for keys and values.
+    pub fn limit_steps(&mut self, limit_ns: u64) {
+        self.engine.assign(QUOTA_BYTES, limit_ns);
     }
 
     /// Adds a request of `texts`.
     pub fn embed(&mut self, texts: &[String]) -> u64 {
-        self.add(Job::Embed(EmbedJob {
+        let job = Job::Embed(EmbedJob {
             texts: texts.to_vec(),
-        }))
+        });
+        self.add(0, job)
     }
 
     /// Adds a greedy answer of exactly `max_tokens` to a raw prompt.
     pub fn generate(&mut self, prompt: &str, max_tokens: u32) -> u64 {
-        self.add(Job::Generate(GenerateJob {
+        self.generate_for(0, prompt, max_tokens)
+    }
+
+    /// The same, for one of the tenant's agents.
+    pub fn generate_for(&mut self, agent: u64, prompt: &str, max_tokens: u32) -> u64 {
+        let job = Job::Generate(GenerateJob {
             prompt: prompt.to_owned(),
             max_tokens,
             ignore_eos: true,
             ..GenerateJob::default()
-        }))
+        });
+        self.add(agent, job)
     }
 
-    fn add(&mut self, job: Job) -> u64 {
+    fn add(&mut self, agent: u64, job: Job) -> u64 {
         self.next += 1;
         self.engine.add(WorkItem {
             request: self.next,
+            agent,
             job: Some(job),
             ..WorkItem::default()
         });
         self.next
     }
 
+    /// Stops a request.
+    pub fn cancel(&mut self, request: u64) {
+        self.engine.cancel(request);
+    }
+
+    /// One step; `None` where there is nothing to do.
+    pub fn step(&mut self) -> Option<Stepped> {
+        if !self.engine.has_work() {
+            return None;
+        }
+        let began = self.began;
+        let now = move || u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let waited = |waiting: &mut Option<Waiting>| waiting.as_mut().map_or(0, Waiting::total_ns);
+        let (waited_before, step) = (waited(&mut self.waiting), Instant::now());
+        let outcome = self.engine.step(&now);
+        if !outcome.finished.is_empty() {
+            self.engine.scrub();
+        }
+        let seconds = step.elapsed().as_secs_f64();
+        let waited_ns = waited(&mut self.waiting).saturating_sub(waited_before);
+        Some(Stepped {
+            outcome,
+            seconds,
+            waited_seconds: waited_ns as f64 / 1e9,
+            at: began.elapsed().as_secs_f64(),
+        })
+    }
+
     /// Steps until nothing is left to do, then scrubs, as a worker does.
     pub fn drain(&mut self) -> Result<Run, Failure> {
         let mut run = Run::default();
-        let began = self.began;
-        let now = move || u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let started = Instant::now();
-        while self.engine.has_work() {
-            let step = Instant::now();
-            let outcome = self.engine.step(&now);
-            run.steps.push(step.elapsed().as_secs_f64());
+        while let Some(Stepped { outcome, .. }) = self.step() {
             let at = started.elapsed().as_secs_f64();
             run.shown.extend(outcome.pieces.iter().map(|piece| Shown {
                 request: piece.request,

@@ -13,6 +13,7 @@ mod peer;
 mod report;
 mod scenario;
 mod server;
+mod waiting;
 mod workload;
 
 use args::{Args, Scenario};

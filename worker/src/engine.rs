@@ -28,6 +28,9 @@ pub struct StepOutcome {
     pub pieces: Vec<Piece>,
     /// Without the scrub report: the loop adds it after it has scrubbed.
     pub finished: Vec<Finished>,
+    /// What its computing was expected to take, and took, nanoseconds; 0 where nothing is expected.
+    pub expected_ns: u64,
+    pub computed_ns: u64,
     /// Bytes that were not zero after they had been zeroed. The loop ends the worker.
     pub residue_bytes: u64,
 }

@@ -144,6 +144,7 @@ impl Server {
             pieces,
             mut finished,
             residue_bytes: mut residue,
+            ..
         } = outcome;
         if !finished.is_empty() {
             let report = self.evidence.scrub(self.engine.as_mut());

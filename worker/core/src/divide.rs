@@ -13,6 +13,11 @@ use crate::sequence::Sequence;
 /// The part of a step's time that prompts get even where decoding could fill it: one in so many.
 const PROMPT_SHARE: f64 = 4.0;
 
+/// Where a single token of a prompt takes nearly all of the room or more than that, how many times what it
+/// takes the step may: after thousands of tokens one more costs the reading of all of them, and a few
+/// beside it next to nothing, so that with one at a time a prompt would take ten times as long.
+const CRAMPED: f64 = 1.25;
+
 /// Tokens of one sequence to compute in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -47,6 +52,7 @@ fn work(from: usize, tokens: usize, answers: bool) -> StepWork {
     let (from, tokens) = (from as u64, tokens as u64);
     StepWork {
         tokens,
+        reads: from + tokens,
         positions: from * tokens + tokens * (tokens + 1) / 2,
         answers: u64::from(answers),
     }
@@ -128,11 +134,12 @@ impl Filling<'_> {
             self.prices.of(work(from, tokens, tokens == pending))
                 + self.prices.block_ns * unclean as f64
         };
-        let fits = |tokens: usize| self.used_ns + cost(tokens) <= self.room_ns;
+        let room_ns = match self.parts.is_empty() {
+            true => self.room_ns.max((self.used_ns + cost(1)) * CRAMPED),
+            false => self.room_ns,
+        };
+        let fits = |tokens: usize| self.used_ns + cost(tokens) <= room_ns;
         let mut tokens = greatest(most, fits);
-        if tokens == 0 && self.parts.is_empty() {
-            tokens = most.min(1);
-        }
         let cost = cost(tokens);
         tokens = self.make_room(at, tokens, clean);
         if tokens > 0 {
@@ -159,6 +166,7 @@ impl Filling<'_> {
         self.used_ns += cost_ns;
         let done = work(from, tokens, answers);
         self.work.tokens += done.tokens;
+        self.work.reads += done.reads;
         self.work.positions += done.positions;
         self.work.answers += done.answers;
         self.parts.push(Part {

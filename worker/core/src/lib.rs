@@ -19,7 +19,7 @@ pub use agents::Agent;
 pub use blocks::{BLOCK_TOKENS, Blocks, Cleaner, Dirty, Live, blocks_for};
 pub use cost::StepCost;
 pub use divide::Part;
-pub use planner::{CannotFit, Ended, Plan, Planner, PlannerLimits, Tally};
+pub use planner::{CannotFit, Ended, Plan, Planner, PlannerLimits, Room, Tally};
 pub use prefix::BlockHash;
 pub use price::{Prices, StepModel, StepWork};
 pub use sequence::Arrival;

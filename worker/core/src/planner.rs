@@ -46,6 +46,15 @@ pub struct PlannerLimits {
     pub prefix_cache: bool,
 }
 
+/// How much a step may do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Room {
+    /// Nanoseconds that it may be expected to take.
+    pub ns: f64,
+    /// Tokens at most.
+    pub tokens: usize,
+}
+
 /// What to compute in a step.
 #[derive(Debug, Default)]
 pub struct Plan {
@@ -164,8 +173,8 @@ impl Planner {
     }
 
     /// Plans the next step: at least one token where any sequence can run, and beyond that what fits
-    /// into `room_ns` at these prices.
-    pub fn plan(&mut self, prices: Prices, room_ns: f64, clean: &mut Cleaner<'_>) -> Plan {
+    /// into `room` at these prices.
+    pub fn plan(&mut self, prices: Prices, room: Room, clean: &mut Cleaner<'_>) -> Plan {
         self.step += 1;
         self.grow_decoding(clean);
         self.free_for_oldest();
@@ -175,8 +184,8 @@ impl Planner {
             agents: &mut self.agents,
             memory: &mut self.memory,
             prices,
-            room_ns,
-            tokens_max: self.limits.step_tokens_max,
+            room_ns: room.ns,
+            tokens_max: self.limits.step_tokens_max.min(room.tokens),
             step: self.step,
             used_ns: prices.step_ns,
             work: StepWork::default(),

@@ -1,16 +1,25 @@
 //! What a generation step costs: learned from the steps before, and how much fits into the next.
 //!
 //! A step costs a fixed part (the weights are read once), a part per token (the products), a part per
-//! token and position that it looks back at (attention), and a part per answer (the output matrix and
-//! the choice). The prices are fitted to recent steps by least squares, none below zero; where recent
-//! steps say nothing of a price (nobody read a prompt for a while) it stays as it was. Of the limit so
-//! much is left free as recent steps took longer than expected: the worst of them counts, and fades.
+//! position of each sequence (its keys and values are read), a part per token and position that it looks
+//! back at (attention), and a part per answer (the output matrix and the choice). Reading is a price of its
+//! own: after thousands of tokens it is most of what one more costs, and a second one beside it costs little.
+//! The prices are fitted to recent steps by least squares, none below zero; where recent steps say
+//! nothing of a price (nobody read a prompt for a while) it stays as it was.
+//!
+//! Of the limit so much is left free as recent steps took longer than expected: the worst of them counts,
+//! and fades; and so does their spread, since a long step misses by more than the short ones before it.
+//! No step has more than twice the tokens of the largest of late: the first ones, of which nothing is
+//! known, are short however slow the model is, and what was learned from steps of a few tokens is not
+//! believed of hundreds.
 
 /// What is done in a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepWork {
     /// Tokens computed.
     pub tokens: u64,
+    /// Positions whose keys and values are read, summed over the sequences.
+    pub reads: u64,
     /// Positions looked back at, summed over the tokens.
     pub positions: u64,
     /// Tokens whose successor is chosen.
@@ -24,6 +33,8 @@ pub struct Prices {
     pub step_ns: f64,
     /// Of a token.
     pub token_ns: f64,
+    /// Of a position of a sequence.
+    pub read_ns: f64,
     /// Of a token and a position that it looks back at.
     pub position_ns: f64,
     /// Of an answer.
@@ -36,32 +47,40 @@ impl Prices {
     /// What work costs, without the fixed part.
     pub fn of(&self, work: StepWork) -> f64 {
         self.token_ns * work.tokens as f64
+            + self.read_ns * work.reads as f64
             + self.position_ns * work.positions as f64
             + self.answer_ns * work.answers as f64
     }
 }
 
 /// What a reading still weighs after the next one.
-const FORGET: f64 = 0.97;
-/// A reading counts as at most this many times what was expected.
-const CLIP: f64 = 4.0;
+const FORGET: f64 = 0.985;
+/// A reading counts as at most this many times what was expected; but the first one in full.
+const CLIP: f64 = 2.0;
 /// How strongly each price stays where it is, relative to a reading. The fixed part gives way first:
 /// steps of one token cannot tell it from the token's, and to believe it the token's would keep
 /// every next step at one token.
-const STAY: [f64; FEATURES] = [0.005, 0.05, 0.05, 0.05];
+const STAY: [f64; FEATURES] = [0.005, 0.05, 0.05, 0.05, 0.05];
 /// Sweeps of the fit after each reading.
 const SWEEPS: usize = 8;
 /// What a miss still counts after the next step.
 const MISS_FADES: f64 = 0.98;
+/// What the mean of squared misses keeps after the next step, and how many times its root is left free.
+const SPREAD_FADES: f64 = 0.98;
+const SPREADS: f64 = 3.0;
 /// Share of the limit that is always left free, and that is left free at most.
-const FREE_MIN: f64 = 0.06;
-const FREE_MAX: f64 = 0.5;
-/// What an answer costs beside a token, before anything is known.
+const FREE_MIN: f64 = 0.1;
+const FREE_MAX: f64 = 0.4;
+/// What a position looked back at, and an answer, cost beside a token, before anything is known.
+const POSITION_TOKENS_GUESS: f64 = 1.0 / 4096.0;
 const ANSWER_TOKENS_GUESS: f64 = 0.25;
+/// How many times the tokens of the largest step of late the next one may have, and how that fades.
+const GROWTH: f64 = 2.0;
+const LARGEST_FADES: f64 = 0.99;
 
 /// Sizes that the features are divided by, so that all are about one.
-const SCALES: [f64; FEATURES] = [1.0, 32.0, 65_536.0, 8.0];
-const FEATURES: usize = 4;
+const SCALES: [f64; FEATURES] = [1.0, 32.0, 2048.0, 65_536.0, 8.0];
+const FEATURES: usize = 5;
 
 /// The learned prices.
 #[derive(Clone, Debug)]
@@ -72,6 +91,9 @@ pub struct StepModel {
     moment: [f64; FEATURES],
     block_ns: f64,
     miss_ns: f64,
+    /// Mean of the squares of misses, as shares of what was expected.
+    spread: f64,
+    tokens_most: f64,
 }
 
 impl StepModel {
@@ -83,12 +105,15 @@ impl StepModel {
                 0.0,
                 token_ns * SCALES[1],
                 0.0,
-                token_ns * ANSWER_TOKENS_GUESS * SCALES[3],
+                token_ns * POSITION_TOKENS_GUESS * SCALES[3],
+                token_ns * ANSWER_TOKENS_GUESS * SCALES[4],
             ],
             gram: [[0.0; FEATURES]; FEATURES],
             moment: [0.0; FEATURES],
             block_ns: 0.0,
             miss_ns: 0.0,
+            spread: 0.0,
+            tokens_most: 0.0,
         }
     }
 
@@ -98,8 +123,9 @@ impl StepModel {
         Prices {
             step_ns: price(0),
             token_ns: price(1),
-            position_ns: price(2),
-            answer_ns: price(3),
+            read_ns: price(2),
+            position_ns: price(3),
+            answer_ns: price(4),
             block_ns: self.block_ns,
         }
     }
@@ -107,7 +133,13 @@ impl StepModel {
     /// Of `limit_ns`, what a step may be expected to take.
     pub fn room_ns(&self, limit_ns: u64) -> f64 {
         let limit = limit_ns as f64;
-        limit - self.miss_ns.clamp(limit * FREE_MIN, limit * FREE_MAX)
+        let miss_ns = self.miss_ns.max(limit * SPREADS * self.spread.sqrt());
+        limit - miss_ns.clamp(limit * FREE_MIN, limit * FREE_MAX)
+    }
+
+    /// Tokens that the next step may have at most, at least one.
+    pub fn tokens_max(&self) -> u64 {
+        (self.tokens_most * GROWTH).max(1.0) as u64
     }
 
     /// Learns that `work` took `ns`.
@@ -115,9 +147,15 @@ impl StepModel {
         if work.tokens == 0 {
             return;
         }
+        let clip = if self.tokens_most > 0.0 {
+            CLIP
+        } else {
+            f64::INFINITY
+        };
+        self.tokens_most = (self.tokens_most * LARGEST_FADES).max(work.tokens as f64);
         let x = features(work);
         let expected: f64 = x.iter().zip(&self.prices).map(|(x, price)| x * price).sum();
-        let y = (ns as f64).min(expected * CLIP);
+        let y = (ns as f64).min(expected * clip);
         for (at, row) in self.gram.iter_mut().enumerate() {
             for (other, sum) in row.iter_mut().enumerate() {
                 *sum = *sum * FORGET + x[at] * x[other];
@@ -145,9 +183,13 @@ impl StepModel {
         }
     }
 
-    /// Learns how much longer a whole step took than it was expected to.
-    pub fn missed(&mut self, by_ns: u64) {
-        self.miss_ns = (self.miss_ns * MISS_FADES).max(by_ns as f64);
+    /// Learns how much longer a step took than it was expected to.
+    pub fn missed(&mut self, expected_ns: f64, ns: u64) {
+        let by_ns = (ns as f64 - expected_ns).max(0.0);
+        self.miss_ns = (self.miss_ns * MISS_FADES).max(by_ns);
+        // One wild reading counts as a step that took twice as long.
+        let share = (by_ns / expected_ns.max(1.0)).min(1.0);
+        self.spread = self.spread * SPREAD_FADES + share * share * (1.0 - SPREAD_FADES);
     }
 
     /// Learns that cleaning a block took `ns`.
@@ -164,7 +206,7 @@ impl StepModel {
 }
 
 fn features(work: StepWork) -> [f64; FEATURES] {
-    let raw = [1, work.tokens, work.positions, work.answers];
+    let raw = [1, work.tokens, work.reads, work.positions, work.answers];
     std::array::from_fn(|at| raw[at] as f64 / SCALES[at])
 }
 
@@ -176,7 +218,8 @@ mod tests {
     const TRUE: Prices = Prices {
         step_ns: 6_000_000.0,
         token_ns: 300_000.0,
-        position_ns: 120.0,
+        read_ns: 600.0,
+        position_ns: 60.0,
         answer_ns: 500_000.0,
         block_ns: 0.0,
     };
@@ -191,6 +234,7 @@ mod tests {
         while at < tokens {
             let work = |n: u64| StepWork {
                 tokens: n + 1,
+                reads: at + n + 100,
                 positions: n * at + n * n / 2 + 100,
                 answers: 1,
             };
@@ -212,6 +256,7 @@ mod tests {
         for _ in 0..500 {
             let decode = StepWork {
                 tokens: 1,
+                reads: 300,
                 positions: 300,
                 answers: 1,
             };
@@ -229,27 +274,29 @@ mod tests {
         let mut model = StepModel::new(1_000);
         let limit = 25_000_000;
         let before = model.room_ns(limit);
-        model.missed(5_000_000);
+        model.missed(1e9, 1_005_000_000);
         assert_eq!(model.room_ns(limit), 20_000_000.0);
-        (0..300).for_each(|_| model.missed(0));
+        (0..300).for_each(|_| model.missed(1.0, 0));
         assert_eq!(model.room_ns(limit), before);
-        model.missed(u64::MAX);
-        assert_eq!(model.room_ns(limit), 12_500_000.0);
+        model.missed(1.0, u64::MAX);
+        assert_eq!(model.room_ns(limit), 15_000_000.0);
     }
 
     proptest! {
         #[test]
         fn any_readings_leave_usable_prices(
             readings in proptest::collection::vec(
-                (0u64..1000, 0u64..10_000_000, 0u64..100, any::<u64>()), 0..60),
+                (0u64..1000, 0u64..100_000, 0u64..10_000_000, 0u64..100, any::<u64>()), 0..60),
         ) {
             let mut model = StepModel::new(1_000_000);
-            for (tokens, positions, answers, ns) in readings {
-                model.observe(StepWork { tokens, positions, answers }, ns);
-                let prices = model.prices();
-                for price in [prices.step_ns, prices.token_ns, prices.position_ns, prices.answer_ns] {
+            for (tokens, reads, positions, answers, ns) in readings {
+                model.observe(StepWork { tokens, reads, positions, answers }, ns);
+                model.missed(ns as f64 / 3.0, ns);
+                let p = model.prices();
+                for price in [p.step_ns, p.token_ns, p.read_ns, p.position_ns, p.answer_ns] {
                     prop_assert!(price.is_finite() && price >= 0.0);
                 }
+                prop_assert!(model.room_ns(1000) >= 500.0);
             }
         }
     }

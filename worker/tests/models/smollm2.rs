@@ -258,6 +258,8 @@ fn stop_strings_limits_and_ends_finish_with_their_reason() {
 #[test]
 fn cancelling_stops_a_sequence_and_its_blocks_are_clean_a_step_later() {
     let mut engine = smollm2();
+    // Steps long enough to clean everything in one, however slow the machine.
+    engine.assign(512 << 20, 1_000_000_000);
     engine.add(generate(1, "Tell me a very long story.", 200));
     engine.add(generate(2, "Tell me another.", 10));
     let now = clock();

@@ -8,6 +8,7 @@
 mod embeddings;
 mod generation;
 mod served;
+mod steps;
 
 use crate::{
     Failure, Figure,
@@ -38,6 +39,9 @@ pub async fn measure(args: &args::Engine, server: &ServerArgs) -> Result<Vec<Fig
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let models = models_dir(server)?;
     let (minilm, smollm2) = (models.join(EMBED_MODEL), models.join(GENERATE_MODEL));
+    if args.only == Some(args::Part::Steps) {
+        return steps::measure(&smollm2, threads).await;
+    }
     let peer = match python(args) {
         None => {
             eprintln!("note: nothing to compare with; benches/peers/setup installs it");
@@ -76,6 +80,9 @@ pub async fn measure(args: &args::Engine, server: &ServerArgs) -> Result<Vec<Fig
     figures.extend(generation::measure(&mut contest).await?);
     figures.extend(worst_of_the_server(&figures));
     server.stop().await?;
+    // Without what would take a processor from it.
+    drop(contest);
+    figures.extend(steps::measure(&smollm2, threads).await?);
     Ok(figures)
 }
 

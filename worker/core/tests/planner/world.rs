@@ -2,7 +2,7 @@
 
 use crate::device::{Content, Device};
 use bulkhead_worker_core::{
-    Agent, Arrival, BLOCK_TOKENS, BlockHash, CannotFit, Part, Planner, PlannerLimits, Prices,
+    Agent, Arrival, BLOCK_TOKENS, BlockHash, CannotFit, Part, Planner, PlannerLimits, Prices, Room,
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 pub const PRICES: Prices = Prices {
     step_ns: 0.0,
     token_ns: 1.0,
+    read_ns: 0.0,
     position_ns: 0.0,
     answer_ns: 0.0,
     block_ns: 1.0,
@@ -91,9 +92,13 @@ impl World {
     pub fn step(&mut self, room: usize) {
         self.steps += 1;
         let device = &mut self.device;
+        let room_for = Room {
+            ns: room as f64,
+            tokens: usize::MAX,
+        };
         let plan = self
             .planner
-            .plan(PRICES, room as f64, &mut |block| device.clean(block));
+            .plan(PRICES, room_for, &mut |block| device.clean(block));
         let tokens: usize = plan.parts.iter().map(|part| part.tokens).sum();
         assert_eq!(tokens as u64, plan.work.tokens);
         assert!(tokens <= self.limits.step_tokens_max);

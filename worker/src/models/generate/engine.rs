@@ -18,7 +18,7 @@ use bulkhead_proto::internal::{
     Counters, Finished, GenerateJob, Outcome, WorkItem, work_item::Job,
 };
 use bulkhead_worker_core::{
-    Agent, Arrival, BLOCK_TOKENS, Ended, Plan, Planner, PlannerLimits, StepModel,
+    Agent, Arrival, BLOCK_TOKENS, Ended, Plan, Planner, PlannerLimits, Room, StepModel,
 };
 use std::collections::BTreeMap;
 
@@ -186,7 +186,10 @@ impl Generator {
         let (prices, dirty) = (self.model.prices(), self.planner.dirty_blocks());
         let share = self.step_limit_ns / SIDE_SHARE;
         let cleaning_ns = (self.model.block_ns() * dirty as f64).min(share as f64);
-        let room_ns = until_ns.saturating_sub(began) as f64 - cleaning_ns;
+        let room = Room {
+            ns: until_ns.saturating_sub(began) as f64 - cleaning_ns,
+            tokens: usize::try_from(self.model.tokens_max()).unwrap_or(usize::MAX),
+        };
         let mut cleaning = Cleaning {
             decoder: self.decoder.as_mut(),
             evidence: &mut self.evidence,
@@ -196,16 +199,16 @@ impl Generator {
         };
         let plan = self
             .planner
-            .plan(prices, room_ns, &mut |block| cleaning.block(block));
+            .plan(prices, room, &mut |block| cleaning.block(block));
         let spent_ns = cleaning.spent_ns;
         if plan.parts.is_empty() {
             return;
         }
         self.run(&plan, outcome);
         let took = now_ns().saturating_sub(began).saturating_sub(spent_ns);
+        (outcome.expected_ns, outcome.computed_ns) = (plan.expected_ns as u64, took);
         self.model.observe(plan.work, took);
-        self.model
-            .missed(took.saturating_sub(plan.expected_ns as u64));
+        self.model.missed(plan.expected_ns, took);
     }
 
     /// Computes what is planned, and chooses tokens where sequences are computed to their end.
