@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn paths_are_not_the_hubs_and_what_leads_elsewhere_is_refused() {
-        assert_eq!(Address::parse("./hf:a/b").is_none(), true);
+        assert!(Address::parse("./hf:a/b").is_none());
         assert!(Address::parse("models/a").is_none());
         let long = format!("hf:a/{}", "b".repeat(97));
         for bad in [

@@ -85,10 +85,10 @@ async fn bring(
         host: answer.url.authority(),
         what: what.into(),
     };
-    if let (Stated::Sha256(stated), Some(linked)) = (&entry.stated, &answer.linked) {
-        if stated != linked {
-            return Err(sink.differs("the hub states two hashes of it".into()));
-        }
+    if let (Stated::Sha256(stated), Some(linked)) = (&entry.stated, &answer.linked)
+        && stated != linked
+    {
+        return Err(sink.differs("the hub states two hashes of it".into()));
     }
     let encoding = answer.head.headers.get(header::CONTENT_ENCODING);
     if encoding.is_some_and(|encoding| encoding != "identity") {

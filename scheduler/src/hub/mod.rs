@@ -30,7 +30,7 @@ pub use choose::{Choice, choose};
 pub use download::{Told, fetch};
 pub use error::HubError;
 pub use listing::{Entry, Listing};
-pub use partial::{Partial, room};
+pub use partial::Partial;
 
 use crate::models::SOURCE_BYTES_MAX;
 use url::Url;

@@ -15,6 +15,8 @@ const FOLDER: &str = ".partial";
 
 /// One model's place, held by this process.
 pub struct Partial {
+    /// The models' folder.
+    dir: PathBuf,
     folder: PathBuf,
     /// The folder itself, locked.
     _lock: File,
@@ -32,6 +34,7 @@ impl Partial {
         let lock = File::open(&folder).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => Ok(Partial {
+                dir: dir.into(),
                 folder,
                 _lock: lock,
             }),
@@ -49,6 +52,16 @@ impl Partial {
         fs::symlink_metadata(self.folder.join(name)).map_or(0, |meta| meta.len())
     }
 
+    /// Refuses where `needed` more bytes have no room.
+    pub fn room(&self, needed: u64) -> Result<(), HubError> {
+        let stat = nix::sys::statvfs::statvfs(&self.folder).map_err(|e| HubError::Write {
+            path: self.folder.clone(),
+            source: e.into(),
+        })?;
+        let free = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
+        fits(&self.dir, needed, free)
+    }
+
     /// Deletes all that waits in it.
     pub fn remove(self) -> io::Result<()> {
         fs::remove_dir_all(&self.folder)
@@ -61,16 +74,6 @@ impl Drop for Partial {
         let _ = fs::remove_dir(&self.folder);
         let _ = self.folder.parent().map(fs::remove_dir);
     }
-}
-
-/// Refuses where `needed` more bytes have no room in `dir`.
-pub fn room(dir: &Path, needed: u64) -> Result<(), HubError> {
-    let stat = nix::sys::statvfs::statvfs(dir).map_err(|e| HubError::Write {
-        path: dir.into(),
-        source: e.into(),
-    })?;
-    let free = (stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64);
-    fits(dir, needed, free)
 }
 
 /// So much stays free for others, bytes.

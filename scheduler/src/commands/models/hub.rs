@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     commands::output,
-    hub::{Address, Choice, Entry, Hub, HubError, Listing, Partial, Told, choose, fetch, room},
+    hub::{Address, Choice, Entry, Hub, HubError, Listing, Partial, Told, choose, fetch},
     models::{FILES_MAX, families, parts},
 };
 use indicatif::ProgressBar;
@@ -121,7 +121,7 @@ impl Fetching<'_> {
     /// Fetches these files, once there is room for all of them.
     async fn all(&mut self, entries: &[Entry]) -> Result<(), AddError> {
         let missing = |e: &Entry| e.bytes.saturating_sub(self.partial.has(&e.name));
-        room(self.partial.folder(), entries.iter().map(missing).sum())?;
+        self.partial.room(entries.iter().map(missing).sum())?;
         self.bar
             .inc_length(entries.iter().map(|entry| entry.bytes).sum());
         for entry in entries {
