@@ -1,7 +1,8 @@
 //! Bringing one file here: gone on from where it stopped, tried again a few times, checked at its end.
 //!
-//! A retry counts only while nothing comes: a slow line that breaks every minute still brings a large
-//! file. What was kept of an earlier run and turns out wrong is fetched anew, once.
+//! Three attempts in a row that bring nothing are the end; those that bring something may be many, so that
+//! a line that breaks every minute still brings a large file. What was kept of an earlier run and turns out
+//! wrong is fetched anew, once.
 
 use super::{
     Address, Hub, HubError,
@@ -14,6 +15,8 @@ use std::path::Path;
 
 /// Most attempts in a row that bring nothing.
 const IDLE_ATTEMPTS_MAX: u32 = 3;
+/// Most attempts at one file in one run.
+const ATTEMPTS_MAX: u32 = 200;
 
 /// What somebody who watches is told.
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub async fn fetch(
     let url = hub.file(address, &listing.commit, &entry.name);
     tell(Told::File(entry));
     let mut sink = Sink::open(entry, path)?;
-    let mut idle = 0;
+    let (mut idle, mut attempts) = (0, 0);
     loop {
         tell(Told::Have(sink.len()));
         if sink.is_full() {
@@ -62,7 +65,8 @@ pub async fn fetch(
         match brought {
             Err(error) if error.passes() => {
                 idle = if sink.len() > before { 0 } else { idle + 1 };
-                if idle == IDLE_ATTEMPTS_MAX {
+                attempts += 1;
+                if idle == IDLE_ATTEMPTS_MAX || attempts == ATTEMPTS_MAX {
                     return Err(error);
                 }
                 tell(Told::Again(&error));
