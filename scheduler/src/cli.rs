@@ -4,10 +4,12 @@
 //! work is in `commands`. Nothing here opens a file or a connection.
 
 mod generate;
+mod models;
 
 use crate::config::{Config, ConfigError};
 use clap::{Args, Parser, Subcommand};
 pub use generate::{Generate, SamplingArgs};
+pub use models::{ModelsList, ModelsLoad, ModelsReload, ModelsUnload};
 use std::path::PathBuf;
 
 /// Multi-tenant inference for AI agents: sealed, clean, fair and audited.
@@ -149,9 +151,10 @@ pub struct Doctor {
   bulkhead models add hf:Qwen/Qwen3-0.6B-GGUF:Q8_0
   bulkhead models list --json
   bulkhead models verify
+  bulkhead models load qwen3
   bulkhead models remove qwen3
 
-A running server takes changes when it is started again.")]
+A running server is told of what is pulled, added and removed.")]
 pub enum Models {
     /// Fetch the starter models: minilm (embeddings) and smollm2 (generation)
     Pull(ModelsPull),
@@ -159,8 +162,14 @@ pub enum Models {
     Add(ModelsAdd),
     /// Delete a model's files
     Remove(ModelsRemove),
-    /// Show the models that the server would offer, and what each takes in memory
+    /// Show the models, what each takes in memory, and how it stands in a running server
     List(ModelsList),
+    /// Load a model ahead of its first request
+    Load(ModelsLoad),
+    /// End a model's workers, and give its memory back
+    Unload(ModelsUnload),
+    /// Have a running server read the models' folder again
+    Reload(ModelsReload),
     /// Hash the models' files again
     Verify(ModelsVerify),
 }
@@ -207,13 +216,6 @@ pub struct ModelsRemove {
 pub struct ModelsVerify {
     /// This one alone [default: all]
     pub name: Option<String>,
-    /// Print one JSON array
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct ModelsList {
     /// Print one JSON array
     #[arg(long)]
     pub json: bool,

@@ -118,7 +118,7 @@ fn prepare(
     let descriptors = load::descriptors(&load)?;
     restricted.closed_descriptors(seal::close_all_but(&descriptors));
     set_up(&load);
-    let model = load::apart(&load)?;
+    let model = load::apart(&load, |_| {})?;
     Ok((restricted, load, model, born))
 }
 

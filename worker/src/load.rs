@@ -6,14 +6,23 @@
 use crate::models;
 use crate::process::{self, FILE_FD_MIN, STACK_BYTES, take_file};
 use aws_lc_rs::digest;
-use bulkhead_proto::internal::{Load, ModelFile};
+use bulkhead_proto::internal::{Load, ModelFile, Progress};
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::RawFd;
 use std::thread;
 
 /// Model files that one worker takes.
 pub const FILES_MAX: usize = 64;
+
+/// What a process that loads is doing, for operators: reading files and hashing them, and making of
+/// them what is computed with.
+const READING: &str = "reading";
+const PACKING: &str = "packing";
+
+/// Read and hashed at a time, bytes: less than a processor's cache.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// Why a model could not be loaded. All of these are the operator's or the installation's fault.
 #[derive(Debug, thiserror::Error)]
@@ -60,10 +69,19 @@ pub enum ModelError {
 
 /// Reads and packs a model, at low priority. That takes a thread, since a priority that was lowered
 /// cannot be raised again; it has ended when this returns, and the process has as many as before.
-pub fn apart(load: &Load) -> Result<models::Loaded, ModelError> {
+/// `tell` hears how far it has come, a hundred times or so.
+pub fn apart(
+    load: &Load,
+    mut tell: impl FnMut(Progress) + Send,
+) -> Result<models::Loaded, ModelError> {
     let work = || -> Result<_, ModelError> {
         process::lower_priority();
-        Ok(models::load(load, read_files(load)?)?)
+        let files = read_files(load, &mut tell)?;
+        tell(Progress {
+            phase: PACKING.to_owned(),
+            ..Progress::default()
+        });
+        Ok(models::load(load, files)?)
     };
     let loader = thread::Builder::new().name("loader".to_owned());
     let loader = loader.stack_size(STACK_BYTES);
@@ -98,17 +116,66 @@ pub fn descriptors(load: &Load) -> Result<Vec<RawFd>, FileError> {
     Ok(unique.into_iter().collect())
 }
 
-/// Reads, checks and closes every file of a load whose [`descriptors`] were found good.
-pub fn read_files(load: &Load) -> Result<Vec<FileBytes>, FileError> {
-    load.files.iter().map(read_file).collect()
+/// Reads, checks and closes every file of a load whose [`descriptors`] were found good. `tell` hears
+/// how far that has come.
+pub fn read_files(
+    load: &Load,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<Vec<FileBytes>, FileError> {
+    let open = |file: &ModelFile| {
+        let opened = take_file(file.fd).and_then(|open| Ok((open.metadata()?.len(), open)));
+        opened.map_err(|source| unread(file, source))
+    };
+    let opened: Vec<(u64, File)> = load.files.iter().map(open).collect::<Result<_, _>>()?;
+    let lengths = opened.iter().map(|(length, _)| *length);
+    let mut meter = Meter {
+        done: 0,
+        total: lengths.fold(0, u64::saturating_add),
+        told: None,
+        tell,
+    };
+    (load.files.iter().zip(opened))
+        .map(|(file, (length, open))| read_file(file, open, length, &mut meter))
+        .collect()
 }
 
-fn read_file(file: &ModelFile) -> Result<FileBytes, FileError> {
-    let bytes = read_all(file.fd).map_err(|source| FileError::Read {
+/// Bytes that were read of all that there are, told at each hundredth.
+struct Meter<'a> {
+    done: u64,
+    total: u64,
+    told: Option<u64>,
+    tell: &'a mut dyn FnMut(Progress),
+}
+
+impl Meter<'_> {
+    fn read(&mut self, bytes: usize) {
+        self.done = self.done.saturating_add(bytes as u64);
+        let hundredths = self.done.saturating_mul(100).checked_div(self.total);
+        if self.told != hundredths {
+            self.told = hundredths;
+            (self.tell)(Progress {
+                phase: READING.to_owned(),
+                done_bytes: self.done,
+                total_bytes: self.total,
+            });
+        }
+    }
+}
+
+fn unread(file: &ModelFile, source: io::Error) -> FileError {
+    FileError::Read {
         name: file.name.clone(),
         source,
-    })?;
-    let found = hex(digest::digest(&digest::SHA256, &bytes).as_ref());
+    }
+}
+
+fn read_file(
+    file: &ModelFile,
+    open: File,
+    length: u64,
+    meter: &mut Meter<'_>,
+) -> Result<FileBytes, FileError> {
+    let (bytes, found) = read_all(open, length, meter).map_err(|source| unread(file, source))?;
     if !found.eq_ignore_ascii_case(&file.sha256) {
         let promised = file.sha256.clone();
         return Err(FileError::Hash {
@@ -123,17 +190,25 @@ fn read_file(file: &ModelFile) -> Result<FileBytes, FileError> {
     })
 }
 
-/// The whole file, in one allocation, however large it is: growing would copy it.
-fn read_all(fd: RawFd) -> io::Result<Vec<u8>> {
-    let mut file = take_file(fd)?;
-    let length = usize::try_from(file.metadata()?.len())
-        .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+/// The whole file and its hash, in hex. In one allocation, however large it is: growing would copy it.
+/// Each piece is hashed while it is still in the processor's cache.
+fn read_all(file: File, length: u64, meter: &mut Meter<'_>) -> io::Result<(Vec<u8>, String)> {
+    let length =
+        usize::try_from(length).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(length)
         .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let mut hash = digest::Context::new(&digest::SHA256);
+    loop {
+        let before = bytes.len();
+        let read = (&file).take(PIECE_BYTES).read_to_end(&mut bytes)?;
+        if read == 0 {
+            return Ok((bytes, hex(hash.finish().as_ref())));
+        }
+        hash.update(&bytes[before..]);
+        meter.read(read);
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -170,16 +245,38 @@ mod tests {
             files: vec![file(abc(), ABC)],
             ..Load::default()
         };
-        assert_eq!(read_files(&good).expect("as promised")[0].bytes, b"abc");
+        let mut heard = Vec::new();
+        let read = read_files(&good, &mut |progress| heard.push(progress));
+        assert_eq!(read.expect("as promised")[0].bytes, b"abc");
+        let last = heard.pop().expect("it was told");
+        assert_eq!((last.done_bytes, last.total_bytes), (3, 3));
         let bad = Load {
             files: vec![file(abc(), &"0".repeat(64))],
             ..Load::default()
         };
-        let error = read_files(&bad).expect_err("not as promised").to_string();
+        let error = read_files(&bad, &mut |_| {});
+        let error = error.expect_err("not as promised").to_string();
         assert!(
             error.contains(ABC) && error.contains("fetch the model again"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn however_large_the_files_progress_is_told_about_a_hundred_times() {
+        let mut heard = 0;
+        let mut tell = |_| heard += 1;
+        let mut meter = Meter {
+            done: 0,
+            total: 1 << 40,
+            told: None,
+            tell: &mut tell,
+        };
+        for _ in 0..1 << 20 {
+            meter.read(1 << 20);
+        }
+        // Of an empty model there is nothing to tell.
+        assert_eq!(heard, 101);
     }
 
     #[test]

@@ -101,7 +101,11 @@ fn prepare(control: OwnedFd) -> Result<Template, (OwnedFd, TemplateError)> {
         restricted.closed_descriptors(seal::close_all_but(&keep));
         life::set_up(&load);
         let start = Instant::now();
-        let model = try_out(load::apart(&load)?, load.threads as usize)?;
+        let loaded = load::apart(&load, |progress| {
+            // If the launcher is gone, the next packet is the last anyway.
+            let _ = tell(&control, Tell::Progress(progress));
+        })?;
+        let model = try_out(loaded, load.threads as usize)?;
         // What loading freed goes back to the system, so that no child copies it.
         alloc::give_back();
         let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -6,8 +6,10 @@
 use crate::error::{ClientError, chain};
 use bulkhead_proto::v1::{
     Agent, CreateAgentRequest, CreateAgentResponse, CreateTenantRequest, ListAgentsRequest,
-    ListTenantsRequest, ReloadPolicyRequest, SetAgentStatusRequest, StatusRequest, StatusResponse,
-    Tenant, admin_client::AdminClient,
+    ListModelStatesRequest, ListTenantsRequest, LoadModelRequest, ModelProgress, ModelState,
+    ModelsReloaded, ReloadModelsRequest, ReloadPolicyRequest, SetAgentStatusRequest, StatusRequest,
+    StatusResponse, Tenant, UnloadModelRequest, admin_client::AdminClient,
+    reload_models_response::Message as Reloading,
 };
 use hyper_util::rt::TokioIo;
 use std::{
@@ -41,6 +43,20 @@ impl Admin {
         let socket = data.join("admin.sock");
         // Dialled once by hand: tonic would hide which error it was.
         drop(dial_a_starting_server(&socket).await?);
+        Admin::over(socket).await
+    }
+
+    /// The same, of a server that runs already; None where none does.
+    pub async fn running(data: &Path) -> Result<Option<Admin>, ClientError> {
+        let socket = data.join("admin.sock");
+        match dial(&socket).await {
+            Ok(_) => Admin::over(socket).await.map(Some),
+            Err(ClientError::NotRunning { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn over(socket: PathBuf) -> Result<Admin, ClientError> {
         let path = socket.clone();
         let channel = Endpoint::from_static("http://admin.local")
             .connect_timeout(Duration::from_secs(5))
@@ -98,6 +114,56 @@ impl Admin {
         answer(self.client.clone().reload_policy(request).await).map(|reloaded| reloaded.policies)
     }
 
+    /// How each model stands, as `tenant` may see it; empty: all of it.
+    pub async fn model_states(&self, tenant: &str) -> Result<Vec<ModelState>, ClientError> {
+        let request = bounded(ListModelStatesRequest {
+            tenant: tenant.into(),
+        });
+        answer(self.client.clone().list_model_states(request).await).map(|list| list.models)
+    }
+
+    /// Has a model loaded, however long that takes. `progress` hears how far it has come.
+    pub async fn load_model(
+        &self,
+        model: &str,
+        mut progress: impl FnMut(ModelProgress),
+    ) -> Result<(), ClientError> {
+        let request = LoadModelRequest {
+            model: model.into(),
+        };
+        let mut told = self.client.clone().load_model(request).await?.into_inner();
+        while let Some(now) = told.message().await? {
+            progress(now);
+        }
+        Ok(())
+    }
+
+    /// Has a model unloaded. Returns how many workers end, at once or once they have finished.
+    pub async fn unload_model(&self, model: &str) -> Result<u32, ClientError> {
+        let request = bounded(UnloadModelRequest {
+            model: model.into(),
+        });
+        answer(self.client.clone().unload_model(request).await).map(|unloaded| unloaded.workers)
+    }
+
+    /// Has the server read its models anew, however long hashing takes. `progress` hears how far it
+    /// has come.
+    pub async fn reload_models(
+        &self,
+        mut progress: impl FnMut(ModelProgress),
+    ) -> Result<ModelsReloaded, ClientError> {
+        let request = ReloadModelsRequest {};
+        let mut told = (self.client.clone().reload_models(request).await?).into_inner();
+        while let Some(now) = told.message().await? {
+            match now.message {
+                Some(Reloading::Progress(now)) => progress(now),
+                Some(Reloading::Reloaded(reloaded)) => return Ok(reloaded),
+                None => {}
+            }
+        }
+        Err(Status::unavailable("the server ended while it read its models").into())
+    }
+
     /// Tenants, workers, and whether the audit log takes records.
     pub async fn status(&self) -> Result<StatusResponse, ClientError> {
         answer(self.client.clone().status(bounded(StatusRequest {})).await)
@@ -143,6 +209,12 @@ async fn dial(socket: &PathBuf) -> Result<UnixStream, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn no_server_is_an_answer_where_one_may_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Admin::running(dir.path()).await.unwrap().is_none());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_server_the_error_says_how_to_start_one() {

@@ -137,6 +137,7 @@ impl Core {
                 self.finished(worker, request, tokens, outcome, effects);
             }
             Event::Released { worker, lease, dry } => self.released(worker, lease, dry, effects),
+            Event::RetireModel { model } => self.retire_model(model),
             Event::Drain => self.draining = true,
             Event::Tick => {}
         }

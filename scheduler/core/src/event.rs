@@ -55,6 +55,8 @@ pub enum Event {
         lease: LeaseId,
         dry: bool,
     },
+    /// The workers that a model has now are to end, each once it has finished what it holds.
+    RetireModel { model: ModelId },
     /// No new requests from now on; queued and running ones go on.
     Drain,
     /// The time of an earlier `Effect::WakeAt` has come, or simply: look again.

@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::tenant::WantKey;
 use crate::vtime::VTime;
 use crate::worker::{Life, Worker};
-use crate::{DeviceId, Effect, Nanos, WorkerId};
+use crate::{DeviceId, Effect, ModelId, Nanos, WorkerId};
 
 /// A worker keeps its place for at least this many quanta, once it is ready.
 const RESIDENCE_QUANTA: u64 = 8;
@@ -117,7 +117,23 @@ impl Core {
             .values()
             .filter_map(|worker| self.seniority(worker, wanting))
             .max();
-        let Some((_, id)) = ahead else { return };
+        if let Some((_, id)) = ahead {
+            self.retire(id);
+        }
+    }
+
+    /// Has the workers that a model has now end once they have finished what they hold. One that is
+    /// only starting is left: nobody has asked it anything yet, and it is unloaded like any other.
+    pub(crate) fn retire_model(&mut self, model: ModelId) {
+        let of_model = |worker: &&Worker| worker.model == model && worker.life == Life::Ready;
+        let workers = self.workers.values().filter(of_model);
+        let workers: Vec<WorkerId> = workers.map(|worker| worker.id).collect();
+        for worker in workers {
+            self.retire(worker);
+        }
+    }
+
+    fn retire(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };

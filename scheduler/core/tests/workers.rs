@@ -45,6 +45,36 @@ fn the_least_recently_used_idle_worker_makes_room() {
     assert_eq!(sim.open(), 0);
 }
 
+/// An operator's word ends a model's workers: one without work at once, one with work when that is
+/// done. What comes later gets another.
+#[test]
+fn workers_of_a_retired_model_finish_what_they_hold_and_end() {
+    let mut sim = Sim::new(limits(), 1, 4);
+    let (busy, idle) = (sim.tenant(1, 1), sim.tenant(2, 1));
+    sim.submit(idle, 10);
+    sim.run_until(sim.now + 50 * MS);
+    let held = sim.submit(busy, 900);
+    sim.run_until(sim.now + MS);
+    let runs = |w: WorkerView| w.tenant == busy && w.state == WorkerState::Leased;
+    assert!(sim.core.workers().any(runs));
+    let stopped = |sim: &Sim| sim.count(|e| matches!(e, Effect::StopWorker { .. }));
+    let retire = |sim: &mut Sim, model| {
+        sim.at(sim.now, Act::Say(Event::RetireModel { model }));
+        sim.run_until(sim.now);
+    };
+    retire(&mut sim, ModelId(7));
+    assert_eq!(stopped(&sim), 0, "nobody's");
+    retire(&mut sim, MODEL);
+    assert_eq!((stopped(&sim), sim.open()), (1, 1));
+    let later = sim.submit(busy, 10);
+    sim.run_until(sim.now + 5_000 * MS);
+    assert_eq!(stopped(&sim), 2);
+    assert_eq!(starts(&sim, busy), 2);
+    for request in [held, later] {
+        assert_eq!(sim.end_of(request), Some(End::Worker(Outcome::Ok)));
+    }
+}
+
 /// An idle worker is ended when its time has come, not before, and never while it has work; the next
 /// request starts another.
 #[test]

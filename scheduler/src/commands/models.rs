@@ -1,9 +1,9 @@
-//! `bulkhead models`: fetch, add, remove, list and verify models.
+//! `bulkhead models`: fetch, add, remove, list and verify models, and have a running server take them.
 
 use super::{Outcome, output};
 use crate::{
-    cli::{Globals, Models, ModelsAdd, ModelsList, ModelsPull, ModelsVerify},
-    models::{self, Manifest, inspect::inspect, names},
+    cli::{Globals, Models, ModelsAdd, ModelsPull, ModelsVerify},
+    models::{self, Manifest, names},
 };
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -12,29 +12,10 @@ use std::{fs::File, process::ExitCode, time::Duration};
 mod add;
 mod hub;
 mod install;
+mod list;
+mod live;
 pub mod pull;
 mod starters;
-
-/// One model in the list.
-#[derive(Debug, Serialize)]
-struct Row {
-    name: String,
-    task: models::Task,
-    /// None for the null model.
-    family: Option<&'static str>,
-    format: models::Format,
-    /// The tenant that owns it, if one does.
-    owner: Option<String>,
-    /// On disk.
-    bytes: u64,
-    /// Once loaded; none where its files do not say.
-    #[serde(flatten)]
-    cost: Option<models::cost::Cost>,
-    /// Where it came from, if the manifest says.
-    source: Option<String>,
-    /// What is wrong, where something is.
-    problem: Option<String>,
-}
 
 /// What hashing a model's files showed.
 #[derive(Debug, Serialize)]
@@ -50,7 +31,10 @@ pub fn run(globals: &Globals, args: Models) -> Outcome {
         Models::Pull(args) => pull(globals, &args),
         Models::Add(args) => add(globals, &args),
         Models::Remove(args) => remove(globals, &args.name),
-        Models::List(args) => list(globals, &args),
+        Models::List(args) => list::run(globals, &args),
+        Models::Load(args) => live::load(globals, &args.name),
+        Models::Unload(args) => live::unload(globals, &args.name),
+        Models::Reload(args) => live::reload(globals, &args),
         Models::Verify(args) => verify_all(globals, &args),
     }
 }
@@ -62,13 +46,16 @@ fn add(globals: &Globals, args: &ModelsAdd) -> Outcome {
         owner: args.tenant.as_deref(),
     };
     let added = add::add(&dir, &args.source, wish)?;
+    let digest = models::load(&added.dir)?.digest();
+    let follows = live::tell(globals)?.of_added(&added.name, &digest);
     if args.json {
         output::json(&added)?;
+        eprintln!("{}: {follows}", added.name);
     } else {
         let (name, family, task) = (&added.name, added.family, added.task);
         let weights = output::bytes(added.cost.weights_bytes);
         output::line(&format!(
-            "{name}: added ({family}, {task}, {weights} once loaded); start the server again to offer it"
+            "{name}: added ({family}, {task}, {weights} once loaded); {follows}"
         ))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -84,15 +71,19 @@ fn remove(globals: &Globals, name: &str) -> Outcome {
     let gone = dir.join(format!(".{name}.{}.removed", std::process::id()));
     std::fs::rename(dir.join(name), &gone)?;
     std::fs::remove_dir_all(&gone)?;
-    output::line(&format!(
-        "{name}: removed; a running server offers it until it is started again, and refuses it"
-    ))?;
+    let follows = live::tell(globals)?.of_removed();
+    output::line(&format!("{name}: removed; {follows}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn pull(globals: &Globals, args: &ModelsPull) -> Outcome {
     let dir = models::dir(&globals.load()?)?;
     let pulled = pull::starters(&dir, args.from.as_deref())?;
+    if pulled.iter().any(|model| model.fetched)
+        && let live::Told::Failed(error) = live::tell(globals)?
+    {
+        eprintln!("the running server could not be told: {error}");
+    }
     if args.json {
         output::json(&pulled)?;
         return Ok(ExitCode::SUCCESS);
@@ -106,69 +97,6 @@ fn pull(globals: &Globals, args: &ModelsPull) -> Outcome {
         output::line(&format!("{}: {how} ({})", model.name, model.dir.display()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn list(globals: &Globals, args: &ModelsList) -> Outcome {
-    let config = globals.load()?;
-    let rows: Vec<_> = models::load_all(&config)?.iter().map(row).collect();
-    if args.json {
-        output::json(&rows)?;
-    } else if rows.is_empty() {
-        let dir = models::dir(&config)?;
-        let dir = dir.display();
-        output::line(&format!(
-            "no models in {dir}; run `bulkhead models pull` or `bulkhead models add`"
-        ))?;
-    } else {
-        let cells = rows.iter().map(|row| {
-            let cost = |bytes: fn(&models::cost::Cost) -> u64| match &row.cost {
-                Some(cost) => output::bytes(bytes(cost)),
-                None => "-".into(),
-            };
-            vec![
-                row.name.clone(),
-                row.task.to_string(),
-                row.family.unwrap_or("-").into(),
-                row.format.to_string(),
-                row.owner.clone().unwrap_or_else(|| "all".into()),
-                output::bytes(row.bytes),
-                cost(|cost| cost.weights_bytes),
-                cost(|cost| cost.kv_bytes_per_token),
-                row.problem.clone().unwrap_or_else(|| "-".into()),
-            ]
-        });
-        let headers = [
-            "model",
-            "task",
-            "family",
-            "format",
-            "for",
-            "disk>",
-            "loaded>",
-            "KV/token>",
-            "problem~",
-        ];
-        output::line(&output::table(&headers, cells))?;
-    }
-    Ok(exit_code(rows.iter().all(|row| row.problem.is_none())))
-}
-
-fn row(manifest: &Manifest) -> Row {
-    let (found, problem) = match inspect(manifest) {
-        Ok(found) => (found, None),
-        Err(what) => (None, Some(what)),
-    };
-    Row {
-        name: manifest.name.clone(),
-        task: manifest.task,
-        family: found.map(|(family, _)| family.name()),
-        format: manifest.format,
-        owner: manifest.owner.clone(),
-        bytes: manifest.bytes(),
-        cost: found.map(|(_, cost)| cost),
-        source: manifest.source.clone(),
-        problem,
-    }
 }
 
 fn verify_all(globals: &Globals, args: &ModelsVerify) -> Outcome {
@@ -231,7 +159,7 @@ pub(super) fn verify(manifest: &Manifest, bar: &ProgressBar) -> Result<(), Strin
 }
 
 /// A bar on standard error; hidden where that is no terminal.
-pub(super) fn progress(verb: &'static str, what: &str, bytes: u64) -> ProgressBar {
+pub(super) fn progress(verb: &str, what: &str, bytes: u64) -> ProgressBar {
     let bar = ProgressBar::new(bytes);
     let style = "{msg:24} {bar:30} {bytes}/{total_bytes}";
     if let Ok(style) = indicatif::ProgressStyle::with_template(style) {

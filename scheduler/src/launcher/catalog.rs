@@ -1,27 +1,31 @@
 //! The models that workers may be given: opened, hashed, and recognised again.
 //!
-//! Every file is hashed once, at start, and remembered by what the kernel says about it (device,
-//! inode, size, times). Each spawn opens the file anew, so that every worker reads from a position
-//! of its own, and refuses a file that is no longer the one that was hashed. The worker hashes what
-//! it reads once more. Nothing here reads a file's content beyond hashing it, follows a link, or
-//! hands a tenant's own model to anybody else, whatever the scheduler asks for.
+//! Every file is hashed once, at start or when the folder is read again, and remembered by what the
+//! kernel says about it (device, inode, size, times). Each spawn opens the file anew, so that every
+//! worker reads from a position of its own, and refuses a file that is no longer the one that was
+//! hashed. The worker hashes what it reads once more. Nothing here reads a file's content beyond
+//! hashing it, follows a link, or hands a tenant's own model to anybody else, whatever the scheduler
+//! asks for.
 
-use crate::models::{Manifest, sha256};
-use bulkhead_proto::internal::ModelFault;
+use crate::models::Manifest;
+use bulkhead_proto::internal::{ModelFault, OfferedModel};
+use hashing::Identity;
 use nix::{
     fcntl::{AT_FDCWD, OFlag, openat},
     sys::stat::Mode,
 };
 use std::{
     collections::BTreeMap,
-    fs::{File, Metadata},
+    fs::File,
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::fs::MetadataExt,
-    },
+    os::fd::{AsFd, OwnedFd},
     path::Path,
 };
+
+mod hashing;
+mod reload;
+
+pub use reload::Reload;
 
 /// Why a worker was not given its model.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +36,12 @@ pub enum CatalogError {
     /// The scheduler asked for a model that belongs to another tenant. A defect, or worse.
     #[error("model {0:?} belongs to another tenant")]
     NotTheirs(String),
+    /// Nobody holds models for others to share. The operator's choice.
+    #[error(
+        "worker.share_weights is off, so each worker loads the model for itself: there is nothing to \
+         load ahead"
+    )]
+    NotShared,
     /// A file is not the one that its manifest promises. The operator's to mend.
     #[error("{0}")]
     Fault(Fault),
@@ -85,7 +95,7 @@ pub struct Catalog {
     models: BTreeMap<String, Entry>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     manifest: Manifest,
     digest: String,
@@ -102,52 +112,36 @@ pub struct Opened<'a> {
     pub files: Vec<OwnedFd>,
 }
 
-/// What makes a file the same file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Identity {
-    fn of(meta: &Metadata) -> Identity {
-        Identity {
-            device: meta.dev(),
-            inode: meta.ino(),
-            bytes: meta.size(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-}
-
 impl Catalog {
     /// Hashes every file of every model. One that is not as its manifest says is refused when it is
     /// asked for, and does not keep the others from serving.
     pub fn new(manifests: Vec<Manifest>) -> Catalog {
-        let entry = |manifest: Manifest| {
-            let files: Result<Vec<_>, _> = (manifest.files.iter())
-                .map(|file| check(&manifest, file))
-                .collect();
-            if let Err(fault) = &files {
-                tracing::error!("cannot be served: {fault}");
+        let mut reload = Reload::new(manifests, &Catalog::default());
+        loop {
+            match reload.advance(u64::MAX) {
+                Ok(catalog) => return catalog,
+                Err(unfinished) => reload = unfinished,
             }
-            let digest = manifest.digest();
-            (
-                manifest.name.clone(),
-                Entry {
-                    manifest,
-                    digest,
-                    files,
-                },
-            )
-        };
-        Catalog {
-            models: manifests.into_iter().map(entry).collect(),
         }
+    }
+
+    /// What the scheduler is told of each model.
+    pub fn offered(&self) -> Vec<OfferedModel> {
+        let offered = |entry: &Entry| OfferedModel {
+            name: entry.manifest.name.clone(),
+            format: entry.manifest.format.to_string(),
+            task: entry.manifest.task.to_string(),
+            owner: entry.manifest.owner.clone().unwrap_or_default(),
+            sha256: entry.digest.clone(),
+            refused: entry.files.is_err(),
+            weights_bytes: entry.manifest.weights_bytes.unwrap_or(0),
+        };
+        self.models.values().map(offered).collect()
+    }
+
+    /// The digest of a model, if there is one of this name.
+    pub fn digest(&self, name: &str) -> Option<&str> {
+        self.models.get(name).map(|entry| entry.digest.as_str())
     }
 
     /// What was wrong with models when their files were hashed.
@@ -157,21 +151,40 @@ impl Catalog {
 
     /// Opens the files of the model that `name` names, for a worker that will serve `tenant`.
     pub fn open(&self, name: &str, tenant: &str) -> Result<Opened<'_>, CatalogError> {
-        let short = |name: &str| name.chars().take(64).collect();
-        let entry = self.models.get(name);
-        let entry = entry.ok_or_else(|| CatalogError::Unknown(short(name)))?;
+        let entry = self.entry(name)?;
         if !entry.manifest.is_for(tenant) {
             return Err(CatalogError::NotTheirs(short(name)));
         }
-        let identities = entry.files.as_ref();
+        entry.open()
+    }
+
+    /// Opens the files of the model that `name` names, for a process that serves nobody.
+    pub fn open_for_nobody(&self, name: &str) -> Result<Opened<'_>, CatalogError> {
+        self.entry(name)?.open()
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, CatalogError> {
+        let entry = self.models.get(name);
+        entry.ok_or_else(|| CatalogError::Unknown(short(name)))
+    }
+}
+
+/// As much of a name as an error repeats.
+fn short(name: &str) -> String {
+    name.chars().take(64).collect()
+}
+
+impl Entry {
+    fn open(&self) -> Result<Opened<'_>, CatalogError> {
+        let identities = self.files.as_ref();
         let identities = identities.map_err(|fault| CatalogError::Fault(fault.clone()))?;
         let mut files = Vec::with_capacity(identities.len());
-        for (file, identity) in entry.manifest.files.iter().zip(identities) {
-            files.push(again(&entry.manifest, &file.name, identity)?.into());
+        for (file, identity) in self.manifest.files.iter().zip(identities) {
+            files.push(again(&self.manifest, &file.name, identity)?.into());
         }
         Ok(Opened {
-            manifest: &entry.manifest,
-            digest: &entry.digest,
+            manifest: &self.manifest,
+            digest: &self.digest,
             files,
         })
     }
@@ -190,11 +203,11 @@ fn again(manifest: &Manifest, name: &str, identity: &Identity) -> Result<File, C
     match open_inside(&manifest.dir, name) {
         Ok((file, now)) if now == *identity => Ok(file),
         Ok(_) => Err(fault(
-            "has changed since the server started; `bulkhead models verify` says whether it is \
-             still what was installed, and a restart takes it if so",
+            "has changed since it was hashed; `bulkhead models verify` says whether it is still what \
+             was installed, and `bulkhead models reload` takes it if so",
         )),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(fault(
-            "is gone; put it back, or install the model again, and restart the server",
+            "is gone; put it back, or install the model again, and run `bulkhead models reload`",
         )),
         Err(source) => Err(CatalogError::Open {
             file: name.into(),
@@ -228,154 +241,6 @@ fn open_inside(dir: &Path, name: &str) -> io::Result<(File, Identity)> {
     Ok((file, identity))
 }
 
-/// The identity of a model's file if it hashes to what its manifest says, or what is wrong with it.
-fn check(manifest: &Manifest, file: &crate::models::File) -> Result<Identity, Fault> {
-    let fault = |what: String, found: String| Fault {
-        model: manifest.name.clone(),
-        file: file.name.clone(),
-        what,
-        found,
-    };
-    let unreadable = |e: io::Error| fault(format!("cannot be read: {e}"), String::new());
-    let (mut open, before) = open_inside(&manifest.dir, &file.name).map_err(unreadable)?;
-    let found = sha256(&mut open, |_| {}).map_err(unreadable)?;
-    let after = Identity::of(&open.metadata().map_err(unreadable)?);
-    if before != after {
-        return Err(fault("changed while it was read".into(), found));
-    }
-    if found != file.sha256 {
-        let what = "is not the file that was installed: its SHA-256 is another; install the model \
-                    again, and restart the server";
-        return Err(fault(what.into(), found));
-    }
-    Ok(after)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::models::{self, Format, Task};
-    use std::io::Read;
-
-    const TENANT: &str = "acme";
-
-    fn model(dir: &Path, content: &str) -> Manifest {
-        std::fs::write(dir.join("model.gguf"), content).unwrap();
-        Manifest {
-            name: "m".into(),
-            format: Format::Gguf,
-            task: Task::Generate,
-            owner: None,
-            source: None,
-            files: vec![models::File {
-                name: "model.gguf".into(),
-                sha256: sha256(&mut content.as_bytes(), |_| {}).unwrap(),
-            }],
-            dir: dir.into(),
-        }
-    }
-
-    #[test]
-    fn each_opening_reads_from_the_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let catalog = Catalog::new(vec![model(dir.path(), "weights")]);
-        for _ in 0..2 {
-            let opened = catalog.open("m", TENANT).unwrap();
-            let mut text = String::new();
-            let mut file = File::from(opened.files.into_iter().next().unwrap());
-            file.read_to_string(&mut text).unwrap();
-            assert_eq!(text, "weights");
-        }
-    }
-
-    #[test]
-    fn a_changed_file_is_named_and_final() {
-        let dir = tempfile::tempdir().unwrap();
-        let catalog = Catalog::new(vec![model(dir.path(), "weights")]);
-        std::fs::write(dir.path().join("other"), "weightS").unwrap();
-        std::fs::rename(dir.path().join("other"), dir.path().join("model.gguf")).unwrap();
-        let error = catalog.open("m", TENANT).expect_err("refused");
-        let fault = error.fault().expect("a file is at fault");
-        assert_eq!(
-            (fault.file.as_str(), fault.found.as_str()),
-            ("model.gguf", "")
-        );
-        assert!(error.permanent(), "{error}");
-
-        std::fs::remove_file(dir.path().join("model.gguf")).unwrap();
-        assert!(catalog.open("m", TENANT).expect_err("refused").permanent());
-    }
-
-    #[test]
-    fn a_file_that_hashes_to_something_else_is_never_served() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut manifest = model(dir.path(), "weights");
-        std::fs::write(dir.path().join("model.gguf"), "weight!").unwrap();
-        let broken = Catalog::new(vec![manifest.clone()]);
-        let error = broken.open("m", TENANT).expect_err("refused").to_string();
-        assert!(error.contains("install the model again"), "{error}");
-
-        manifest.files[0].name = "link.gguf".into();
-        std::os::unix::fs::symlink("model.gguf", dir.path().join("link.gguf")).unwrap();
-        assert!(
-            Catalog::new(vec![manifest]).open("m", TENANT).is_err(),
-            "no links"
-        );
-    }
-
-    #[test]
-    fn an_unknown_name_is_cut_short_in_the_answer() {
-        let catalog = Catalog::default();
-        let error = catalog.open(&"x".repeat(60_000), TENANT);
-        let error = error.expect_err("refused");
-        assert!(error.permanent() && error.to_string().len() < 100);
-    }
-
-    #[test]
-    fn what_is_wrong_at_the_start_is_told_with_what_was_found() {
-        let dir = tempfile::tempdir().unwrap();
-        let manifest = model(dir.path(), "weights");
-        std::fs::write(dir.path().join("model.gguf"), "weight!").unwrap();
-        let catalog = Catalog::new(vec![manifest]);
-        let faults: Vec<_> = catalog.faults().collect();
-        let found = sha256(&mut "weight!".as_bytes(), |_| {}).unwrap();
-        assert_eq!((faults.len(), &faults[0].found), (1, &found));
-    }
-
-    /// Promise 3: the launcher itself gives a tenant's own model to nobody else.
-    #[test]
-    fn a_tenants_own_model_is_opened_for_that_tenant_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut manifest = model(dir.path(), "weights");
-        manifest.owner = Some(TENANT.into());
-        let catalog = Catalog::new(vec![manifest]);
-        assert!(catalog.open("m", TENANT).is_ok());
-        for other in ["globex", "", "ACME", "acme "] {
-            let error = catalog.open("m", other).expect_err("refused");
-            assert!(matches!(error, CatalogError::NotTheirs(_)) && error.permanent());
-        }
-    }
-
-    #[test]
-    fn a_file_in_a_folder_is_opened_and_a_folder_that_is_a_link_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut manifest = model(dir.path(), "weights");
-        std::fs::create_dir(dir.path().join("1_Pooling")).unwrap();
-        std::fs::rename(
-            dir.path().join("model.gguf"),
-            dir.path().join("1_Pooling/config.json"),
-        )
-        .unwrap();
-        manifest.files[0].name = "1_Pooling/config.json".into();
-        assert!(
-            Catalog::new(vec![manifest.clone()])
-                .open("m", TENANT)
-                .is_ok()
-        );
-
-        std::fs::rename(dir.path().join("1_Pooling"), dir.path().join("real")).unwrap();
-        std::os::unix::fs::symlink("real", dir.path().join("1_Pooling")).unwrap();
-        let linked = Catalog::new(vec![manifest]);
-        assert!(linked.open("m", TENANT).is_err(), "no links");
-    }
-}
+#[path = "catalog_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@
 
 use super::{
     audit::{Audit, Change},
-    catalog::Catalog,
+    catalog::{Catalog, Reload},
     programs::Programs,
     sys,
     template::Outcome,
@@ -18,7 +18,8 @@ use crate::config::Config;
 use bulkhead_proto::{
     internal::{
         AuditDown, AuditUp, Drain, Exited, FromLauncher, SpawnFailed, SpawnWorker, Spawned,
-        ToLauncher, from_launcher::Message as Tell, to_launcher::Message as Ask,
+        ToLauncher, from_launcher::Message as Tell, model_news::State as Stage,
+        to_launcher::Message as Ask,
     },
     packet,
 };
@@ -27,11 +28,14 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Instant,
 };
+
+mod models;
 
 /// Workers that may be ending while their successors start.
 const WORKERS_SPARE: usize = 4;
@@ -45,7 +49,8 @@ const FAULTS_TOLD_MAX: usize = 64;
 /// What outlives every scheduler.
 pub struct Setup {
     pub config: Config,
-    pub catalog: Catalog,
+    /// What a reload replaces.
+    pub catalog: RefCell<Catalog>,
     pub programs: Programs,
     /// Drawn once; spreads what has to wait.
     pub seed: u64,
@@ -60,6 +65,9 @@ pub struct Life<'a> {
     drained: bool,
     workers: BTreeMap<u64, Pid>,
     templates: Templates,
+    /// What each template had come to when the scheduler was told last.
+    told: BTreeMap<String, Stage>,
+    reload: Option<Reload>,
     audit: Audit,
 }
 
@@ -74,11 +82,11 @@ impl<'a> Life<'a> {
             drained: false,
             workers: BTreeMap::new(),
             templates: Templates::new(setup.seed),
+            told: BTreeMap::new(),
+            reload: None,
             audit: Audit::new(now),
         };
-        for fault in setup.catalog.faults().take(FAULTS_TOLD_MAX) {
-            life.tell(Tell::ModelFault(fault.into()), None);
-        }
+        life.tell_models();
         Ok(life)
     }
 
@@ -93,9 +101,10 @@ impl<'a> Life<'a> {
     }
 
     /// When `tick` wants to be called at the latest.
-    pub fn wake_at(&self) -> Option<Instant> {
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
         let audit = self.audit.wake_at().filter(|_| self.connected);
-        [audit, self.templates.wake_at()]
+        let reload = self.reload.as_ref().map(|_| now);
+        [audit, self.templates.wake_at(), reload]
             .into_iter()
             .flatten()
             .min()
@@ -126,6 +135,7 @@ impl<'a> Life<'a> {
         self.hear_scheduler(now);
         let outcomes = self.templates.listen(self.known(), now);
         self.settle(outcomes);
+        self.tell_stages();
     }
 
     fn hear_scheduler(&mut self, now: Instant) {
@@ -155,6 +165,8 @@ impl<'a> Life<'a> {
         }
         let outcomes = self.templates.tick(now);
         self.settle(outcomes);
+        self.tell_stages();
+        self.go_on_reloading(now);
         if !self.connected {
             return;
         }
@@ -189,6 +201,9 @@ impl<'a> Life<'a> {
             Some(Ask::Spawn(ask)) => self.spawn(&ask, now),
             Some(Ask::Kill(ask)) => self.kill(ask.worker),
             Some(Ask::Drained(_)) => self.drained = true,
+            Some(Ask::ReloadModels(_)) => self.reload(),
+            Some(Ask::LoadModel(ask)) => self.load_model(&ask, now),
+            Some(Ask::UnloadModel(ask)) => self.templates.let_go(&ask.model, now),
             None => self.give_up(&io::Error::from(io::ErrorKind::InvalidData)),
         }
     }
@@ -241,7 +256,8 @@ impl<'a> Life<'a> {
             programs,
             ..
         } = self.setup;
-        let opened = worker::open(catalog, ask).inspect_err(|error| {
+        let catalog = catalog.borrow();
+        let opened = worker::open(&catalog, ask).inspect_err(|error| {
             if error.fault().is_some() {
                 self.templates
                     .retire(&ask.model, "its model cannot be served any more", now);
@@ -276,6 +292,11 @@ impl<'a> Life<'a> {
                     permanent,
                     ..SpawnFailed::default()
                 }),
+                Outcome::Dropped {
+                    model,
+                    reason,
+                    permanent,
+                } => self.dropped(model, reason, permanent),
                 // The templates have seen to it.
                 Outcome::Unwanted { .. } => {}
             }

@@ -16,6 +16,8 @@ use std::{
     time::Duration,
 };
 
+#[path = "reload_tests.rs"]
+mod reload;
 #[path = "template_tests.rs"]
 mod templates;
 
@@ -55,6 +57,7 @@ fn setup(dir: &Path, worker: &str, audit: &str) -> Setup {
         task: Task::Generate,
         owner: None,
         source: None,
+        weights_bytes: None,
         files: vec![ModelFile {
             name: "model.gguf".into(),
             sha256: crate::models::sha256(&mut "numbers\n".as_bytes(), |_| {}).unwrap(),
@@ -64,7 +67,7 @@ fn setup(dir: &Path, worker: &str, audit: &str) -> Setup {
     Setup {
         seed: 1,
         config,
-        catalog: Catalog::new(vec![manifest]),
+        catalog: Catalog::new(vec![manifest]).into(),
         programs: Programs {
             worker: script(dir, "worker", worker),
             audit: script(dir, "audit", audit),
@@ -82,7 +85,12 @@ impl<'a> Pair<'a> {
     fn new(setup: &'a Setup) -> Pair<'a> {
         let (ours, scheduler) = packet::pair().unwrap();
         let life = Life::new(setup, ours, Instant::now()).unwrap();
-        Pair { life, scheduler }
+        let pair = Pair { life, scheduler };
+        match pair.told().0 {
+            Tell::Models(told) => assert_eq!(told.models.len(), 1),
+            other => panic!("{other:?}"),
+        }
+        pair
     }
 
     fn ask(&mut self, ask: Ask) {
@@ -265,7 +273,7 @@ fn the_audit_process_is_started_again_with_growing_patience() {
             Tell::AuditDown(down) => assert_eq!(down.how, "exit 3"),
             other => panic!("{other:?}"),
         }
-        let due = pair.life.wake_at().unwrap();
+        let due = pair.life.wake_at(now).unwrap();
         waits.push((due - now).as_millis());
         pair.life.tick(now);
         assert!(pair.life.audit.pid().is_none(), "not before it is due");

@@ -86,12 +86,12 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
     let _alone = lock(&config)?;
     let manifests = models::load_all(&config)?;
     if manifests.is_empty() {
-        tracing::warn!("no models: run `bulkhead models pull`, then start again");
+        tracing::warn!("no models: run `bulkhead models pull`");
     }
     let setup = Setup {
         seed: RandomState::new().hash_one(()),
         programs: Programs::find()?,
-        catalog: Catalog::new(manifests),
+        catalog: Catalog::new(manifests).into(),
         config,
     };
     let signals = Signals::new()?;
@@ -192,7 +192,10 @@ fn watch(life: &mut Life<'_>, pid: Pid, signals: &Signals, drain_ms: u64) -> io:
     let mut interrupted = false;
     let mut kill_at: Option<Instant> = None;
     loop {
-        let wake = [life.wake_at(), kill_at].into_iter().flatten().min();
+        let wake = [life.wake_at(Instant::now()), kill_at]
+            .into_iter()
+            .flatten()
+            .min();
         wait(signals, life, wake)?;
         while let Some(signal) = signals.next()? {
             match signal {

@@ -41,6 +41,11 @@ impl Pauses {
         (!left.is_zero()).then_some(left)
     }
 
+    /// Forgets all failures.
+    pub fn forgive(&mut self) {
+        self.known.clear();
+    }
+
     /// A template failed that had been of use for `life`, zero where it never was.
     pub fn failed(&mut self, key: &Key, life: Duration, now: Instant) {
         let seed = self.seed ^ hash(key);

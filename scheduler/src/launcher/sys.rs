@@ -83,6 +83,16 @@ pub fn spawn(program: &Path, args: &[&OsStr], fds: &[BorrowedFd<'_>]) -> io::Res
     }
 }
 
+/// Memory that a process has alone or shares with what it forked, bytes: what is resident and backed by
+/// no file. None where the kernel does not say.
+pub fn resident_bytes(pid: Pid) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut pages = text.split_whitespace().skip(1).map(str::parse::<u64>);
+    let (resident, of_files) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(resident.saturating_sub(of_files) * u64::try_from(page).ok()?)
+}
+
 /// Waits until the child has become the program, or has said why it could not.
 fn exec_result(child: Pid, mut report: File) -> io::Result<Pid> {
     let mut errno = [0u8; 4];

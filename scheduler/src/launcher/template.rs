@@ -10,7 +10,8 @@ use super::{catalog::Opened, sys, worker};
 use crate::config::Config;
 use bulkhead_proto::{
     internal::{
-        Fork, FromTemplate, ToTemplate, from_template::Message as Told, to_template::Message as Ask,
+        Fork, FromTemplate, ModelHeld, ModelLoading, Progress, ToTemplate,
+        from_template::Message as Told, model_news::State as Stage, to_template::Message as Ask,
     },
     packet,
 };
@@ -35,6 +36,10 @@ const FORK_MAX: Duration = Duration::from_secs(10);
 const IDLE_MAX: Duration = Duration::from_secs(60);
 /// Packets taken in one turn, so that a talkative template delays nobody.
 const PACKETS_PER_TURN: usize = 64;
+/// How often a template may say how far it has come.
+const PROGRESS_MAX: u32 = 1024;
+/// What a template may be doing while it loads.
+const PHASES: [&str; 2] = ["reading", "packing"];
 
 /// What became of a worker that was asked for.
 #[derive(Debug)]
@@ -57,6 +62,13 @@ pub enum Outcome {
     },
     /// There is one that was killed before it was there: it is to end.
     Unwanted { pid: Pid },
+    /// Nobody holds this model any more.
+    Dropped {
+        model: String,
+        /// Empty where it had been loaded.
+        reason: String,
+        permanent: bool,
+    },
 }
 
 /// Why a template is to end.
@@ -104,7 +116,8 @@ struct Waiting {
 
 /// What a template is doing.
 enum State {
-    Loading,
+    /// It said so often how far it has come, and last this.
+    Loading(u32, ModelLoading),
     Idle,
     /// For this worker; for none where it was killed meanwhile.
     Forking(Option<(u64, OwnedFd)>),
@@ -114,7 +127,12 @@ enum State {
 pub struct Template {
     pid: Pid,
     control: OwnedFd,
+    model: String,
     digest: String,
+    /// Held without workers too, since an operator asked for that.
+    kept: bool,
+    /// What it has in memory of its own, bytes, once it has loaded.
+    resident_bytes: u64,
     state: State,
     /// When the state began, or the last worker ended.
     since: Instant,
@@ -138,18 +156,27 @@ impl Template {
         let mut fds = vec![theirs.as_fd()];
         fds.extend(opened.files.iter().map(AsFd::as_fd));
         let pid = sys::spawn(program, &["--template".as_ref()], &fds)?;
-        Template::over(pid, control, opened.digest, now).inspect_err(|_| sys::kill_and_wait(pid))
+        let of = (opened.manifest.name.as_str(), opened.digest);
+        Template::over(pid, control, of, now).inspect_err(|_| sys::kill_and_wait(pid))
     }
 
     /// Over the launcher's end of the connection to a process that was told to load.
-    pub fn over(pid: Pid, control: OwnedFd, digest: &str, now: Instant) -> io::Result<Template> {
+    pub fn over(
+        pid: Pid,
+        control: OwnedFd,
+        (model, digest): (&str, &str),
+        now: Instant,
+    ) -> io::Result<Template> {
         fcntl(&control, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
         packet::name_senders(control.as_fd())?;
         Ok(Template {
             pid,
             control,
+            model: model.to_owned(),
             digest: digest.to_owned(),
-            state: State::Loading,
+            kept: false,
+            resident_bytes: 0,
+            state: State::Loading(0, ModelLoading::default()),
             since: now,
             loaded: None,
             waiting: VecDeque::new(),
@@ -170,6 +197,22 @@ impl Template {
     pub fn life(&self, now: Instant) -> Duration {
         let since = |loaded| now.saturating_duration_since(loaded);
         self.loaded.map_or(Duration::ZERO, since)
+    }
+
+    /// What it has come to, for operators.
+    pub fn stage(&self) -> Stage {
+        match &self.state {
+            State::Loading(_, loading) => Stage::Loading(loading.clone()),
+            State::Idle | State::Forking(_) => Stage::Held(ModelHeld {
+                resident_bytes: self.resident_bytes,
+            }),
+        }
+    }
+
+    /// Whether it is to be held without workers too.
+    pub fn keep(&mut self, kept: bool, now: Instant) {
+        self.kept = kept;
+        self.since = self.since.max(now);
     }
 
     /// Its connection, to wait on.
@@ -228,9 +271,9 @@ impl Template {
     /// When `overdue` will have something to say.
     pub fn wake_at(&self) -> Option<Instant> {
         let span = match self.state {
-            State::Loading => LOAD_MAX,
+            State::Loading(..) => LOAD_MAX,
             State::Forking(_) => FORK_MAX,
-            State::Idle if self.workers.is_empty() => IDLE_MAX,
+            State::Idle if self.workers.is_empty() && !self.kept => IDLE_MAX,
             State::Idle => return None,
         };
         Some(self.since + span)
@@ -239,7 +282,7 @@ impl Template {
     /// Why it is to end now, if its time is over.
     pub fn overdue(&self, now: Instant) -> Option<Why> {
         (self.wake_at()? <= now).then(|| match self.state {
-            State::Loading => Why::failed("the model took too long to load"),
+            State::Loading(..) => Why::failed("the model took too long to load"),
             State::Forking(_) => Why::failed("the template took too long to fork"),
             State::Idle => Why::unneeded("it was not used"),
         })
@@ -257,9 +300,11 @@ impl Template {
             match packet::recv_packet::<FromTemplate>(self.control.as_fd()) {
                 Ok(Some(packet)) => {
                     let sender = packet.sender.map(Pid::from_raw);
-                    self.hear(packet.message, sender, known, now, outcomes)?;
-                    self.since = now;
-                    self.go_on(now);
+                    if self.hear(packet.message, sender, known, now, outcomes)? {
+                        self.state = State::Idle;
+                        self.since = now;
+                        self.go_on(now);
+                    }
                 }
                 // How it ended is known when it is buried.
                 Ok(None) => return Err(Why::failed("")),
@@ -272,6 +317,7 @@ impl Template {
         Ok(())
     }
 
+    /// True where it is done with what it was doing.
     fn hear(
         &mut self,
         message: FromTemplate,
@@ -279,14 +325,22 @@ impl Template {
         known: &mut BTreeSet<Pid>,
         now: Instant,
         outcomes: &mut Vec<Outcome>,
-    ) -> Result<(), Why> {
+    ) -> Result<bool, Why> {
         match (message.message, &mut self.state) {
-            (Some(Told::Loaded(loaded)), State::Loading) => {
+            (Some(Told::Progress(progress)), State::Loading(said, last)) => {
+                *said += 1;
+                *last = loading(progress)
+                    .filter(|_| *said <= PROGRESS_MAX)
+                    .ok_or_else(|| Why::failed("the template lied about its progress"))?;
+                return Ok(false);
+            }
+            (Some(Told::Loaded(loaded)), State::Loading(..)) => {
+                self.resident_bytes = sys::resident_bytes(self.pid).unwrap_or(0);
                 let ms = loaded.load_ns / 1_000_000;
                 tracing::info!(pid = self.pid.as_raw(), load_ms = ms, "a model is loaded");
                 self.loaded = Some(now);
             }
-            (Some(Told::Refused(refused)), State::Loading) => {
+            (Some(Told::Refused(refused)), State::Loading(..)) => {
                 return Err(Why {
                     reason: refused.reason,
                     end: End::Refused,
@@ -317,8 +371,7 @@ impl Template {
             }
             _ => return Err(Why::failed("the template spoke out of turn")),
         }
-        self.state = State::Idle;
-        Ok(())
+        Ok(true)
     }
 
     /// Has the next worker forked, if one waits and nothing else is going on.
@@ -363,7 +416,24 @@ impl Template {
             reason: why.reason.clone(),
             permanent: why.end == End::Refused,
         }));
+        let loaded = self.loaded.is_some();
+        outcomes.push(Outcome::Dropped {
+            model: self.model.clone(),
+            reason: if loaded { String::new() } else { why.reason },
+            permanent: why.end == End::Refused,
+        });
     }
+}
+
+/// What it says of its progress, if that can be.
+fn loading(progress: Progress) -> Option<ModelLoading> {
+    PHASES
+        .contains(&progress.phase.as_str())
+        .then_some(ModelLoading {
+            phase: progress.phase,
+            done_bytes: progress.done_bytes,
+            total_bytes: progress.total_bytes,
+        })
 }
 
 fn message(ask: Ask) -> ToTemplate {

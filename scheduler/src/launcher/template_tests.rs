@@ -2,12 +2,16 @@
 //! truly or not.
 
 use super::*;
+use bulkhead_proto::internal::{LoadModel, ModelDropped, ModelHeld, ModelLoading, UnloadModel};
 
 /// Takes one packet, whatever it says.
 const TAKE: &str = "/bin/dd bs=65536 count=1 <&3 2>/dev/null | /usr/bin/tail -c 0\n";
 /// Says `Loaded`, `Forked`, and `Refused` with the reason "bad".
 const LOADED: &str = "printf '\\012\\002\\010\\001' >&3\n";
 const FORKED: &str = "printf '\\032\\000' >&3\n";
+/// Says that it has read one byte of two, and that it dances.
+const READS: &str = "printf '\\302\\002\\015\\012\\007reading\\020\\001\\030\\002' >&3\n";
+const DANCES: &str = "printf '\\302\\002\\010\\012\\006dances' >&3\n";
 const REFUSED: &str = "printf '\\022\\005\\012\\003bad' >&3\n";
 
 /// Leaves a child behind, in a group of its own, that says `Forked` once the launcher has adopted it,
@@ -41,8 +45,20 @@ fn spawn(worker: u64) -> Ask {
     })
 }
 
-/// What the scheduler is told next, whoever has to speak first.
+/// What the scheduler is told next, whoever has to speak first, but for news of models.
 fn next(pair: &mut Pair<'_>) -> (Tell, Option<OwnedFd>) {
+    told(pair, false)
+}
+
+/// What the scheduler is told next of the model.
+fn news(pair: &mut Pair<'_>) -> Stage {
+    match told(pair, true).0 {
+        Tell::ModelNews(news) if news.model == "m" => news.state.expect("a state"),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn told(pair: &mut Pair<'_>, news: bool) -> (Tell, Option<OwnedFd>) {
     fcntl(&pair.scheduler, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     for _ in 0..20_000 {
         let now = Instant::now();
@@ -51,6 +67,7 @@ fn next(pair: &mut Pair<'_>) -> (Tell, Option<OwnedFd>) {
         match packet::recv::<FromLauncher>(pair.scheduler.as_fd()) {
             Ok(Some((told, fd))) => match told.message.expect("a message") {
                 Tell::AuditUp(_) | Tell::AuditDown(_) => {}
+                Tell::ModelNews(_) if !news => {}
                 other => return (other, fd),
             },
             Ok(None) => panic!("the launcher hung up"),
@@ -300,4 +317,79 @@ fn until_buried(pair: &mut Pair<'_>, template: Pid) {
         pair.life.tick(Instant::now());
     }
     assert!(!sys::is_child(template), "dead and buried");
+}
+
+fn load() -> Ask {
+    let (model, device) = ("m".into(), "cpu".into());
+    Ask::LoadModel(LoadModel { model, device })
+}
+
+/// How it ended, and whether that is for good.
+fn dropped(pair: &mut Pair<'_>) -> (String, bool) {
+    loop {
+        match news(pair) {
+            Stage::Loading(_) => {}
+            Stage::Dropped(ModelDropped { reason, permanent }) => return (reason, permanent),
+            Stage::Held(_) => panic!("it is not to be held"),
+        }
+    }
+}
+
+#[test]
+fn a_model_that_was_loaded_ahead_is_held_until_it_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let setup = sharing(dir.path(), &format!("{TAKE}{READS}{LOADED}{TAKE}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(load());
+    assert_eq!(news(&mut pair), Stage::Loading(ModelLoading::default()));
+    let mut stages = Vec::new();
+    let held = loop {
+        match news(&mut pair) {
+            Stage::Loading(loading) => stages.push(loading),
+            Stage::Held(ModelHeld { resident_bytes }) => break resident_bytes,
+            other => panic!("{other:?}"),
+        }
+    };
+    // What comes in one turn is told once: the last of it.
+    let half = |loading: &ModelLoading| (loading.done_bytes, loading.total_bytes) == (1, 2);
+    assert!(stages.iter().all(half) && held > 0, "{stages:?}, {held}");
+    let bounded = pair.life.templates.wake_at();
+    assert_eq!(bounded, None, "no time ends it");
+    pair.ask(load());
+    assert!(
+        matches!(news(&mut pair), Stage::Held(_)),
+        "it is held already"
+    );
+
+    pair.ask(Ask::UnloadModel(UnloadModel { model: "m".into() }));
+    assert_eq!(dropped(&mut pair), (String::new(), false));
+    assert!(templates(&pair).is_empty());
+    pair.life.end();
+}
+
+#[test]
+fn what_keeps_a_model_from_being_loaded_ahead_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = sharing(dir.path(), &format!("{TAKE}{REFUSED}{TAKE}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(load());
+    assert_eq!(dropped(&mut pair), ("bad".into(), true));
+    pair.life.end();
+
+    setup.programs.worker = script(dir.path(), "dancer", &format!("{TAKE}{DANCES}{TAKE}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(load());
+    let (reason, _) = dropped(&mut pair);
+    assert!(reason.contains("lied about its progress"), "{reason}");
+    pair.life.end();
+
+    setup.config.worker.share_weights = false;
+    let mut pair = Pair::new(&setup);
+    pair.ask(load());
+    let (reason, permanent) = dropped(&mut pair);
+    assert!(permanent && reason.contains("share_weights"), "{reason}");
+    fs::write(dir.path().join("model.gguf"), "others\n").unwrap();
+    pair.ask(load());
+    assert!(matches!(next(&mut pair).0, Tell::ModelFault(_)));
+    pair.life.end();
 }

@@ -12,6 +12,7 @@ use super::{
     template::{End, Outcome, Template, Why},
 };
 use crate::config::Config;
+use bulkhead_proto::internal::model_news::State as Stage;
 use nix::unistd::Pid;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -63,11 +64,64 @@ impl Templates {
         (program, config): (&Path, &Config),
         now: Instant,
     ) -> Result<(), AskError> {
+        let template = self.of(device, opened, (program, config), now)?;
+        Ok(template.ask(worker, now)?)
+    }
+
+    /// Holds a model whose files are open, for workers to come, until it is let go.
+    pub fn keep(
+        &mut self,
+        device: &str,
+        opened: &Opened<'_>,
+        how: (&Path, &Config),
+        now: Instant,
+    ) -> Result<(), AskError> {
+        self.of(device, opened, how, now)?.keep(true, now);
+        Ok(())
+    }
+
+    /// Holds a model no longer than workers that were asked for need it.
+    pub fn let_go(&mut self, model: &str, now: Instant) {
+        let mut over = Vec::new();
+        for (key, template) in self.live.iter_mut().filter(|(key, _)| key.0 == model) {
+            template.keep(false, now);
+            if template.expected().next().is_none() {
+                over.push((key.clone(), Why::unneeded("it was unloaded")));
+            }
+        }
+        self.end_some(over, now);
+    }
+
+    /// What failed before does not count any more: the operator has had the models read again.
+    pub fn forgive(&mut self) {
+        self.pauses.forgive();
+    }
+
+    /// Each model that a template holds or loads, and its digest.
+    pub fn models(&self) -> Vec<(String, String)> {
+        (self.live.iter())
+            .map(|(key, template)| (key.0.clone(), template.digest().to_owned()))
+            .collect()
+    }
+
+    /// What each model's template has come to.
+    pub fn stages(&self) -> impl Iterator<Item = (&str, Stage)> {
+        (self.live.iter()).map(|(key, template)| (key.0.as_str(), template.stage()))
+    }
+
+    /// The template of that very model; started where there is none.
+    fn of(
+        &mut self,
+        device: &str,
+        opened: &Opened<'_>,
+        (program, config): (&Path, &Config),
+        now: Instant,
+    ) -> Result<&mut Template, AskError> {
         let key = (opened.manifest.name.clone(), device.to_owned());
         if (self.live.get(&key)).is_some_and(|template| template.digest() != opened.digest) {
             self.retire(&key.0, "its model was replaced", now);
         }
-        let template = match self.live.entry(key) {
+        Ok(match self.live.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 if let Some(left) = self.pauses.left(entry.key(), now) {
@@ -81,8 +135,7 @@ impl Templates {
                     }
                 }
             }
-        };
-        Ok(template.ask(worker, now)?)
+        })
     }
 
     /// Ends a model's templates; their workers live on.

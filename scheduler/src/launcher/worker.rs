@@ -90,10 +90,16 @@ pub struct Started {
 /// Opens what the worker that is asked for needs: for each worker anew, so that whose model it is and
 /// whether its files are still the same is asked each time, shared weights or not.
 pub fn open<'a>(catalog: &'a Catalog, ask: &SpawnWorker) -> Result<Opened<'a>, SpawnError> {
-    if ask.device != CPU {
-        return Err(SpawnError::Device(ask.device.chars().take(64).collect()));
-    }
+    known_device(&ask.device)?;
     Ok(catalog.open(&ask.model, &ask.tenant)?)
+}
+
+/// Refuses a device that is not there.
+pub fn known_device(device: &str) -> Result<(), SpawnError> {
+    match device {
+        CPU => Ok(()),
+        other => Err(SpawnError::Device(other.chars().take(64).collect())),
+    }
 }
 
 /// Starts a worker that loads the model itself and shares it with nobody.

@@ -68,6 +68,9 @@ pub struct Manifest {
     /// Where it came from, for people: a hub's model is named with the commit that was fetched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// What its weights take once loaded, bytes, as it was reckoned when it was added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights_bytes: Option<u64>,
     #[serde(default)]
     pub files: Vec<File>,
     /// Its folder.

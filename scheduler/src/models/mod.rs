@@ -75,6 +75,7 @@ pub fn null() -> Manifest {
         task: Task::Embed,
         owner: None,
         source: None,
+        weights_bytes: None,
         files: Vec::new(),
         dir: PathBuf::new(),
     }
@@ -109,15 +110,41 @@ fn hidden(folder: &Path) -> bool {
     name.is_some_and(|n| n.starts_with('.'))
 }
 
+/// SHA-256 of what comes piece by piece.
+pub struct Hasher(aws_lc_rs::digest::Context);
+
+impl Default for Hasher {
+    fn default() -> Self {
+        Hasher(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256))
+    }
+}
+
+impl std::fmt::Debug for Hasher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hasher")
+    }
+}
+
+impl Hasher {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all that came, in hex.
+    pub fn finish(self) -> String {
+        hex(self.0.finish().as_ref())
+    }
+}
+
 /// SHA-256 of all that `reader` gives, in hex. `progress` hears of each part's bytes.
 pub fn sha256(reader: &mut impl io::Read, mut progress: impl FnMut(u64)) -> io::Result<String> {
-    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    let mut hasher = Hasher::default();
     let mut buffer = vec![0u8; 1 << 20];
     loop {
         match reader.read(&mut buffer) {
-            Ok(0) => return Ok(hex(context.finish().as_ref())),
+            Ok(0) => return Ok(hasher.finish()),
             Ok(n) => {
-                context.update(&buffer[..n]);
+                hasher.update(&buffer[..n]);
                 progress(n as u64);
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

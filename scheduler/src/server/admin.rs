@@ -3,8 +3,15 @@
 //! Who may open the socket is an operator: it lies in the data folder, with mode 0600, and the peer's
 //! uid must be this process's own or root.
 
+mod models;
+
 use super::{
-    audit_log::Position, catalog::Catalog, clock, driver::Message, errors::Refused, records,
+    audit_log::Position,
+    catalog::Catalog,
+    clock,
+    driver::{Message, Snapshot},
+    errors::Refused,
+    records,
     state::App,
 };
 use crate::config::QUOTA_BYTES_MIN;
@@ -14,8 +21,10 @@ use bulkhead_proto::{
     internal::RecordKind,
     v1::{
         Agent, CreateAgentRequest, CreateAgentResponse, CreateTenantRequest, ListAgentsRequest,
-        ListAgentsResponse, ListTenantsRequest, ListTenantsResponse, ReloadPolicyRequest,
-        ReloadPolicyResponse, SetAgentStatusRequest, StatusRequest, StatusResponse, Tenant,
+        ListAgentsResponse, ListModelStatesRequest, ListModelStatesResponse, ListTenantsRequest,
+        ListTenantsResponse, LoadModelRequest, ModelProgress, ReloadModelsRequest,
+        ReloadModelsResponse, ReloadPolicyRequest, ReloadPolicyResponse, SetAgentStatusRequest,
+        StatusRequest, StatusResponse, Tenant, UnloadModelRequest, UnloadModelResponse,
         admin_server::Admin,
     },
 };
@@ -184,15 +193,42 @@ impl Admin for AdminService {
         }))
     }
 
+    async fn list_model_states(
+        &self,
+        request: Request<ListModelStatesRequest>,
+    ) -> Result<Response<ListModelStatesResponse>, Status> {
+        let models = self.states(&request.into_inner().tenant).await?;
+        Ok(Response::new(ListModelStatesResponse { models }))
+    }
+
+    type LoadModelStream = models::Answers<ModelProgress>;
+
+    async fn load_model(
+        &self,
+        request: Request<LoadModelRequest>,
+    ) -> Result<Response<Self::LoadModelStream>, Status> {
+        self.load(request.into_inner().model).await
+    }
+
+    async fn unload_model(
+        &self,
+        request: Request<UnloadModelRequest>,
+    ) -> Result<Response<UnloadModelResponse>, Status> {
+        let workers = self.unload(request.into_inner().model).await?;
+        Ok(Response::new(UnloadModelResponse { workers }))
+    }
+
+    type ReloadModelsStream = models::Answers<ReloadModelsResponse>;
+
+    async fn reload_models(
+        &self,
+        _: Request<ReloadModelsRequest>,
+    ) -> Result<Response<Self::ReloadModelsStream>, Status> {
+        self.reload()
+    }
+
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
-        let (reply, snapshot) = oneshot::channel();
-        let asked = self.app.submitter.driver.send(Message::Status(reply)).await;
-        let snapshot = match asked {
-            Ok(()) => snapshot
-                .await
-                .map_err(|_| Refused::stopping().into_status())?,
-            Err(_) => return Err(Refused::stopping().into_status()),
-        };
+        let snapshot = self.snapshot().await?;
         Ok(Response::new(StatusResponse {
             tenants: snapshot.tenants,
             workers: snapshot.workers,
@@ -210,6 +246,18 @@ impl AdminService {
         } else {
             Err(Refused::audit_down().into_status())
         }
+    }
+
+    async fn snapshot(&self) -> Result<Snapshot, Status> {
+        let (reply, snapshot) = oneshot::channel();
+        self.tell(Message::Status(reply)).await?;
+        let snapshot = snapshot.await;
+        snapshot.map_err(|_| Refused::stopping().into_status())
+    }
+
+    async fn tell(&self, message: Message) -> Result<(), Status> {
+        let told = self.app.submitter.driver.send(message).await;
+        told.map_err(|_| Refused::stopping().into_status())
     }
 
     async fn record(&self, tenant: &str, what: &str, details: Value) -> Result<(), Status> {
@@ -245,7 +293,7 @@ fn servable(new: &bulkhead_identity::NewTenant, catalog: &Catalog) -> Result<(),
     if !unknown.is_empty() {
         let what = format!(
             "this server has no model {unknown:?} for the tenant; `bulkhead models list` says which \
-             there are, and a server that is started again finds new ones"
+             there are, and `bulkhead models reload` has the server find new ones"
         );
         return Err(Refused::new(Code::InvalidArgument, "MODELS_INVALID", what));
     }

@@ -58,6 +58,14 @@ impl Faults {
         self.known.lock().remove(model);
     }
 
+    /// What is wrong with this model, for operators.
+    pub fn of(&self, model: &str) -> Option<String> {
+        let known = self.known.lock();
+        known
+            .get(model)
+            .map(|fault| format!("{} {}", fault.file, fault.what))
+    }
+
     /// What to tell those who asked for this model; empty where no file of it is at fault. Names no
     /// file: that is the operator's.
     pub fn told(&self, model: &str) -> &'static str {

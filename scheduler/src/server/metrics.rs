@@ -156,6 +156,10 @@ fn describe() {
         "Workers refused because a file of their model is not what was installed, by model"
     );
     describe_gauge!(
+        "bulkhead_model_weights_bytes",
+        "What a model's weights take, measured by a worker and estimated when it was added"
+    );
+    describe_gauge!(
         "bulkhead_audit_pending",
         "Audit records sent and not yet durable"
     );
@@ -296,6 +300,15 @@ fn backoff(tenant: &Arc<str>, model: &Arc<str>, for_ns: u64) {
 /// A worker was refused because of a file of this model, which is one of ours.
 pub fn model_fault(model: &str) {
     counter!("bulkhead_model_faults_total", "model" => model.to_owned()).increment(1);
+}
+
+/// What a model's weights take, as its first worker measured it and as it was reckoned when the model was
+/// added (0: nobody did).
+pub fn weights(model: &str, measured: u64, estimated: u64) {
+    for (kind, bytes) in [("measured", measured), ("estimated", estimated)] {
+        gauge!("bulkhead_model_weights_bytes", "model" => model.to_owned(), "kind" => kind)
+            .set(bytes as f64);
+    }
 }
 
 /// A tenant's share, from the core's own books.

@@ -27,15 +27,14 @@ mod records;
 mod state;
 mod submit;
 
-use crate::{
-    config::{Config, ConfigError},
-    models::{self, ModelsError},
-};
+use crate::config::{Config, ConfigError};
 use audit_log::AuditLog;
 use bulkhead_core::{CancelReason, Limits, Pace};
 use bulkhead_identity::{Identity, IdentityError};
 use bulkhead_policy::{PolicyEngine, PolicyError};
-use bulkhead_proto::internal::{Drained, RecordKind, ToLauncher, from_launcher, to_launcher};
+use bulkhead_proto::internal::{
+    Drained, Models, RecordKind, ToLauncher, from_launcher, to_launcher,
+};
 use catalog::Catalog;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use state::App;
@@ -65,8 +64,9 @@ const AGGREGATE_EVERY: Duration = Duration::from_secs(10);
 pub enum ServerError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error(transparent)]
-    Models(#[from] ModelsError),
+    /// A defect, or the launcher is gone.
+    #[error("the launcher did not say which models there are")]
+    Launcher,
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -129,7 +129,6 @@ fn fail_whole() {
 async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
     let metrics = metrics::install().map_err(ServerError::Metrics)?;
     let paths = config.paths();
-    let manifests = models::load_all(&config)?;
     let agents = listen::tcp(config.server.listen).await?;
     let operators = listen::tcp(config.server.operators).await?;
     let issuer = match config.server.issuer.as_str() {
@@ -144,13 +143,13 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
 
     let (link, mut said) = launcher_link::start(launcher)?;
     let clock = clock::Clock::start();
-    let catalog = Arc::new(Catalog::new(&manifests));
+    let catalog = Arc::new(Catalog::new(models(&mut said).await?));
     let audit = AuditLog::new(uuid::Uuid::new_v4().into_bytes(), config.audit.pending_max);
+    let faults = Arc::new(faults::Faults::new(audit.clone()));
     let driver = driver::start(driver::Setup {
         limits: limits(&config),
         lanes: config.cpu.lanes,
         workers_max: config.cpu.workers_max,
-        models: catalog.names(),
         region: config.server.region.clone(),
         step_limit_ns: config.scheduling.step_limit_ms * 1_000_000,
         prefix_cache: config.models.prefix_cache.clone(),
@@ -158,7 +157,7 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
         labels: metrics::TenantLabels::default(),
         launcher: link.clone(),
         known: catalog.clone(),
-        faults: faults::Faults::new(audit.clone()),
+        faults: faults.clone(),
     })?;
     let submitter = Submitter {
         identity: identity.clone(),
@@ -175,6 +174,8 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
         identity,
         policy,
         catalog,
+        faults,
+        reloading: tokio::sync::Mutex::default(),
         submitter,
         metrics,
         issuer,
@@ -207,6 +208,14 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
     admin.abort();
     http.abort();
     Ok(())
+}
+
+/// The models that there are: the launcher's first word.
+async fn models(said: &mut mpsc::Receiver<launcher_link::Said>) -> Result<Models, ServerError> {
+    match said.recv().await.and_then(|said| said.message.message) {
+        Some(from_launcher::Message::Models(models)) => Ok(models),
+        _ => Err(ServerError::Launcher),
+    }
 }
 
 /// Does what the launcher says; true when it asked to drain, false when it went away.

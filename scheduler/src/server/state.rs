@@ -1,6 +1,6 @@
 //! What the front door's handlers share.
 
-use super::{catalog::Catalog, driver, submit::Submitter};
+use super::{catalog::Catalog, driver, faults::Faults, submit::Submitter};
 use crate::config::Config;
 use bulkhead_core::{TenantId, TenantSettings};
 use bulkhead_identity::{Agent, Identity, Tenant};
@@ -18,6 +18,9 @@ pub struct Inner {
     pub identity: Identity,
     pub policy: PolicyEngine,
     pub catalog: Arc<Catalog>,
+    pub faults: Arc<Faults>,
+    /// Held while the models are read again: one at a time.
+    pub reloading: tokio::sync::Mutex<()>,
     pub submitter: Submitter,
     pub metrics: PrometheusHandle,
     pub issuer: String,

@@ -6,6 +6,7 @@
 
 mod embeddings;
 mod generation;
+mod operators;
 mod stopping;
 
 use bulkhead_proto::v1::{ListModelsRequest, Receipt};

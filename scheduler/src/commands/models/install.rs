@@ -61,6 +61,7 @@ pub fn install(
         task: plan.family.task(),
         owner: owner.map(String::from),
         source,
+        weights_bytes: Some(plan.cost.weights_bytes),
         files: Vec::new(),
         dir: PathBuf::new(),
     };

@@ -162,6 +162,7 @@ fn manifest(starter: &Starter, dir: &Path) -> Manifest {
         task: starter.task,
         owner: None,
         source: None,
+        weights_bytes: None,
         files: starter.files.iter().map(file).collect(),
         dir: dir.into(),
     }

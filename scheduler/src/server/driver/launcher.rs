@@ -1,9 +1,11 @@
 //! What the launcher tells the driver of workers. (What it tells of the audit process goes elsewhere.)
 
 use super::Driver;
-use bulkhead_core::{Event, StartFailure, WorkerId};
-use bulkhead_proto::internal::{FromLauncher, ModelFault, SpawnFailed, Spawned, from_launcher};
-use std::os::fd::OwnedFd;
+use bulkhead_core::{Event, ModelId, StartFailure, WorkerId};
+use bulkhead_proto::internal::{
+    FromLauncher, ModelFault, Models, SpawnFailed, Spawned, UnloadModel, from_launcher, to_launcher,
+};
+use std::{collections::BTreeSet, os::fd::OwnedFd};
 
 impl Driver {
     pub(super) fn launcher_said(&mut self, message: FromLauncher, descriptor: Option<OwnedFd>) {
@@ -15,15 +17,49 @@ impl Driver {
                 self.worker_gone(WorkerId(exited.worker));
             }
             Some(from_launcher::Message::ModelFault(fault)) => self.note_fault(&fault),
+            Some(from_launcher::Message::Models(models)) => self.models_changed(models),
+            Some(from_launcher::Message::ModelNews(news)) => {
+                if let Some(state) = news.state {
+                    self.setup.known.news(&news.model, state);
+                }
+            }
+            Some(from_launcher::Message::ReloadFailed(failed)) => {
+                self.setup.known.reload_failed(failed.reason);
+            }
             _ => {}
         }
     }
 
     /// The launcher is believed, and still no name but one of ours becomes a label.
     fn note_fault(&self, fault: &ModelFault) {
-        if self.setup.models.iter().any(|name| **name == *fault.model) {
+        if self.setup.known.get(&fault.model).is_some() {
             self.setup.faults.note(&fault.model, fault);
         }
+    }
+
+    /// The models were read again: workers of what is no more finish what they hold.
+    fn models_changed(&mut self, models: Models) {
+        for model in models.models.iter().filter(|model| !model.refused) {
+            self.setup.faults.mended(&model.name);
+        }
+        for model in self.setup.known.replace(models).retired {
+            self.tell(Event::RetireModel { model });
+        }
+    }
+
+    /// Ends a model's workers, each once it has finished what it holds; how many there are.
+    pub(super) fn unload(&mut self, name: &str) -> u32 {
+        let of_model = |model: &ModelId| self.model_name(*model).is_some_and(|n| *n == *name);
+        let models: Vec<_> = (self.workers.values().map(|worker| worker.model))
+            .filter(of_model)
+            .collect();
+        let workers = models.len();
+        for model in BTreeSet::from_iter(models) {
+            self.tell(Event::RetireModel { model });
+        }
+        let model = name.to_owned();
+        self.to_launcher(to_launcher::Message::UnloadModel(UnloadModel { model }));
+        workers as u32
     }
 
     fn spawned(&mut self, spawned: &Spawned, socket: Option<OwnedFd>) {
@@ -51,7 +87,10 @@ impl Driver {
         if let Some(fault) = &failed.fault {
             self.note_fault(fault);
         }
-        if self.workers.remove(&worker).is_some() {
+        if let Some(gone) = self.workers.remove(&worker) {
+            if let Some(name) = self.model_name(gone.model) {
+                self.setup.known.failed(&name, &failed.reason);
+            }
             self.tell(Event::WorkerFailed { worker, failure });
         }
     }

@@ -24,7 +24,7 @@ use bulkhead_core::{
     AgentId, CancelReason, Core, DeviceId, Effect, Event, Limits, ModelId, Nanos, RequestId,
     TenantId, TenantSettings, WorkerId,
 };
-use bulkhead_proto::internal::{FromLauncher, FromWorker};
+use bulkhead_proto::internal::{FromLauncher, FromWorker, to_launcher};
 use request::Request;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -64,6 +64,10 @@ pub enum Message {
         descriptor: Option<OwnedFd>,
     },
     Status(oneshot::Sender<Snapshot>),
+    /// A word of the operator's for the launcher.
+    ToLauncher(to_launcher::Message),
+    /// End the workers of this model, and what holds it for them; answers how many workers there are.
+    Unload(String, oneshot::Sender<u32>),
     /// Take nothing new; answers when nothing is open any more.
     Drain(oneshot::Sender<()>),
     /// End what is still open.
@@ -84,7 +88,6 @@ pub struct Setup {
     pub limits: Limits,
     pub lanes: u32,
     pub workers_max: u32,
-    pub models: Vec<Arc<str>>,
     pub region: String,
     pub step_limit_ns: u64,
     /// Models whose workers keep prompts' beginnings.
@@ -93,10 +96,10 @@ pub struct Setup {
     pub labels: TenantLabels,
     /// Where messages to the launcher go.
     pub launcher: mpsc::UnboundedSender<bulkhead_proto::internal::ToLauncher>,
-    /// What was learnt of each model from its workers.
+    /// The models that there are, and what was learnt of each.
     pub known: Arc<super::catalog::Catalog>,
     /// Models whose files are not what was installed.
-    pub faults: super::faults::Faults,
+    pub faults: Arc<super::faults::Faults>,
 }
 
 /// The driver's own state. All maps are bounded by what the core admits.
@@ -229,6 +232,10 @@ impl Driver {
             Message::Status(reply) => {
                 let _ = reply.send(self.snapshot());
             }
+            Message::ToLauncher(message) => self.to_launcher(message),
+            Message::Unload(model, reply) => {
+                let _ = reply.send(self.unload(&model));
+            }
             Message::Drain(done) => {
                 self.drained = Some(done);
                 self.tell(Event::Drain);
@@ -261,6 +268,6 @@ impl Driver {
     }
 
     fn model_name(&self, model: ModelId) -> Option<Arc<str>> {
-        self.setup.models.get(model.0 as usize).cloned()
+        self.setup.known.name(model)
     }
 }
