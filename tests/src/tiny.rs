@@ -94,7 +94,7 @@ fn gguf(name: &str) -> Vec<u8> {
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(3u32.to_le_bytes());
     bytes.extend(0u64.to_le_bytes());
-    bytes.extend(5u64.to_le_bytes());
+    bytes.extend(6u64.to_le_bytes());
     for (key, value) in [("general.architecture", "llama"), ("general.name", name)] {
         bytes.extend([text(key), 8u32.to_le_bytes().to_vec(), text(value)].concat());
     }
@@ -112,6 +112,10 @@ fn gguf(name: &str) -> Vec<u8> {
             .concat(),
         );
     }
+    // A vocabulary of nothing.
+    bytes.extend(text("tokenizer.ggml.tokens"));
+    bytes.extend([9u32.to_le_bytes(), 8u32.to_le_bytes()].concat());
+    bytes.extend(0u64.to_le_bytes());
     // Where the data would begin.
     bytes.resize(bytes.len().next_multiple_of(32), 0);
     bytes

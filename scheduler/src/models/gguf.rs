@@ -3,9 +3,12 @@
 //! The format is published with ggml (versions 2 and 3). Values are read one after the other and the
 //! long ones are skipped, so that nothing is allocated that the file only claims.
 
-use super::cost::{Kept, Tensor};
+use super::{
+    cost::{Kept, Tensor},
+    places::{self, Place},
+};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read},
 };
 
@@ -37,6 +40,7 @@ pub enum GgufError {
 pub struct Header {
     numbers: BTreeMap<String, u64>,
     texts: BTreeMap<String, String>,
+    lists: BTreeSet<String>,
     pub tensors: Vec<Tensor>,
 }
 
@@ -44,6 +48,11 @@ impl Header {
     /// A whole number of the metadata.
     pub fn number(&self, key: &str) -> Option<u64> {
         self.numbers.get(key).copied()
+    }
+
+    /// True if the metadata has a list of that name.
+    pub fn has_list(&self, key: &str) -> bool {
+        self.lists.contains(key)
     }
 
     /// A text of the metadata.
@@ -100,12 +109,13 @@ impl<R: Read> Walk<R> {
             let kind = self.u32()?;
             self.value(&key, kind, &mut header, 0)?;
         }
-        let mut end = 0;
+        let mut places = Vec::new();
         for _ in 0..tensors {
-            let (tensor, until) = self.tensor()?;
+            let (tensor, place) = self.tensor()?;
             header.tensors.push(tensor);
-            end = end.max(until);
+            places.push(place);
         }
+        let end = places::end_of(places).map_err(GgufError::Header)?;
         let alignment = header.number("general.alignment").unwrap_or(ALIGNMENT);
         let alignment = alignment.clamp(1, 1 << 20);
         let needs = self.at.next_multiple_of(alignment).saturating_add(end);
@@ -142,6 +152,9 @@ impl<R: Read> Walk<R> {
             }
             9 if depth < DEPTH_MAX => {
                 let (kind, count) = (self.u32()?, self.u64()?);
+                if depth == 0 {
+                    to.lists.insert(key.into());
+                }
                 for _ in 0..count {
                     self.value(key, kind, to, depth + 1)?;
                 }
@@ -155,12 +168,13 @@ impl<R: Read> Walk<R> {
         Ok(())
     }
 
-    /// A tensor, and where its bytes end behind the header.
-    fn tensor(&mut self) -> Result<(Tensor, u64), GgufError> {
-        self.text()?;
+    /// A tensor, and where its bytes are behind the header.
+    fn tensor(&mut self) -> Result<(Tensor, Place), GgufError> {
+        let name = self.text()?;
+        let named = |what: String| format!("tensor {:?} {what}", places::short(&name));
         let dimensions = self.u32()?;
         if dimensions > DIMENSIONS_MAX {
-            return wrong(format!("a tensor of {dimensions} dimensions"));
+            return wrong(named(format!("has {dimensions} dimensions")));
         }
         let mut shape = Vec::new();
         for _ in 0..dimensions {
@@ -170,11 +184,21 @@ impl<R: Read> Walk<R> {
         shape.reverse();
         let (kind, offset) = (self.u32()?, self.u64()?);
         let Some((block, bytes, kept)) = quantisation(kind) else {
-            return wrong(format!("a tensor of the unknown kind {kind}"));
+            return wrong(named(format!("is of the unknown kind {kind}")));
         };
         let count = shape.iter().fold(1, |all: u64, n| all.saturating_mul(*n));
+        if shape.last().is_some_and(|row| row % block != 0) {
+            let what =
+                format!("of the shape {shape:?} has rows that are no whole blocks of {block}");
+            return wrong(named(what));
+        }
         let end = offset.saturating_add((count / block).saturating_mul(bytes));
-        Ok((Tensor { shape, kept }, end))
+        let place = Place {
+            name,
+            start: offset,
+            end,
+        };
+        Ok((Tensor { shape, kept }, place))
     }
 
     fn text(&mut self) -> Result<String, GgufError> {
@@ -313,6 +337,31 @@ mod tests {
         for cut in [0, 3, 10, 40, 100, whole.len() - 1] {
             let error = read(&whole[..cut]).unwrap_err();
             assert!(matches!(error, GgufError::Short { .. }), "{cut}: {error}");
+        }
+    }
+
+    #[test]
+    fn tensors_that_cannot_be_are_named() {
+        let whole = testing::file("llama", &[]);
+        let name = b"token_embd.weight";
+        let at = (whole.windows(name.len()).position(|w| w == name)).unwrap() + name.len();
+        // Dimensions, the sizes of two, kind, offset.
+        let with = |skip: usize, bytes: &[u8]| {
+            let mut file = whole.clone();
+            file[at + skip..at + skip + bytes.len()].copy_from_slice(bytes);
+            read(&file).unwrap_err().to_string()
+        };
+        for (error, part) in [
+            (with(0, &9u32.to_le_bytes()), "9 dimensions"),
+            (with(4, &33u64.to_le_bytes()), "no whole blocks of 32"),
+            (with(4, &(u64::MAX - 31).to_le_bytes()), "cut short"),
+            (with(20, &99u32.to_le_bytes()), "unknown kind 99"),
+            (with(24, &u64::MAX.to_le_bytes()), "cut short"),
+        ] {
+            assert!(
+                error.contains(part) && error.lines().count() == 1,
+                "{error}"
+            );
         }
     }
 

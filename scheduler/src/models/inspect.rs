@@ -43,6 +43,12 @@ pub fn of_gguf(path: &Path) -> Result<(Sizes, Vec<Tensor>), String> {
     let architecture = header.text("general.architecture").unwrap_or_default();
     let family =
         Family::of_gguf(architecture).map_err(|e| named(format!("cannot be used: {e}")))?;
+    if !header.has_list("tokenizer.ggml.tokens") {
+        return Err(named(
+            "has no vocabulary (tokenizer.ggml.tokens); convert the model again, with its tokenizer"
+                .into(),
+        ));
+    }
     let number = |key: &str| header.number(&format!("{architecture}.{key}"));
     let heads = number("attention.head_count").unwrap_or(0);
     let width = number("attention.key_length")

@@ -13,6 +13,7 @@ pub mod inspect;
 mod manifest;
 pub mod names;
 pub mod parts;
+mod places;
 pub mod safetensors;
 
 use crate::config::{Config, default_models_dir};

@@ -3,7 +3,10 @@
 //! The format is 8 bytes of length, a JSON object, and the tensors' bytes, as published with the
 //! safetensors library. Nothing is allocated that the file only claims.
 
-use super::cost::{Kept, Tensor};
+use super::{
+    cost::{Kept, Tensor},
+    places::{self, Place},
+};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -58,20 +61,52 @@ pub fn tensors(mut reader: impl Read, bytes: u64) -> Result<Vec<Tensor>, Safeten
         serde_json::from_slice(&header).map_err(wrong)?;
     entries.remove("__metadata__");
     let mut tensors = Vec::with_capacity(entries.len());
-    let mut end = 0;
-    for entry in entries.into_values() {
+    let mut places = Vec::with_capacity(entries.len());
+    for (name, entry) in entries {
         let entry: Entry = serde_json::from_value(entry).map_err(wrong)?;
-        end = end.max(entry.data_offsets.1);
+        places.push(place(name, &entry).map_err(SafetensorsError::Header)?);
         tensors.push(Tensor {
             kept: kept(&entry.dtype),
             shape: entry.shape,
         });
     }
+    let end = places::end_of(places).map_err(SafetensorsError::Header)?;
     let needs = end.saturating_add(8 + length);
     if needs > bytes {
         return Err(SafetensorsError::Short { has: bytes, needs });
     }
     Ok(tensors)
+}
+
+/// Where a tensor's bytes are, if they are as many as its shape takes.
+fn place(name: String, entry: &Entry) -> Result<Place, String> {
+    let wrong = |what: String| format!("tensor {:?} {what}", places::short(&name));
+    let Some(bits) = bits(&entry.dtype) else {
+        let dtype: String = entry.dtype.chars().take(16).collect();
+        return Err(wrong(format!("is of the unknown type {dtype:?}")));
+    };
+    let (start, end) = entry.data_offsets;
+    let sizes = entry.shape.iter();
+    let values = sizes.fold(1, |all: u64, n| all.saturating_mul(*n));
+    let bytes = values.saturating_mul(bits) / 8;
+    if end.checked_sub(start) != Some(bytes) {
+        return Err(wrong(format!(
+            "of the shape {:?} takes {bytes} bytes, and is said to lie from {start} to {end}",
+            entry.shape
+        )));
+    }
+    Ok(Place { name, start, end })
+}
+
+/// Bits of one value. The format's own names.
+fn bits(dtype: &str) -> Option<u64> {
+    Some(match dtype {
+        "BOOL" | "U8" | "I8" | "F8_E4M3" | "F8_E5M2" => 8,
+        "U16" | "I16" | "F16" | "BF16" => 16,
+        "U32" | "I32" | "F32" => 32,
+        "U64" | "I64" | "F64" => 64,
+        _ => return None,
+    })
 }
 
 fn kept(dtype: &str) -> Kept {
@@ -130,6 +165,32 @@ mod tests {
         let mut bytes = file(ONE, 16);
         bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(matches!(read(&bytes), Err(SafetensorsError::Header(_))));
+    }
+
+    #[test]
+    fn tensors_that_cannot_be_are_named() {
+        let one = |dtype: &str, shape: &str, offsets: &str| {
+            let header = format!(
+                "{{\"w\":{{\"dtype\":{dtype:?},\"shape\":{shape},\"data_offsets\":{offsets}}},\
+                 \"v\":{{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}}}"
+            );
+            read(&file(&header, 64)).unwrap_err().to_string()
+        };
+        let huge = "[18446744073709551615,18446744073709551615]";
+        for (error, part) in [
+            (one("F3", "[4]", "[8,24]"), "unknown type \"F3\""),
+            (one("F32", "[4]", "[8,20]"), "takes 16 bytes"),
+            (one("F32", "[4]", "[24,8]"), "from 24 to 8"),
+            (one("F32", huge, "[8,24]"), "is said to lie"),
+            (one("F32", "[4]", "[4,20]"), "share bytes"),
+            (one("F32", "[4]", "[56,72]"), "cut short"),
+            (one("F32", "[-4]", "[8,24]"), "invalid value"),
+        ] {
+            assert!(
+                error.contains(part) && error.lines().count() == 1,
+                "{error}"
+            );
+        }
     }
 
     proptest! {
