@@ -192,7 +192,11 @@ impl<R: Read> Walk<R> {
                 format!("of the shape {shape:?} has rows that are no whole blocks of {block}");
             return wrong(named(what));
         }
-        let end = offset.saturating_add((count / block).saturating_mul(bytes));
+        let Some(end) = offset.checked_add((count / block).saturating_mul(bytes)) else {
+            return wrong(named(format!(
+                "is said to lie at {offset}, which no file reaches"
+            )));
+        };
         let place = Place {
             name,
             start: offset,
@@ -355,8 +359,9 @@ mod tests {
             (with(0, &9u32.to_le_bytes()), "9 dimensions"),
             (with(4, &33u64.to_le_bytes()), "no whole blocks of 32"),
             (with(4, &(u64::MAX - 31).to_le_bytes()), "cut short"),
+            (with(24, &(1u64 << 40).to_le_bytes()), "cut short"),
             (with(20, &99u32.to_le_bytes()), "unknown kind 99"),
-            (with(24, &u64::MAX.to_le_bytes()), "cut short"),
+            (with(24, &u64::MAX.to_le_bytes()), "no file reaches"),
         ] {
             assert!(
                 error.contains(part) && error.lines().count() == 1,
