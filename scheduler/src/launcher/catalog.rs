@@ -18,6 +18,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
+    ops::ControlFlow,
     os::fd::{AsFd, OwnedFd},
     path::Path,
 };
@@ -119,8 +120,8 @@ impl Catalog {
         let mut reload = Reload::new(manifests, &Catalog::default());
         loop {
             match reload.advance(u64::MAX) {
-                Ok(catalog) => return catalog,
-                Err(unfinished) => reload = unfinished,
+                ControlFlow::Break(catalog) => return catalog,
+                ControlFlow::Continue(unfinished) => reload = unfinished,
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::models::{File as Listed, Hasher, Manifest};
 use std::{
     fs::{File, Metadata},
     io::{self, Read},
+    ops::ControlFlow::{self, Break, Continue},
     os::unix::fs::MetadataExt,
 };
 
@@ -74,20 +75,20 @@ impl Hashing {
     }
 
     /// Goes on until all is done, or about `bytes_max` more were read: then it comes back as it is.
-    pub fn advance(mut self, bytes_max: u64) -> Result<Hashed, Hashing> {
+    pub fn advance(mut self, bytes_max: u64) -> ControlFlow<Hashed, Hashing> {
         let until = self.done_bytes.saturating_add(bytes_max);
         let mut buffer = vec![0; 1 << 20];
         loop {
             let Some(file) = self.manifest.files.get(self.found.len()).cloned() else {
-                return Ok((self.manifest, Ok(self.found)));
+                return Break((self.manifest, Ok(self.found)));
             };
             if self.done_bytes >= until {
-                return Err(self);
+                return Continue(self);
             }
             match self.read_on(&file, &mut buffer) {
                 Ok(Some(identity)) => self.found.push(identity),
                 Ok(None) => {}
-                Err(fault) => return Ok((self.manifest, Err(fault))),
+                Err(fault) => return Break((self.manifest, Err(fault))),
             }
         }
     }

@@ -3,7 +3,10 @@
 
 use super::{Catalog, Entry, hashing::Hashing, open_inside};
 use crate::models::Manifest;
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow::{self, Break, Continue},
+};
 
 /// A catalogue in the making.
 #[derive(Debug)]
@@ -36,16 +39,16 @@ impl Reload {
         reload
     }
 
-    /// Hashes about `bytes_max` more; the catalogue once all is done.
-    pub fn advance(mut self, bytes_max: u64) -> Result<Catalog, Reload> {
+    /// Hashes about `bytes_max` more; breaks with the catalogue once all is done.
+    pub fn advance(mut self, bytes_max: u64) -> ControlFlow<Catalog, Reload> {
         let hashing = self.hashing.take();
         let Some(hashing) = hashing.or_else(|| self.waiting.pop().map(Hashing::new)) else {
             let models = self.models;
-            return Ok(Catalog { models });
+            return Break(Catalog { models });
         };
         match hashing.advance(bytes_max) {
-            Err(unfinished) => self.hashing = Some(unfinished),
-            Ok((manifest, files)) => {
+            Continue(unfinished) => self.hashing = Some(unfinished),
+            Break((manifest, files)) => {
                 if let Err(fault) = &files {
                     tracing::error!("cannot be served: {fault}");
                 }
@@ -57,7 +60,7 @@ impl Reload {
                 self.models.insert(entry.manifest.name.clone(), entry);
             }
         }
-        Err(self)
+        Continue(self)
     }
 
     /// The model that is being hashed, bytes read and bytes that there are; a hundred times for each

@@ -17,7 +17,7 @@ use bulkhead_proto::internal::{
     LoadModel, ModelDropped, ModelLoading, ModelNews, Models, ReloadFailed,
     from_launcher::Message as Tell, model_news::State as Stage,
 };
-use std::time::Instant;
+use std::{ops::ControlFlow, time::Instant};
 
 /// Bytes that are hashed before anything else gets its turn again: some milliseconds.
 const HASHED_PER_TURN_BYTES: u64 = 4 << 20;
@@ -63,7 +63,7 @@ impl Life<'_> {
             return;
         };
         match reload.advance(HASHED_PER_TURN_BYTES) {
-            Ok(catalog) => {
+            ControlFlow::Break(catalog) => {
                 for model in self.templates.models() {
                     if catalog.digest(&model.0) != Some(&model.1) {
                         self.templates
@@ -74,7 +74,7 @@ impl Life<'_> {
                 self.setup.catalog.replace(catalog);
                 self.tell_models();
             }
-            Err(mut reload) => {
+            ControlFlow::Continue(mut reload) => {
                 if let Some((model, done_bytes, total_bytes)) = reload.news() {
                     let state = Stage::Loading(ModelLoading {
                         phase: "hashing".into(),
