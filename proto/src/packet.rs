@@ -176,6 +176,7 @@ mod tests {
                 reason,
                 permanent: true,
                 fault: None,
+                wait_ns: 0,
             })),
         }
     }
