@@ -107,18 +107,27 @@ impl TextCodec {
 
     /// Divides text at the control tokens that are written out in it.
     pub fn split(&self, text: &str) -> Vec<Part> {
-        self.divide(text, str::to_owned)
+        self.divide(text, self.controls.find(text), str::to_owned)
     }
 
-    /// The same, where what is between control tokens has yet to become text.
-    pub(super) fn divide(&self, text: &str, read: impl Fn(&str) -> String) -> Vec<Part> {
+    /// The same for what a template wrote with stand-ins for messages; `show` takes them away.
+    pub(super) fn split_rendered(&self, text: &str, show: impl Fn(&str) -> String) -> Vec<Part> {
+        self.divide(text, self.controls.find_among_words(text), show)
+    }
+
+    fn divide(
+        &self,
+        text: &str,
+        controls: impl Iterator<Item = (Range<usize>, u32)>,
+        show: impl Fn(&str) -> String,
+    ) -> Vec<Part> {
         let word = |range: Range<usize>| {
-            let word = read(&text[range.clone()]);
+            let word = show(&text[range.clone()]);
             Part::Text(self.space_first.put(&word, range.start))
         };
         let mut parts = Vec::new();
         let mut start = 0;
-        for (place, id) in self.controls.find(text) {
+        for (place, id) in controls {
             if start < place.start {
                 parts.push(word(start..place.start));
             }

@@ -82,11 +82,29 @@ impl Controls {
         &'t self,
         text: &'t str,
     ) -> impl Iterator<Item = (Range<usize>, u32)> + 't {
+        self.search(text, true)
+    }
+
+    /// The same in a text whose words are not all its author's: none of them can unmake a token by
+    /// standing beside it.
+    pub(super) fn find_among_words<'t>(
+        &'t self,
+        text: &'t str,
+    ) -> impl Iterator<Item = (Range<usize>, u32)> + 't {
+        self.search(text, false)
+    }
+
+    fn search<'t>(
+        &'t self,
+        text: &'t str,
+        alone: bool,
+    ) -> impl Iterator<Item = (Range<usize>, u32)> + 't {
         let mut taken = 0;
         self.finder.find_iter(text).filter_map(move |found| {
             let token = &self.literals[found.pattern().as_usize()];
             let (before, after) = (&text[..found.start()], &text[found.end()..]);
-            if found.start() < taken || (token.alone && within_word(before, after)) {
+            let unmade = alone && token.alone && within_word(before, after);
+            if unmade || found.start() < taken {
                 return None;
             }
             let start = match token.takes_left {

@@ -51,7 +51,11 @@ fn codec() -> TextCodec {
     steps["added_tokens"] = CONTROLS
         .iter()
         .zip(1000..)
-        .map(|((text, special), id)| json!({"id": id, "content": text, "special": special}))
+        .map(|((text, special), id)| {
+            // What stands beside a token that says so could unmake it.
+            let alone = *text == "<|im_end|>";
+            json!({"id": id, "content": text, "special": special, "single_word": alone})
+        })
         .collect();
     words::in_folder(&words::read()["by_bytes"], &steps)
 }
@@ -319,8 +323,12 @@ fn what_templates_ask_of_a_message_is_answered_by_its_text() {
         ("'<x>' in c or 'role' in messages[0]", "True"),
         ("'</think>' in c | upper", "False"),
         ("c is string", "True"),
+        ("asked(c)", "True-"),
     ] {
-        let template = format!("{{% set c = messages[0].content %}}{{{{ {asked} }}}}");
+        let template = format!(
+            "{{% macro asked(c) %}}{{{{ '</think>' in c }}}}{{{{ c.split('H')[0] | replace('<s>', '-') | trim }}}}\
+             {{% endmacro %}}{{% set c = messages[0].content %}}{{{{ {asked} }}}}"
+        );
         let found = parts(&template, &[("user", content)]).expect(asked);
         assert_eq!(found, [Part::Text(answer.into())], "{asked}");
     }

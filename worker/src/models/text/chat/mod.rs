@@ -112,7 +112,7 @@ impl Chat {
         let stand_ins = Arc::new(stand_ins);
         let seen = Value::from_dyn_object(Arc::clone(&stand_ins));
         let rendered = self.rendered(&hidden, now_unix_s, seen)?;
-        Ok(codec.divide(&rendered, |text| stand_ins.show(text)))
+        Ok(codec.split_rendered(&rendered, |text| stand_ins.show(text)))
     }
 
     /// The prompt's text, control tokens written out.

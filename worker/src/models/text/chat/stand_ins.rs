@@ -6,7 +6,7 @@
 //! characters that the template wrote. Stand-ins are one for one: lengths and places are those of the text.
 
 use minijinja::value::Object;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// The private planes: their first code points, and how many each has.
@@ -28,16 +28,15 @@ impl Alphabet {
     /// Those of `literals`; of letters both cases, since templates change that. White space is none of them,
     /// since templates trim it, unless a literal is nothing else. None where they are too many.
     pub(super) fn of<'a>(literals: impl Iterator<Item = &'a str>) -> Option<Self> {
-        let mut chars = Vec::new();
+        let mut chars = BTreeSet::new();
         for literal in literals {
             let blank = literal.trim().is_empty();
             let needed = literal.chars().filter(|one| blank || !one.is_whitespace());
             chars.extend(
                 needed.flat_map(|one| [one.to_ascii_lowercase(), one.to_ascii_uppercase()]),
             );
-            chars.sort_unstable();
-            chars.dedup();
         }
+        let chars: Vec<char> = chars.into_iter().collect();
         let mut ascii = [NONE; 128];
         for (nth, one) in chars.iter().enumerate() {
             if let Some(place) = ascii.get_mut(*one as usize) {
@@ -91,13 +90,17 @@ impl StandIns {
 
     /// A text with stand-ins.
     pub(super) fn hide(&self, text: &str) -> String {
-        text.chars().map(|one| self.hidden(one)).collect()
+        // Most characters have stand-ins, and those are longer.
+        let mut hidden = String::with_capacity(4 * text.len());
+        hidden.extend(text.chars().map(|one| self.hidden(one)));
+        hidden
     }
 
     /// The text behind stand-ins.
     pub(super) fn show(&self, text: &str) -> String {
-        let shown = |one| self.shown(one).unwrap_or(one);
-        text.chars().map(shown).collect()
+        let mut shown = String::with_capacity(text.len() / 2);
+        shown.extend(text.chars().map(|one| self.shown(one).unwrap_or(one)));
+        shown
     }
 
     pub(super) fn hidden(&self, one: char) -> char {
