@@ -6,6 +6,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -24,6 +26,20 @@ pub fn path(name: &str) -> &'static Path {
 /// A command that runs `bulkhead`.
 pub fn bulkhead() -> Command {
     Command::new(path("bulkhead"))
+}
+
+/// The worker's program, but for one model: where it is given that model's file, it first runs these lines
+/// of shell, in which `$file` is the file's path. For faults that only the loading process can have.
+pub fn worker_with(dir: &Path, model: &str, lines: &str) -> PathBuf {
+    let program = dir.join("worker");
+    let text = format!(
+        "#!/bin/sh\nfile=$(/usr/bin/readlink /proc/$$/fd/4)\n\
+         case $file in */{model}/*)\n{lines}\n;;\nesac\nexec {} \"$@\"\n",
+        path("bulkhead-worker").display()
+    );
+    fs::write(&program, text).expect("a script");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("may be run");
+    program
 }
 
 fn build() -> BTreeMap<String, PathBuf> {

@@ -57,6 +57,23 @@ enum RefusedToServe {
     Socket(io::Error),
 }
 
+impl RefusedToServe {
+    /// What to say of it. Only of a model is it known that trying again will not help.
+    fn refusal(&self) -> Refused {
+        let permanent = match self {
+            RefusedToServe::Files(error) => return error.refusal(),
+            RefusedToServe::Load(error) => return error.refusal(),
+            RefusedToServe::Model(error) => error.permanent(),
+            _ => false,
+        };
+        Refused {
+            reason: self.to_string(),
+            permanent,
+            ..Refused::default()
+        }
+    }
+}
+
 /// A process that has given up files and networks, has its model in memory, and one thread.
 pub struct Newborn {
     /// The scheduler is, or will be, on the other end.
@@ -97,9 +114,7 @@ pub fn live() -> ! {
 
 /// Says why and ends.
 fn refuse(mut socket: UnixStream, why: &RefusedToServe) -> ! {
-    let refused = Refused {
-        reason: why.to_string(),
-    };
+    let refused = why.refusal();
     // It may hang up the moment it hears, and the reader thread then ends the process.
     process::set_code_at_hang_up(EXIT_REFUSED);
     // If the scheduler is gone, the exit code still tells the launcher.

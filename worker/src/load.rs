@@ -6,7 +6,7 @@
 use crate::models;
 use crate::process::{self, FILE_FD_MIN, STACK_BYTES, take_file};
 use aws_lc_rs::digest;
-use bulkhead_proto::internal::{Load, ModelFile, Progress};
+use bulkhead_proto::internal::{Load, ModelFile, Progress, Refused};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -65,6 +65,38 @@ pub enum ModelError {
     /// The machine has no room for a thread.
     #[error("no thread could be started: {0}")]
     Thread(io::Error),
+}
+
+impl FileError {
+    /// What to say of it. A file that cannot be read may be readable again, and memory free again.
+    pub fn refusal(&self) -> Refused {
+        let (file, found_sha256) = match self {
+            FileError::Hash { name, found, .. } => (name.clone(), found.clone()),
+            FileError::List(_) | FileError::Read { .. } => Default::default(),
+        };
+        Refused {
+            reason: self.to_string(),
+            permanent: !matches!(self, FileError::Read { .. }),
+            file,
+            found_sha256,
+        }
+    }
+}
+
+impl ModelError {
+    /// What to say of it.
+    pub fn refusal(&self) -> Refused {
+        let permanent = match self {
+            ModelError::Files(error) => return error.refusal(),
+            ModelError::Model(error) => error.permanent(),
+            ModelError::Thread(_) => false,
+        };
+        Refused {
+            reason: self.to_string(),
+            permanent,
+            ..Refused::default()
+        }
+    }
 }
 
 /// Reads and packs a model, at low priority. That takes a thread, since a priority that was lowered
@@ -277,6 +309,26 @@ mod tests {
         }
         // Of an empty model there is nothing to tell.
         assert_eq!(heard, 101);
+    }
+
+    #[test]
+    fn what_another_hash_means_is_said_in_full_and_a_failed_read_is_not_for_good() {
+        let read = |file| {
+            let files = vec![file];
+            let load = Load {
+                files,
+                ..Load::default()
+            };
+            read_files(&load, &mut |_| {}).expect_err("not as promised")
+        };
+        let refused = ModelError::from(read(file(abc(), &"0".repeat(64)))).refusal();
+        assert!(refused.permanent && refused.reason.contains("SHA-256"));
+        let named = (refused.file.as_str(), refused.found_sha256.as_str());
+        assert_eq!(named, ("weights", ABC));
+        let refused = read(file(500, ABC)).refusal();
+        assert!(!refused.permanent && refused.file.is_empty(), "{refused:?}");
+        let thread = ModelError::Thread(io::Error::from_raw_os_error(libc::EAGAIN));
+        assert!(!thread.refusal().permanent);
     }
 
     #[test]

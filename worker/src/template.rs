@@ -31,6 +31,9 @@ const NAMES: [&std::ffi::CStr; 2] = [c"bulkhead-model", c"bulkhead-worker"];
 /// The longest reason why a model does not run, bytes.
 const REASON_BYTES_MAX: u64 = 1024;
 
+/// Marks a reason that will be there however often it is tried.
+const PERMANENT: char = '!';
+
 /// Exit code of a template whose launcher broke the protocol.
 const EXIT_PROTOCOL: i32 = 2;
 
@@ -46,9 +49,25 @@ enum TemplateError {
     /// The model's, or the machine's.
     #[error(transparent)]
     Load(#[from] load::ModelError),
-    /// The model's.
-    #[error("the model does not run: {0}")]
-    Run(String),
+    /// The model's, or the machine's.
+    #[error("the model does not run: {why}")]
+    Run { why: String, permanent: bool },
+}
+
+impl TemplateError {
+    /// What to say of it. Only of a model is it known that trying again will not help.
+    fn refusal(&self) -> Refused {
+        let permanent = match self {
+            TemplateError::Load(error) => return error.refusal(),
+            TemplateError::Run { permanent, .. } => *permanent,
+            TemplateError::NoLoad(_) | TemplateError::Io(_) => false,
+        };
+        Refused {
+            reason: self.to_string(),
+            permanent,
+            ..Refused::default()
+        }
+    }
 }
 
 /// A loaded template.
@@ -77,9 +96,7 @@ pub fn live() -> ! {
         Ok(template) => life::born(template.fork_on_demand()),
         Err((control, why)) => {
             process::say(format_args!("{why}"));
-            let refused = Refused {
-                reason: why.to_string(),
-            };
+            let refused = why.refusal();
             // If the launcher is gone, nobody needs to know.
             let _ = tell(&control, Tell::Refused(refused));
             process::end(life::EXIT_REFUSED)
@@ -141,8 +158,15 @@ fn try_out(model: models::Loaded, threads: usize) -> Result<models::Loaded, Temp
             let ended = process::wait_for(child);
             match (heard, ended) {
                 (Ok(_), Ok(())) if why.is_empty() => Ok(model),
-                (Ok(_), Ok(())) => Err(TemplateError::Run(why)),
-                (Err(error), _) | (_, Err(error)) => Err(TemplateError::Run(error.to_string())),
+                (Ok(_), Ok(())) => Err(TemplateError::Run {
+                    permanent: why.starts_with(PERMANENT),
+                    why: why.trim_start_matches(PERMANENT).to_owned(),
+                }),
+                // It was killed, or had no room.
+                (Err(error), _) | (_, Err(error)) => Err(TemplateError::Run {
+                    why: error.to_string(),
+                    permanent: false,
+                }),
             }
         }
         Fork::Child => {
@@ -151,6 +175,7 @@ fn try_out(model: models::Loaded, threads: usize) -> Result<models::Loaded, Temp
                 .map_err(|error| error.to_string())
                 .and_then(|()| match model.start(threads, true) {
                     Ok(_) => Ok(()),
+                    Err(error) if error.permanent() => Err(format!("{PERMANENT}{error}")),
                     Err(error) => Err(error.to_string()),
                 });
             if let Err(why) = ran {

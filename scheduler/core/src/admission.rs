@@ -56,7 +56,11 @@ impl Core {
             return Err(Bound::TooLarge);
         }
         if self.hopeless(submission).is_some() {
-            return Err(Bound::Backoff);
+            let flow = self.flow(submission.tenant, submission.model);
+            return Err(match flow.is_some_and(|flow| flow.refused) {
+                true => Bound::ModelRefused,
+                false => Bound::Backoff,
+            });
         }
         if tenant.open >= tenant.settings.open_requests_max {
             return Err(Bound::TenantOpen);

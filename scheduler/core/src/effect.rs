@@ -124,6 +124,8 @@ pub enum Bound {
     DeadlinePast,
     /// The tenant's workers for this model keep failing, and none is started before the time to retry.
     Backoff,
+    /// The model was refused as it is, and is not tried again yet.
+    ModelRefused,
     /// The scheduler is stopping.
     Draining,
     /// The request alone is larger than a bound can ever hold.

@@ -30,6 +30,7 @@ impl Core {
         }
         if let Some(flow) = self.flow_mut(tenant, model) {
             flow.failures = 0;
+            flow.refused = false;
         }
         self.charge_restart(id);
         self.reindex(tenant);

@@ -54,6 +54,7 @@ impl Core {
                 self.back_off(&worker, 0, BackoffCause::Start, effects);
                 let attempts_max = self.limits.start_attempts_max;
                 let often = self.flow_mut(tenant, model).is_some_and(|flow| {
+                    flow.refused = permanent;
                     flow.failures += 1;
                     flow.failures >= attempts_max
                 });
@@ -188,7 +189,8 @@ impl Core {
         let left = self.backoff_left(submission.tenant, submission.model);
         let deadline = submission.deadline;
         let ends = self.now.saturating_add(left);
-        let too_long = left > self.limits.backoff_patience_ns;
+        let refused = (self.flow(submission.tenant, submission.model)).is_some_and(|f| f.refused);
+        let too_long = refused || left > self.limits.backoff_patience_ns;
         (left > 0 && (too_long || deadline.is_some_and(|at| at <= ends))).then_some(left)
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Flow {
     pub deaths: u32,
     /// Failures and deaths since a worker last served for a good while.
     pub backoff: Backoff,
+    /// The last start was refused for good, and none has come to anything since.
+    pub refused: bool,
     /// Nothing is started before this.
     pub not_before: Nanos,
     /// Its place among those that want a worker started, while it has one.

@@ -138,6 +138,32 @@ fn requests_wait_out_a_short_backoff_and_fail_at_once_in_a_long_one() {
     assert_eq!(sim.end_of(served), Some(End::Worker(Outcome::Ok)));
 }
 
+/// What no other start would change is said at once and again, and tried as rarely.
+#[test]
+fn a_model_that_is_refused_for_good_is_refused_until_it_is_tried_again() {
+    let mut sim = Sim::new(limits(), 1, 2);
+    let tenant = sim.tenant(1, 1);
+    let failure = StartFailure::Tried { permanent: true };
+    sim.unstartable.insert(tenant, failure);
+    let first = sim.submit(tenant, 10);
+    sim.run_until(MS);
+    let retry_after_ns = None;
+    assert_eq!(sim.end_of(first), Some(End::NoWorker { retry_after_ns }));
+    let again = sim.submit(tenant, 10);
+    assert_eq!(sim.refused[&again].bound, Bound::ModelRefused);
+    assert_eq!(starts(&sim, tenant), 1);
+    sim.unstartable.clear();
+    sim.run_until(SECOND);
+    let mended = sim.submit(tenant, 10);
+    sim.run_until(2 * SECOND);
+    assert_eq!(sim.end_of(mended), Some(End::Worker(Outcome::Ok)));
+    let worker = sim.core.workers().next().expect("it serves").worker;
+    sim.at(sim.now, Act::Crash(worker));
+    sim.run_until(2 * SECOND);
+    let crashed = sim.submit(tenant, 10);
+    assert!(sim.accepted.contains_key(&crashed), "that is over");
+}
+
 /// What starts the model's workers says how long it will not: nobody asks before, and nobody waits
 /// for that.
 #[test]

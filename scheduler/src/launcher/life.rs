@@ -286,11 +286,13 @@ impl<'a> Life<'a> {
                     worker,
                     reason,
                     permanent,
+                    fault,
                 } => self.failed(SpawnFailed {
                     worker,
                     reason,
                     permanent,
-                    ..SpawnFailed::default()
+                    fault,
+                    wait_ns: 0,
                 }),
                 Outcome::Dropped {
                     model,

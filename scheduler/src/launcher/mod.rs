@@ -45,6 +45,7 @@ mod templates;
 mod worker;
 
 use restarts::{Next, Restarts};
+pub use template::CHANGED;
 
 /// What a scheduler that has drained, or closed its connection, may take to exit.
 const EXIT_WAIT: Duration = Duration::from_secs(5);

@@ -1,13 +1,16 @@
-//! Which models' templates are not started just now, because those before them failed, and for how long.
+//! Which models' templates are not started just now, because those before them failed, and for how long;
+//! and which not at all, because one refused its model as it is.
 //!
 //! The pause is the model's: whoever asks meanwhile is told at once how long it lasts, so that a model
 //! that cannot be loaded costs a bounded number of loads, however many tenants ask for it. Nothing here
 //! starts or ends a process; time and seed come as arguments.
 
 use super::backoff::Backoff;
+use nix::sys::stat::fstat;
 use std::{
     collections::{BTreeMap, hash_map::DefaultHasher},
     hash::{Hash, Hasher},
+    os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
@@ -18,6 +21,30 @@ pub type Key = (String, String);
 pub struct Pauses {
     seed: u64,
     known: BTreeMap<Key, Pause>,
+    refused: BTreeMap<Key, Refusal>,
+}
+
+/// A model that was refused, by what its files were then.
+struct Refusal {
+    files: Vec<Identity>,
+    reason: String,
+}
+
+/// What makes a file the same file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Identity([i64; 4], u64, u64);
+
+impl Identity {
+    /// Of each of these files, as far as the kernel says it.
+    pub fn of(files: &[OwnedFd]) -> Vec<Identity> {
+        let stats = files.iter().filter_map(|file| fstat(file).ok());
+        stats
+            .map(|s| {
+                let times = [s.st_mtime, s.st_mtime_nsec, s.st_ctime, s.st_ctime_nsec];
+                Identity(times, s.st_dev, s.st_ino)
+            })
+            .collect()
+    }
 }
 
 struct Pause {
@@ -31,6 +58,7 @@ impl Pauses {
         Pauses {
             seed,
             known: BTreeMap::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -41,9 +69,10 @@ impl Pauses {
         (!left.is_zero()).then_some(left)
     }
 
-    /// Forgets all failures.
+    /// Forgets all failures and refusals.
     pub fn forgive(&mut self) {
         self.known.clear();
+        self.refused.clear();
     }
 
     /// A template failed that had been of use for `life`, zero where it never was.
@@ -62,6 +91,18 @@ impl Pauses {
             wait_ms,
             "a template failed; the next one waits"
         );
+    }
+
+    /// A template refused its model, whose files were these: every other would.
+    pub fn refuse(&mut self, key: &Key, files: Vec<Identity>, reason: &str) {
+        let reason = reason.to_owned();
+        self.refused.insert(key.clone(), Refusal { files, reason });
+    }
+
+    /// Why no template of this model is to be started while its files are these, if none is.
+    pub fn refused(&self, key: &Key, files: &[Identity]) -> Option<&str> {
+        let refusal = self.refused.get(key)?;
+        (refusal.files == files).then_some(refusal.reason.as_str())
     }
 
     /// A template was ended that had been of use for `life`.
@@ -98,5 +139,26 @@ mod tests {
         pauses.ended(&key("m"), Duration::from_secs(60));
         pauses.failed(&key("m"), Duration::ZERO, now);
         assert_eq!(pauses.left(&key("m"), now), Some(lefts[0]));
+    }
+
+    #[test]
+    fn a_refusal_holds_until_a_file_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        let identity = |text: &str| {
+            std::fs::write(dir.path().join("new"), text).unwrap();
+            std::fs::rename(dir.path().join("new"), &path).unwrap();
+            let again = || OwnedFd::from(std::fs::File::open(&path).unwrap());
+            assert_eq!(Identity::of(&[again()]), Identity::of(&[again()]));
+            Identity::of(&[again()])
+        };
+        let (mut pauses, key) = (Pauses::new(7), ("m".to_owned(), "cpu".to_owned()));
+        let (before, other) = (identity("a"), ("n".to_owned(), "cpu".to_owned()));
+        assert_eq!(pauses.refused(&key, &before), None);
+        pauses.refuse(&key, identity("a"), "bad");
+        let now = Identity::of(&[std::fs::File::open(&path).unwrap().into()]);
+        assert_eq!(pauses.refused(&key, &now), Some("bad"));
+        assert_eq!(pauses.refused(&other, &now), None);
+        assert_eq!(pauses.refused(&key, &identity("b")), None);
     }
 }

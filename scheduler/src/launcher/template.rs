@@ -6,11 +6,11 @@
 //! process that nobody knew. A template that says anything else, or takes too long, is ended together
 //! with what it has forked and not let go. Nothing here waits; time comes as an argument.
 
-use super::{catalog::Opened, sys, worker};
+use super::{catalog::Opened, pauses::Identity, sys, worker};
 use crate::config::Config;
 use bulkhead_proto::{
     internal::{
-        Fork, FromTemplate, ModelHeld, ModelLoading, Progress, ToTemplate,
+        Fork, FromTemplate, ModelFault, ModelHeld, ModelLoading, Progress, Refused, ToTemplate,
         from_template::Message as Told, model_news::State as Stage, to_template::Message as Ask,
     },
     packet,
@@ -41,6 +41,10 @@ const PROGRESS_MAX: u32 = 1024;
 /// What a template may be doing while it loads.
 const PHASES: [&str; 2] = ["reading", "packing"];
 
+/// What is told of a file that only the process that loads it found to be another one.
+pub const CHANGED: &str = "is not the file that was installed: what was read while loading it has \
+                           another SHA-256; `bulkhead models verify` says whether it still has";
+
 /// What became of a worker that was asked for.
 #[derive(Debug)]
 pub enum Outcome {
@@ -59,6 +63,8 @@ pub enum Outcome {
         reason: String,
         /// True where trying again will not help.
         permanent: bool,
+        /// The file that is not the one that was promised, where that is why.
+        fault: Option<ModelFault>,
     },
     /// There is one that was killed before it was there: it is to end.
     Unwanted { pid: Pid },
@@ -76,6 +82,7 @@ pub enum Outcome {
 pub struct Why {
     pub reason: String,
     pub end: End,
+    pub fault: Option<ModelFault>,
 }
 
 /// What a template's end says of the next one.
@@ -95,6 +102,7 @@ impl Why {
         Why {
             reason: reason.into(),
             end: End::Unneeded,
+            fault: None,
         }
     }
 
@@ -102,6 +110,7 @@ impl Why {
         Why {
             reason: reason.into(),
             end: End::Failed,
+            fault: None,
         }
     }
 }
@@ -140,6 +149,8 @@ pub struct Template {
     waiting: VecDeque<Waiting>,
     workers: BTreeSet<Pid>,
     why: Option<Why>,
+    /// What its model's files were when it was started.
+    files: Vec<Identity>,
 }
 
 impl Template {
@@ -157,7 +168,10 @@ impl Template {
         fds.extend(opened.files.iter().map(AsFd::as_fd));
         let pid = sys::spawn(program, &["--template".as_ref()], &fds)?;
         let of = (opened.manifest.name.as_str(), opened.digest);
-        Template::over(pid, control, of, now).inspect_err(|_| sys::kill_and_wait(pid))
+        let template = Template::over(pid, control, of, now);
+        let mut template = template.inspect_err(|_| sys::kill_and_wait(pid))?;
+        template.files = Identity::of(&opened.files);
+        Ok(template)
     }
 
     /// Over the launcher's end of the connection to a process that was told to load.
@@ -182,6 +196,7 @@ impl Template {
             waiting: VecDeque::new(),
             workers: BTreeSet::new(),
             why: None,
+            files: Vec::new(),
         })
     }
 
@@ -191,6 +206,11 @@ impl Template {
 
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// What its model's files were when it was started; to be asked once.
+    pub fn take_identity(&mut self) -> Vec<Identity> {
+        std::mem::take(&mut self.files)
     }
 
     /// For how long it has been of use; zero where its model is not loaded.
@@ -341,10 +361,7 @@ impl Template {
                 self.loaded = Some(now);
             }
             (Some(Told::Refused(refused)), State::Loading(..)) => {
-                return Err(Why {
-                    reason: refused.reason,
-                    end: End::Refused,
-                });
+                return Err(self.refused(refused));
             }
             (Some(Told::Forked(_)), State::Forking(birth)) => {
                 let pid = sender
@@ -367,11 +384,31 @@ impl Template {
                     worker,
                     reason: failed.reason,
                     permanent: false,
+                    fault: None,
                 }));
             }
             _ => return Err(Why::failed("the template spoke out of turn")),
         }
         Ok(true)
+    }
+
+    /// Why it ends, from its own words.
+    fn refused(&self, refused: Refused) -> Why {
+        let fault = (!refused.file.is_empty()).then(|| ModelFault {
+            model: self.model.clone(),
+            file: refused.file,
+            what: CHANGED.into(),
+            found_sha256: refused.found_sha256,
+        });
+        let end = match refused.permanent {
+            true => End::Refused,
+            false => End::Failed,
+        };
+        Why {
+            reason: refused.reason,
+            end,
+            fault,
+        }
     }
 
     /// Has the next worker forked, if one waits and nothing else is going on.
@@ -415,6 +452,7 @@ impl Template {
             worker,
             reason: why.reason.clone(),
             permanent: why.end == End::Refused,
+            fault: why.fault.clone(),
         }));
         let loaded = self.loaded.is_some();
         outcomes.push(Outcome::Dropped {

@@ -12,7 +12,7 @@ const FORKED: &str = "printf '\\032\\000' >&3\n";
 /// Says that it has read one byte of two, and that it dances.
 const READS: &str = "printf '\\302\\002\\015\\012\\007reading\\020\\001\\030\\002' >&3\n";
 const DANCES: &str = "printf '\\302\\002\\010\\012\\006dances' >&3\n";
-const REFUSED: &str = "printf '\\022\\005\\012\\003bad' >&3\n";
+const REFUSED: &str = "printf '\\022\\010\\012\\003bad\\360\\001\\001' >&3\n";
 
 /// Leaves a child behind, in a group of its own, that says `Forked` once the launcher has adopted it,
 /// and then waits.
@@ -134,6 +134,47 @@ fn a_worker_that_a_template_forked_is_the_launchers_own_child() {
     born(&mut pair, 4);
     pair.life.end();
     assert!(!sys::is_child(two.0), "buried");
+}
+
+/// Of a model that a template refused no other template is started, until a file of it is another.
+#[test]
+fn a_model_that_a_template_refused_is_refused_without_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = "\\372\\001\\001f\\202\\002\\002ab";
+    let refuses = REFUSED
+        .replace("\\010", "\\021")
+        .replace("' >", &format!("{found}' >"));
+    let setup = sharing(dir.path(), &format!("{TAKE}{refuses}exit 1\n"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    let told = failed(&mut pair, 1);
+    let fault = told.fault.expect("a file is at fault");
+    let words = [fault.model.as_str(), &fault.file, &fault.found_sha256];
+    assert_eq!(words, ["m", "f", "ab"]);
+    for worker in 2..5 {
+        let hours = Duration::from_secs(3600 * worker);
+        pair.ask_at(spawn(worker), Instant::now() + hours);
+        assert!(templates(&pair).is_empty(), "it is not tried");
+        let told = failed(&mut pair, worker);
+        assert!(told.permanent && told.reason == "bad", "{told:?}");
+    }
+    pair.life.end();
+
+    // One that was only short of something is tried again.
+    let short = REFUSED
+        .replace("\\010", "\\005")
+        .replace("\\360\\001\\001", "");
+    let setup = sharing(dir.path(), &format!("{TAKE}{short}exit 1\n"));
+    let mut pair = Pair::new(&setup);
+    for worker in 1..3 {
+        pair.ask_at(
+            spawn(worker),
+            Instant::now() + Duration::from_secs(60 * worker),
+        );
+        assert_eq!(templates(&pair).len(), 1, "it is tried");
+        assert!(!failed(&mut pair, worker).permanent);
+    }
+    pair.life.end();
 }
 
 /// However many ask meanwhile: nothing is started, and each is told at once for how long.

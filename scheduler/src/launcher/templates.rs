@@ -7,7 +7,7 @@
 
 use super::{
     catalog::Opened,
-    pauses::{Key, Pauses},
+    pauses::{Identity, Key, Pauses},
     sys,
     template::{End, Outcome, Template, Why},
 };
@@ -28,6 +28,9 @@ pub enum AskError {
     /// Those before it failed.
     #[error("the process that holds this model failed, and the next one starts in {0:?}")]
     Paused(Duration),
+    /// One before it refused the model as it is.
+    #[error("{0}")]
+    Refused(String),
     /// The machine refused something.
     #[error("no process that holds this model can be started: {0}")]
     Io(#[from] io::Error),
@@ -124,6 +127,10 @@ impl Templates {
         Ok(match self.live.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
+                let files = Identity::of(&opened.files);
+                if let Some(reason) = self.pauses.refused(entry.key(), &files) {
+                    return Err(AskError::Refused(reason.to_owned()));
+                }
                 if let Some(left) = self.pauses.left(entry.key(), now) {
                     return Err(AskError::Paused(left));
                 }
@@ -251,7 +258,11 @@ impl Templates {
         let life = template.life(now);
         match why.end {
             End::Unneeded => self.pauses.ended(key, life),
-            End::Failed | End::Refused => self.pauses.failed(key, life, now),
+            End::Failed => self.pauses.failed(key, life, now),
+            End::Refused => {
+                let files = template.take_identity();
+                self.pauses.refuse(key, files, &why.reason);
+            }
         }
         template.end(why);
         self.ending.push(template);

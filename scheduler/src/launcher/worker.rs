@@ -54,6 +54,7 @@ impl SpawnError {
         match self {
             SpawnError::Model(e) => e.permanent(),
             SpawnError::Device(_) | SpawnError::Number(_) => true,
+            SpawnError::Template(AskError::Refused(_)) => true,
             SpawnError::TooMany(_) | SpawnError::Template(_) | SpawnError::Io(_) => false,
         }
     }

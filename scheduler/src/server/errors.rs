@@ -12,6 +12,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The domain of our reasons.
 pub const DOMAIN: &str = "bulkhead";
 
+const MODEL_UNAVAILABLE: &str = "this model cannot be loaded; the server's log says why";
+
 /// Why a request got no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -89,6 +91,11 @@ impl Refused {
                 "WORKER_UNAVAILABLE",
                 "your tenant's workers for this model keep failing, and the next is not started yet; try again once that is due, and see the server's log",
             ),
+            Bound::ModelRefused => (
+                Code::FailedPrecondition,
+                "MODEL_UNAVAILABLE",
+                MODEL_UNAVAILABLE,
+            ),
             Bound::Draining => (
                 Code::Unavailable,
                 "DRAINING",
@@ -133,7 +140,7 @@ impl Refused {
                 .retry(Duration::from_millis(200)),
             End::NoWorker { retry_after_ns: Some(ns) } => Refused::new(Code::Unavailable, "WORKER_UNAVAILABLE", "no worker could be started for this model; try again once the next is due, and see the server's log")
                 .retry(Duration::from_nanos(ns)),
-            End::NoWorker { retry_after_ns: None } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", said("this model cannot be loaded; the server's log says why")),
+            End::NoWorker { retry_after_ns: None } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", said(MODEL_UNAVAILABLE)),
         })
     }
 

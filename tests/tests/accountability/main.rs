@@ -1,6 +1,7 @@
 //! Promise 6, and the part of promise 3 that shows when something dies: what a client was told is on
 //! record, whatever is killed, and who can rewrite the log cannot do so unseen.
 
+mod changed;
 mod drain;
 mod faults;
 mod frozen;

@@ -9,14 +9,10 @@ use bulkhead_tests::{
     agent::{Client, collect, prompt, reason},
     models::one_file,
     options::Options,
-    programs,
+    programs::worker_with,
     server::Server,
 };
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::fs;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -24,21 +20,6 @@ use tonic_types::StatusExt as _;
 const ASKS: usize = 300;
 /// Processes that these may cost: each wait is twice the last, so it would take an hour to get here.
 const STARTS_MAX: usize = 40;
-
-/// The worker's program, but that it dies when it is given a file of the model `broken`, and notes that
-/// in `starts`.
-fn dying(dir: &Path) -> (PathBuf, PathBuf) {
-    let (program, starts) = (dir.join("worker"), dir.join("starts"));
-    let text = format!(
-        "#!/bin/sh\ncase $(/usr/bin/readlink /proc/$$/fd/4) in\n\
-         */broken/*) echo died >>{}; kill -9 $$ ;;\nesac\nexec {} \"$@\"\n",
-        starts.display(),
-        programs::path("bulkhead-worker").display()
-    );
-    fs::write(&program, text).expect("a script");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("may be run");
-    (program, starts)
-}
 
 async fn refused(client: &Client) -> Status {
     let answer = match client.generate(prompt("broken", "hello", 1)).await {
@@ -50,7 +31,9 @@ async fn refused(client: &Client) -> Status {
 
 async fn a_model_that_dies_while_it_loads_is_the_trouble_of_who_asks(shared: bool) {
     let dir = tempfile::tempdir().expect("a folder");
-    let (program, starts) = dying(dir.path());
+    let starts = dir.path().join("starts");
+    let dies = format!("echo died >>{}; kill -9 $$", starts.display());
+    let program = worker_with(dir.path(), "broken", &dies);
     one_file(&dir.path().join("models"), "broken", b"no weights", "");
     let options = Options::models(&dir.path().join("models"))
         .with("models.null", true)

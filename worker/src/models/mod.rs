@@ -82,6 +82,11 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// False where the machine was short of something, so that trying again may help.
+    pub fn permanent(&self) -> bool {
+        !matches!(self, LoadError::Threads { .. })
+    }
+
     /// A file that cannot be used, and why.
     pub(crate) fn bad(file: &str, cause: impl ToString) -> Self {
         LoadError::Bad {

@@ -4,9 +4,12 @@
 //! are for metrics alone.
 
 use super::{Driver, Message, Text, Update};
-use crate::server::{
-    frames,
-    metrics::{self, Held},
+use crate::{
+    launcher::CHANGED,
+    server::{
+        frames,
+        metrics::{self, Held},
+    },
 };
 use bulkhead_core::{
     Event, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId,
@@ -70,6 +73,8 @@ pub(super) struct Worker {
     pub counters: Counters,
     pub killed: bool,
     pub stopped: bool,
+    /// It said that no other would do better.
+    refused_for_good: bool,
     since: Nanos,
     /// Bounded by what the core assigns. `None` before it is spawned and once it is to end.
     socket: Option<mpsc::UnboundedSender<Vec<u8>>>,
@@ -87,6 +92,7 @@ impl Worker {
             counters: Counters::default(),
             killed: false,
             stopped: false,
+            refused_for_good: false,
             since,
             socket: None,
         }
@@ -142,10 +148,7 @@ impl Driver {
         }
         match frame.and_then(|f| f.message) {
             Some(from_worker::Message::Ready(ready)) => self.ready(worker, ready),
-            Some(from_worker::Message::Refused(refused)) => {
-                tracing::error!(worker = worker.0, reason = %refused.reason, "a worker refused to serve");
-                self.worker_gone(worker);
-            }
+            Some(from_worker::Message::Refused(refused)) => self.refused(worker, refused),
             Some(from_worker::Message::Step(step)) => self.stepped(worker, step),
             Some(from_worker::Message::Released(released)) => self.released(worker, &released),
             None => {
@@ -186,6 +189,30 @@ impl Driver {
         tracing::info!(worker = worker.0, tenant = %facts.name, seal = ?ready.seal, load_ms = ready.load_ns / 1_000_000, "a worker is sealed and ready");
         self.send(worker, to_worker::Message::Assign(assign));
         self.tell(Event::WorkerReady { worker });
+    }
+
+    /// It did not come to serve. A file that it found to be another is on record like one that the
+    /// launcher found: what a worker says of its own model harms nobody but whom it would have served.
+    fn refused(&mut self, worker: WorkerId, refused: internal::Refused) {
+        tracing::error!(worker = worker.0, reason = %refused.reason, "a worker refused to serve");
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        entry.refused_for_good = refused.permanent;
+        let (starting, model) = (entry.state == State::Starting, entry.model);
+        if starting
+            && !refused.file.is_empty()
+            && let Some(model) = self.model_name(model)
+        {
+            let fault = internal::ModelFault {
+                model: model.to_string(),
+                file: refused.file,
+                what: CHANGED.into(),
+                found_sha256: refused.found_sha256,
+            };
+            self.setup.faults.note(&model, &fault);
+        }
+        self.worker_gone(worker);
     }
 
     /// True where the operator turned the prefix cache on for this model.
@@ -318,7 +345,9 @@ impl Driver {
         let event = match entry.state {
             State::Starting => Event::WorkerFailed {
                 worker,
-                failure: StartFailure::Tried { permanent: false },
+                failure: StartFailure::Tried {
+                    permanent: entry.refused_for_good,
+                },
             },
             State::Idle | State::Running => Event::WorkerDied { worker },
         };
