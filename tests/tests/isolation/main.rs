@@ -2,6 +2,8 @@
 //! processes holds after a job; and whom a failing worker harms.
 
 mod crash_loops;
+mod fork_fails;
+mod left_behind;
 mod memory;
 mod seal;
 mod weights;
