@@ -82,7 +82,7 @@ pub enum Outcome {
 pub struct Why {
     pub reason: String,
     pub end: End,
-    pub fault: Option<ModelFault>,
+    pub fault: Option<Box<ModelFault>>,
 }
 
 /// What a template's end says of the next one.
@@ -394,11 +394,13 @@ impl Template {
 
     /// Why it ends, from its own words.
     fn refused(&self, refused: Refused) -> Why {
-        let fault = (!refused.file.is_empty()).then(|| ModelFault {
-            model: self.model.clone(),
-            file: refused.file,
-            what: CHANGED.into(),
-            found_sha256: refused.found_sha256,
+        let fault = (!refused.file.is_empty()).then(|| {
+            Box::new(ModelFault {
+                model: self.model.clone(),
+                file: refused.file,
+                what: CHANGED.into(),
+                found_sha256: refused.found_sha256,
+            })
         });
         let end = match refused.permanent {
             true => End::Refused,
@@ -452,7 +454,7 @@ impl Template {
             worker,
             reason: why.reason.clone(),
             permanent: why.end == End::Refused,
-            fault: why.fault.clone(),
+            fault: why.fault.as_deref().cloned(),
         }));
         let loaded = self.loaded.is_some();
         outcomes.push(Outcome::Dropped {
