@@ -45,12 +45,20 @@ pub enum Stage {
     Held { resident_bytes: u64 },
 }
 
+/// Why a model could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub reason: String,
+    /// True while the next try waits, since those before it failed.
+    pub waits: bool,
+}
+
 /// How a model stands.
 #[derive(Clone, Debug, Default)]
 pub struct Standing {
     pub stage: Stage,
     /// Why it could not be loaded when that was tried last.
-    pub failure: Option<String>,
+    pub failure: Option<Failure>,
     /// What its weights take, as the first worker measured it, bytes; 0 before that.
     pub weights_bytes: u64,
     /// The same as it was reckoned when the model was added; 0 where nobody did.
@@ -182,9 +190,9 @@ impl Catalog {
     }
 
     /// A worker of this model could not be had.
-    pub fn failed(&self, name: &str, reason: &str) {
+    pub fn failed(&self, name: &str, failure: Failure) {
         if let Some(standing) = self.inner.write().standings.get_mut(name) {
-            standing.failure = Some(reason.into());
+            standing.failure = Some(failure);
         }
     }
 
@@ -292,7 +300,8 @@ impl Standing {
             News::Held(ModelHeld { resident_bytes }) => Stage::Held { resident_bytes },
             News::Dropped(ModelDropped { reason, .. }) => {
                 if !reason.is_empty() {
-                    self.failure = Some(reason);
+                    let waits = false;
+                    self.failure = Some(Failure { reason, waits });
                 }
                 Stage::Absent
             }

@@ -70,8 +70,12 @@ fn what_a_model_takes_is_learnt_once_and_forgotten_when_it_changes() {
         weights_bytes,
         ..Ready::default()
     };
-    catalog.failed("a", "no room");
-    assert_eq!(catalog.standing("a").failure.as_deref(), Some("no room"));
+    let failure = Failure {
+        reason: "no room".into(),
+        waits: true,
+    };
+    catalog.failed("a", failure.clone());
+    assert_eq!(catalog.standing("a").failure, Some(failure));
     catalog.learn("a", &ready(130));
     catalog.learn("a", &ready(7));
     let standing = catalog.standing("a");
@@ -105,8 +109,8 @@ fn a_model_is_on_its_way_in_memory_or_neither() {
     catalog.news("a", News::Dropped(ModelDropped { reason, permanent }));
     let standing = catalog.standing("a");
     assert_eq!(
-        (standing.stage, standing.failure.as_deref()),
-        (Stage::Absent, Some("bad"))
+        (standing.stage, standing.failure.map(|f| f.reason)),
+        (Stage::Absent, Some("bad".into()))
     );
     assert!(changes.has_changed().unwrap());
 }

@@ -39,7 +39,7 @@ struct Row {
 /// How a model stands in the running server.
 #[derive(Debug, Serialize)]
 struct Live {
-    /// "not loaded", "loading", "ready", "failed" or "refused".
+    /// "not loaded", "loading", "ready", "failed", "in backoff" or "refused".
     state: String,
     /// Why, where it failed or is refused.
     reason: Option<String>,

@@ -86,7 +86,8 @@ impl AdminService {
         let mut last = None;
         loop {
             let standing = catalog.standing(model);
-            if let Some(reason) = standing.failure {
+            if let Some(failure) = standing.failure {
+                let reason = failure.reason;
                 return Err(unloadable(format!("{model} was not loaded: {reason}")));
             }
             match standing.stage {
@@ -246,7 +247,14 @@ fn state(
         (Stage::Held { .. }, ..) => ("ready", String::new()),
         _ if own().any(|worker| !starting(worker)) => ("ready", String::new()),
         _ if own().any(starting) => ("loading", String::new()),
-        (Stage::Absent, None, Some(reason)) => ("failed", reason),
+        (Stage::Absent, None, Some(failure)) => {
+            let word = if failure.waits {
+                "in backoff"
+            } else {
+                "failed"
+            };
+            (word, failure.reason)
+        }
         (Stage::Absent, None, None) => ("not loaded", String::new()),
     };
     ModelState {
@@ -277,6 +285,7 @@ fn state(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::catalog::Failure;
     use bulkhead_core::ModelId;
     use std::sync::Arc;
 
@@ -321,9 +330,14 @@ mod tests {
     #[test]
     fn a_state_is_what_counts_most() {
         let failed = Standing {
-            failure: Some("no room".into()),
+            failure: Some(Failure {
+                reason: "no room".into(),
+                waits: false,
+            }),
             ..Standing::default()
         };
+        let mut waiting = failed.clone();
+        waiting.failure.as_mut().unwrap().waits = true;
         let starting = [worker("acme", "m", "starting")];
         let ready = [worker("acme", "m", "idle")];
         let held = Standing {
@@ -339,6 +353,7 @@ mod tests {
         assert_eq!(word(&none, None, &starting), "loading");
         assert_eq!(word(&none, None, &ready), "ready");
         assert_eq!(word(&failed, None, &[]), "failed");
+        assert_eq!(word(&waiting, None, &[]), "in backoff");
         assert_eq!(word(&held, None, &[]), "ready");
         assert_eq!(word(&held, Some("model.gguf is gone"), &ready), "refused");
     }

@@ -1,6 +1,7 @@
 //! What the launcher tells the driver of workers. (What it tells of the audit process goes elsewhere.)
 
 use super::Driver;
+use crate::server::catalog::Failure;
 use bulkhead_core::{Event, ModelId, StartFailure, WorkerId};
 use bulkhead_proto::internal::{
     FromLauncher, ModelFault, Models, SpawnFailed, Spawned, UnloadModel, from_launcher, to_launcher,
@@ -89,7 +90,11 @@ impl Driver {
         }
         if let Some(gone) = self.workers.remove(&worker) {
             if let Some(name) = self.model_name(gone.model) {
-                self.setup.known.failed(&name, &failed.reason);
+                let failure = Failure {
+                    reason: failed.reason.clone(),
+                    waits: failed.wait_ns > 0,
+                };
+                self.setup.known.failed(&name, failure);
             }
             self.tell(Event::WorkerFailed { worker, failure });
         }
