@@ -94,6 +94,9 @@ pub struct Engine {
     /// Measure this part alone
     #[arg(long, value_name = "PART")]
     pub only: Option<Part>,
+    /// About how long the prompt is that is read beside a neighbour, tokens
+    #[arg(long, default_value_t = 8000, value_parser = clap::value_parser!(u32).range(100..=8000))]
+    pub prompt_tokens: u32,
 }
 
 /// A part of the engine's scenario that can be measured by itself.

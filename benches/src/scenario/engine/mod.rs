@@ -40,7 +40,7 @@ pub async fn measure(args: &args::Engine, server: &ServerArgs) -> Result<Vec<Fig
     let models = models_dir(server)?;
     let (minilm, smollm2) = (models.join(EMBED_MODEL), models.join(GENERATE_MODEL));
     if args.only == Some(args::Part::Steps) {
-        return steps::measure(&smollm2, threads).await;
+        return steps::measure(&smollm2, threads, args.prompt_tokens).await;
     }
     let peer = match python(args) {
         None => {
@@ -82,7 +82,7 @@ pub async fn measure(args: &args::Engine, server: &ServerArgs) -> Result<Vec<Fig
     server.stop().await?;
     // Without what would take a processor from it.
     drop(contest);
-    figures.extend(steps::measure(&smollm2, threads).await?);
+    figures.extend(steps::measure(&smollm2, threads, args.prompt_tokens).await?);
     Ok(figures)
 }
 

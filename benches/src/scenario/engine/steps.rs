@@ -1,4 +1,4 @@
-//! Whether a step keeps its limit while a prompt of 8,000 tokens is read beside a neighbour that decodes,
+//! Whether a step keeps its limit while a prompt of thousands of tokens is read beside a neighbour that decodes,
 //! and what that costs either of them.
 //!
 //! The engine has seen nothing before: its first steps, in which no price is known, count too. The
@@ -10,8 +10,8 @@ use crate::{Failure, Figure, workload::TEXT};
 use bulkhead_proto::internal::Outcome;
 use std::path::Path;
 
-/// The text so many times is some 8,000 tokens.
-const PROMPT_TEXTS: usize = 208;
+/// Tokens of a copy of the text as SmolLM2 reads it.
+const TEXT_TOKENS: u32 = 36;
 /// Tokens that the neighbour writes alone, before the prompt comes.
 const ALONE_TOKENS: u32 = 200;
 /// Tokens that it may write: it is stopped once the prompt is read.
@@ -29,15 +29,19 @@ struct Seen {
 }
 
 /// Measures it on a fresh engine.
-pub async fn measure(model: &Path, threads: usize) -> Result<Vec<Figure>, Failure> {
+pub async fn measure(
+    model: &Path,
+    threads: usize,
+    prompt_tokens: u32,
+) -> Result<Vec<Figure>, Failure> {
     let mut engine = Bare::open(model, "gguf", &["model.gguf"], threads)?;
-    let prompt = [TEXT; PROMPT_TEXTS].join(" ");
+    let prompt = vec![TEXT; (prompt_tokens / TEXT_TOKENS) as usize].join(" ");
     let mut seen = Seen::default();
     eprintln!("smollm2, a neighbour that decodes");
     let neighbour = engine.generate_for(NEIGHBOUR, TEXT, NEIGHBOUR_TOKENS);
     let until = |tokens| move |step: &Stepped| tokens_of(step, neighbour) >= Some(tokens);
     let alone = seen.run(&mut engine, until(ALONE_TOKENS)).await?;
-    eprintln!("smollm2, a prompt of 8,000 tokens beside it");
+    eprintln!("smollm2, a prompt of some {prompt_tokens} tokens beside it");
     let beside = seen.read(&mut engine, &prompt).await?;
     engine.cancel(neighbour);
     seen.run(&mut engine, |_| false).await?;
