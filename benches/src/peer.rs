@@ -4,6 +4,10 @@
 //! so; no figure of another day or machine ever takes its place.
 
 use crate::Failure;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -119,7 +123,21 @@ impl Peer {
         self.ask(&Ask::Generate { prompts, answer })
     }
 
+    /// One request. The child is stopped whenever it has none: threads of OpenMP go on spinning after their
+    /// work is done, on the processors of whoever is measured next.
     fn ask<T: DeserializeOwned>(&mut self, ask: &Ask<'_>) -> Result<T, Failure> {
+        self.signal(Signal::SIGCONT)?;
+        let answer = self.exchange(ask);
+        self.signal(Signal::SIGSTOP)?;
+        answer
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let child = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(child, signal).map_err(|error| format!("the peer: {error}").into())
+    }
+
+    fn exchange<T: DeserializeOwned>(&mut self, ask: &Ask<'_>) -> Result<T, Failure> {
         let mut line = serde_json::to_string(ask)?;
         line.push('\n');
         self.input.write_all(line.as_bytes())?;
