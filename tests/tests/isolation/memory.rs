@@ -99,8 +99,12 @@ fn found(server: &Server, traces: &Traces) -> BTreeMap<String, usize> {
 }
 
 async fn becomes_clean(job: Job) {
+    becomes_clean_with(job, Options::models(models::dir())).await;
+}
+
+async fn becomes_clean_with(job: Job, options: Options) {
     let _turn = turn("models");
-    let server = Server::start(Options::models(models::dir())).await;
+    let server = Server::start(options).await;
     // Twice: what a first job leaves behind, a second one may overwrite or keep.
     for _ in 0..2 {
         let traces = ran(&server, job).await;
@@ -128,6 +132,16 @@ async fn nothing_is_left_of_an_embedded_text() {
 async fn nothing_is_left_of_a_prompt() {
     if as_root("memory::nothing_is_left_of_a_prompt") {
         becomes_clean(Job::Generate).await;
+    }
+}
+
+/// A prefix cache keeps keys and values, and names of them that only its worker could make: neither text
+/// nor token ids.
+#[tokio::test]
+async fn no_text_is_left_of_a_prompt_whose_blocks_are_kept() {
+    if as_root("memory::no_text_is_left_of_a_prompt_whose_blocks_are_kept") {
+        let options = Options::models(models::dir()).with("models.prefix_cache", vec!["smollm2"]);
+        becomes_clean_with(Job::Generate, options).await;
     }
 }
 

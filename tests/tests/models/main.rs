@@ -7,6 +7,7 @@
 mod embeddings;
 mod generation;
 mod operators;
+mod prefixes;
 mod stopping;
 
 use bulkhead_proto::v1::{ListModelsRequest, Receipt};
