@@ -39,8 +39,8 @@ pub struct StepOutcome {
 pub trait Engine: Send {
     fn info(&self) -> ModelInfo;
     /// Before `assign`: prompts' whole blocks may stay for prompts that begin alike, under names made
-    /// with this random key. Models that cache nothing ignore it.
-    fn cache_prefixes(&mut self, _key: u128) {}
+    /// with this random key, until nobody used them for `idle_ns`. Models that cache nothing ignore it.
+    fn cache_prefixes(&mut self, _key: u128, _idle_ns: u64) {}
     /// Once, before the first job: the tenant's bytes for KV and the longest step, nanoseconds.
     fn assign(&mut self, quota_bytes: u64, step_limit_ns: u64);
     /// Takes a job. One that cannot be run at all (too long, bad template) is answered by
@@ -49,6 +49,15 @@ pub trait Engine: Send {
     /// Drops a job: nothing more is computed for it. It is answered by `finished` with CANCELLED in
     /// the next step, or as soon as its memory is clean.
     fn cancel(&mut self, request: u64);
+    /// Keeps nothing of this agent's prompts beyond its sequences.
+    fn forget(&mut self, _agent: u64) {}
+    /// When there is something for [`Engine::expire`] to do, on the loop's clock, nanoseconds.
+    fn expires_at(&self) -> Option<u64> {
+        None
+    }
+    /// Zeroes and reads back some of what was kept for later prompts and whose time has come: for a part
+    /// of a step. It computes nothing, and needs no lease.
+    fn expire(&mut self, _now_ns: &dyn Fn() -> u64) {}
     /// True while a step would do something.
     fn has_work(&self) -> bool;
     /// Runs one bounded step. `now_ns` reads the loop's clock, for planning the step's size.

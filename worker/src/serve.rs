@@ -2,19 +2,20 @@
 //!
 //! One thread, in this order: take messages, step, scrub, tell. So a yield or a cancel takes effect at the
 //! next step boundary, a result is never told before its memory is clean, and a step's frame is on its way
-//! before the next step begins. Without a lease nothing is computed; the thread waits for a message.
+//! before the next step begins. Without a lease nothing is computed; the thread waits for a message, and
+//! zeroes what a prefix cache has kept for its time, a few blocks between two messages.
 //! Time is read for reports and planning only; what is billed is measured by the scheduler.
 
 use crate::engine::{Engine, StepOutcome};
 use crate::evidence::{self, Evidence};
 use bulkhead_proto::frame;
 use bulkhead_proto::internal::{
-    Assign, Counters, FromWorker, Released, Step, from_worker, to_worker::Message,
+    Assign, Counters, Expired, FromWorker, Released, Step, from_worker, to_worker::Message,
 };
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why a worker stops serving.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,7 @@ pub fn assign(
         quota_bytes,
         step_limit_ns,
         prefix_cache,
+        prefix_cache_idle_ns,
         ..
     }) = first
     else {
@@ -67,7 +69,7 @@ pub fn assign(
         return Err(ServeError::Protocol("the assignment names no tenant"));
     }
     if prefix_cache {
-        engine.cache_prefixes(random()?);
+        engine.cache_prefixes(random()?, prefix_cache_idle_ns);
     }
     engine.assign(quota_bytes, step_limit_ns);
     let (evidence, started) = (Evidence::begin(), Instant::now());
@@ -96,9 +98,10 @@ impl Server {
     /// One turn: a message where there is no lease, else all messages and then one step.
     fn turn(&mut self) -> Result<(), ServeError> {
         if self.lease.is_none() {
-            let gone = |_| ServeError::Socket(io::ErrorKind::BrokenPipe.into());
-            let message = self.inbox.recv().map_err(gone)?;
-            return self.take(message);
+            return match self.wait()? {
+                Some(message) => self.take(message),
+                None => self.expire(),
+            };
         }
         while let Ok(message) = self.inbox.try_recv() {
             self.take(message)?;
@@ -108,6 +111,33 @@ impl Server {
             Some(lease) => self.release(lease),
             None => Ok(()),
         }
+    }
+
+    /// The next message, or none where something that is kept has to go first.
+    fn wait(&self) -> Result<Option<Message>, ServeError> {
+        let gone = ServeError::Socket(io::ErrorKind::BrokenPipe.into());
+        let Some(at) = self.engine.expires_at() else {
+            return self.inbox.recv().map(Some).map_err(|_| gone);
+        };
+        let left = Duration::from_nanos(at.saturating_sub(nanos_since(self.started)));
+        match self.inbox.recv_timeout(left) {
+            Ok(message) => Ok(Some(message)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(gone),
+        }
+    }
+
+    /// Drops some of what is kept and whose time has come, and gives the evidence.
+    fn expire(&mut self) -> Result<(), ServeError> {
+        let origin = self.started;
+        self.engine.expire(&|| nanos_since(origin));
+        let report = self.evidence.scrub(self.engine.as_mut());
+        let expired = Expired {
+            scrub: Some(report),
+            kv_bytes: self.engine.kv_bytes(),
+            counters: Some(self.counters()),
+        };
+        self.tell(from_worker::Message::Expired(expired), report.residue_bytes)
     }
 
     fn take(&mut self, message: Message) -> Result<(), ServeError> {
@@ -128,6 +158,10 @@ impl Server {
             // One that crossed our release on the way has nothing left to take back.
             Message::Yield(asked) if self.lease != Some(asked.lease) => Ok(()),
             Message::Yield(asked) => self.release(asked.lease),
+            Message::Forget(forget) => {
+                self.engine.forget(forget.agent);
+                Ok(())
+            }
             Message::Cancel(cancel) => {
                 self.engine.cancel(cancel.request);
                 Ok(())

@@ -79,6 +79,12 @@ impl Config {
             "must be at least 1 MiB",
         )?;
         bound(
+            "models.prefix_cache_idle_ms",
+            self.models.prefix_cache_idle_ms,
+            |n| (1..=86_400_000).contains(&n),
+            "must be between 1 and 86,400,000, a day",
+        )?;
+        bound(
             "audit.pending_max",
             self.audit.pending_max,
             |n| n > 0,

@@ -82,6 +82,7 @@ impl Default for Models {
             null: false,
             null_ns_per_token: 0,
             prefix_cache: Vec::new(),
+            prefix_cache_idle_ms: 300_000,
             unload_after_ms: 600_000,
         }
     }

@@ -167,6 +167,8 @@ pub struct Models {
     /// that begin alike. Of these, not everything that a request wrote is zero when it ends: receipts
     /// say how many bytes stayed.
     pub prefix_cache: Vec<String>,
+    /// What nobody used for this long is not kept any more, milliseconds.
+    pub prefix_cache_idle_ms: u64,
     /// A worker that has had nothing to do for this long is ended, and started again by the next
     /// request, milliseconds. 0: never.
     pub unload_after_ms: u64,

@@ -86,6 +86,7 @@ enum End {
 pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
     let _alone = lock(&config)?;
     let manifests = models::load_all(&config)?;
+    models::check_cached(&config, &manifests)?;
     if manifests.is_empty() {
         tracing::warn!("no models: run `bulkhead models pull`");
     }

@@ -43,6 +43,16 @@ pub enum ModelsError {
     /// A manifest is not as it should be.
     #[error("{path}: {what}")]
     Manifest { path: PathBuf, what: String },
+    /// The configuration names a model that there is not, or that has nothing to keep.
+    #[error(
+        "models.prefix_cache names {name:?}, {why}; of the models here {known} can be named \
+         (`bulkhead models list` shows all)"
+    )]
+    NotCached {
+        name: String,
+        why: &'static str,
+        known: String,
+    },
     /// More than a server takes.
     #[error("{dir} holds more than {MODELS_MAX} models")]
     TooMany { dir: PathBuf },
@@ -66,6 +76,30 @@ pub fn load_all(config: &Config) -> Result<Vec<Manifest>, ModelsError> {
     }
     models.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(models)
+}
+
+/// Holds the names in `models.prefix_cache` against the models that there are.
+pub fn check_cached(config: &Config, models: &[Manifest]) -> Result<(), ModelsError> {
+    let generates = |m: &&Manifest| m.task == Task::Generate;
+    for name in &config.models.prefix_cache {
+        let why = match models.iter().find(|m| m.name == *name) {
+            Some(model) if generates(&model) => continue,
+            Some(_) => "which generates no text",
+            None => "which is no model here",
+        };
+        let known: Vec<&str> = (models.iter().filter(generates))
+            .map(|m| m.name.as_str())
+            .collect();
+        return Err(ModelsError::NotCached {
+            name: name.clone(),
+            why,
+            known: match known.is_empty() {
+                true => "none".to_owned(),
+                false => known.join(", "),
+            },
+        });
+    }
+    Ok(())
 }
 
 /// The model that computes nothing.
@@ -186,5 +220,33 @@ mod tests {
         config.models.dir = dir.path().join("not there");
         config.models.null = false;
         assert!(load_all(&config).unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_a_model_that_generates_can_be_named_for_the_prefix_cache() {
+        let model = |name: &str, task| Manifest {
+            name: name.into(),
+            task,
+            ..null()
+        };
+        let models = [
+            model("vectors", Task::Embed),
+            model("words", Task::Generate),
+        ];
+        let mut config = Config::default();
+        let mut check = |names: &[&str]| {
+            config.models.prefix_cache = names.iter().map(ToString::to_string).collect();
+            check_cached(&config, &models).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&["words"]), Ok(()));
+        let unknown = check(&["words", "wrods"]).expect_err("refused");
+        assert!(
+            unknown.contains("\"wrods\", which is no model here"),
+            "{unknown}"
+        );
+        assert!(unknown.contains("here words can"), "{unknown}");
+        let embeds = check(&["vectors"]).expect_err("refused");
+        assert!(embeds.contains("generates no text"), "{embeds}");
     }
 }

@@ -15,7 +15,7 @@ use super::{
     state::App,
 };
 use crate::config::QUOTA_BYTES_MIN;
-use bulkhead_core::{AgentId, CancelReason};
+use bulkhead_core::{AgentId, CancelReason, TenantId};
 use bulkhead_identity::{AgentStatus, IdentityError, Scopes};
 use bulkhead_proto::{
     internal::RecordKind,
@@ -155,6 +155,7 @@ impl Admin for AdminService {
             .map_err(failed)?;
         if change.stops_requests() {
             let cancel = Message::CancelAgent {
+                tenant: TenantId(change.agent.tenant_number),
                 agent: AgentId(change.agent.number),
                 why: CancelReason::Revoked,
             };

@@ -153,6 +153,7 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
         region: config.server.region.clone(),
         step_limit_ns: config.scheduling.step_limit_ms * 1_000_000,
         prefix_cache: config.models.prefix_cache.clone(),
+        prefix_cache_idle_ns: config.models.prefix_cache_idle_ms * 1_000_000,
         clock,
         labels: metrics::TenantLabels::default(),
         launcher: link.clone(),

@@ -66,8 +66,15 @@ struct House {
 
 impl House {
     async fn open() -> House {
+        House::keeping(Duration::from_secs(3600)).await
+    }
+
+    /// What nobody used for so long is not kept.
+    async fn keeping(idle: Duration) -> House {
         let turn = turn("models");
-        let options = Options::models(models::dir()).with("models.prefix_cache", vec![MODEL]);
+        let options = Options::models(models::dir())
+            .with("models.prefix_cache", vec![MODEL])
+            .with("models.prefix_cache_idle_ms", idle.as_millis() as i64);
         let server = Server::start(options).await;
         House {
             server,
@@ -83,6 +90,16 @@ impl House {
         let name = format!("bulkhead_engine_{what}");
         let label = format!("tenant=\"{tenant}\"");
         self.server.metric(&name, &label).await as u64
+    }
+
+    /// Waits until a tenant's cache holds so much and no more.
+    async fn holds(&self, tenant: &str, bytes: u64) {
+        eventually(
+            Duration::from_secs(40),
+            "the cache is that small",
+            async || (self.count("cached_bytes", tenant).await <= bytes).then_some(()),
+        )
+        .await;
     }
 
     /// What a prompt costs its tenant.
@@ -145,13 +162,42 @@ async fn nothing_that_was_kept_comes_through_the_template() {
     let template = templates()[0].pid;
     let worker = house.server.worker("acme").await;
     process::kill(worker);
-    eventually(Duration::from_secs(20), "its end is seen", async || {
-        let gone = house.count("cached_bytes", "acme").await == 0;
-        gone.then_some(())
-    })
-    .await;
+    house.holds("acme", 0).await;
     let second = house.cost("acme", &reader, &text).await;
     assert_eq!(second, first, "all of it is computed again");
     assert_eq!(templates()[0].pid, template, "by another of its children");
     assert_ne!(house.server.worker("acme").await, worker);
+}
+
+/// Nobody asks anything meanwhile: its worker drops it by itself.
+#[tokio::test]
+async fn what_nobody_uses_for_a_time_is_not_kept() {
+    let house = House::keeping(Duration::from_secs(1)).await;
+    let reader = house.client("acme", "reader").await;
+    let text = beginning_with("The first");
+    let first = house.cost("acme", &reader, &text).await;
+    house.holds("acme", 0).await;
+    assert_eq!(house.cost("acme", &reader, &text).await, first);
+}
+
+#[tokio::test]
+async fn what_a_revoked_agents_prompts_left_goes_with_it() {
+    let house = House::open().await;
+    let colleague = house.client("acme", "colleague").await;
+    let kept = beginning_with("The colleague's");
+    house.cost("acme", &colleague, &kept).await;
+    let colleagues = house.count("cached_bytes", "acme").await;
+    let leaver = house.server.agent("acme", "leaver").await;
+    let text = beginning_with("The leaver's");
+    house.cost("acme", &leaver.client().await, &text).await;
+    assert!(house.count("cached_bytes", "acme").await > colleagues);
+
+    let mut admin = house.server.admin().await;
+    let revoked = admin.set_status(&leaver.id, "revoked").await;
+    revoked.expect("the operator may");
+    house.holds("acme", colleagues).await;
+    let gone = house.cost("acme", &colleague, &text).await;
+    assert_eq!(gone, Cost::of_all(gone.input_tokens));
+    let kept = house.cost("acme", &colleague, &kept).await;
+    assert_eq!(kept, Cost::of_rest(kept.input_tokens));
 }

@@ -178,7 +178,8 @@ impl Filling<'_> {
         let whole = |tokens: usize| (tokens.min(one.prompt) / BLOCK_TOKENS).min(one.hashes.len());
         let (before, after) = (whole(from), whole(from + tokens));
         if before < after {
-            self.memory.keep(&mut one.table, &one.hashes, before, after);
+            self.memory
+                .keep(one.agent, &mut one.table, &one.hashes, before, after);
         }
     }
 }

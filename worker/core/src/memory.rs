@@ -3,6 +3,7 @@
 //! Blocks of a sequence that ended are cleaned one by one, as far as each step has time for, or at once
 //! where somebody needs one. Until all of a sequence's are clean, [`Memory::is_clean`] says so.
 
+use crate::agents::Agent;
 use crate::blocks::{Blocks, Cleaner, Dirty, Live};
 use crate::prefix::{BlockHash, PrefixCache};
 use std::collections::{BTreeMap, VecDeque};
@@ -48,6 +49,8 @@ pub(crate) struct Memory {
     /// How many of the dirty ones are whose.
     unclean: BTreeMap<u64, usize>,
     cleaned: u64,
+    /// The time that was told last.
+    now_ns: u64,
 }
 
 impl Memory {
@@ -95,13 +98,13 @@ impl Memory {
         cache.map_or((0, 0), |cache| cache.known(hashes))
     }
 
-    /// Begins a table with the blocks that the cache has; returns how many.
-    pub fn begin(&mut self, table: &mut Table, hashes: &[BlockHash]) -> usize {
+    /// Begins an agent's table with the blocks that the cache has; returns how many.
+    pub fn begin(&mut self, agent: Agent, table: &mut Table, hashes: &[BlockHash]) -> usize {
         let Some(cache) = &mut self.cache else {
             return 0;
         };
         for hash in hashes {
-            match cache.share(*hash) {
+            match cache.share(*hash, agent) {
                 Some(index) => table.push(index, Held::Shared(*hash)),
                 None => break,
             }
@@ -147,6 +150,30 @@ impl Memory {
         }
     }
 
+    /// What time it is, nanoseconds. What is let go counts from then.
+    pub fn at(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    /// When a block of the cache has to go because nobody used it for `idle_ns`.
+    pub fn next_expiry(&self, idle_ns: u64) -> Option<u64> {
+        let cache = self.cache.as_ref();
+        cache.and_then(|cache| cache.next_expiry(idle_ns))
+    }
+
+    /// Cleans one block of the cache whose time has come. False if there is none.
+    pub fn expire_one(&mut self, idle_ns: u64, clean: &mut Cleaner<'_>) -> bool {
+        let due = self.next_expiry(idle_ns);
+        due.is_some_and(|at| at <= self.now_ns) && self.evict(clean)
+    }
+
+    /// See [`PrefixCache::forget`].
+    pub fn forget(&mut self, agent: Agent) {
+        if let Some(cache) = &mut self.cache {
+            cache.forget(agent);
+        }
+    }
+
     fn evict(&mut self, clean: &mut Cleaner<'_>) -> bool {
         let evicted = self.cache.as_mut().and_then(PrefixCache::evict);
         let found = evicted.is_some();
@@ -174,7 +201,7 @@ impl Memory {
                     *self.unclean.entry(owner).or_default() += 1;
                 }
                 (Held::Shared(hash), Some(cache)) => {
-                    cache.release(hash);
+                    cache.release(hash, self.now_ns);
                     kept += 1;
                 }
                 (Held::Shared(_), None) => {}
@@ -193,15 +220,22 @@ impl Memory {
         self.dirty.len()
     }
 
-    /// Offers the whole blocks `from..to` of a table to the cache.
-    pub fn keep(&mut self, table: &mut Table, hashes: &[BlockHash], from: usize, to: usize) {
+    /// Offers the whole blocks `from..to` of an agent's table to the cache.
+    pub fn keep(
+        &mut self,
+        agent: Agent,
+        table: &mut Table,
+        hashes: &[BlockHash],
+        from: usize,
+        to: usize,
+    ) {
         let Some(cache) = &mut self.cache else {
             return;
         };
         for (hash, held) in hashes.iter().zip(&mut table.held).take(to).skip(from) {
             let old = std::mem::replace(held, Held::Shared(*hash));
             if let Held::Own(live) = old
-                && let Err(live) = cache.keep(*hash, live)
+                && let Err(live) = cache.keep(*hash, live, agent)
             {
                 *held = Held::Own(live);
             }

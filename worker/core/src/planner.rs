@@ -290,7 +290,8 @@ impl Planner {
         self.count += 1;
         one.admitted = self.count;
         let mut table = std::mem::take(&mut one.table);
-        let tokens = self.memory.begin(&mut table, one.reusable()) * BLOCK_TOKENS;
+        let known = self.memory.begin(one.agent, &mut table, one.reusable());
+        let tokens = known * BLOCK_TOKENS;
         one.table = table;
         one.computed = tokens;
         if one.billed == 0 {
@@ -333,6 +334,29 @@ impl Planner {
     /// Gives up every block that only the prefix cache holds.
     pub fn drop_cached(&mut self) {
         self.memory.drop_cached();
+    }
+
+    /// What time it is, nanoseconds from any beginning, never backwards. What the cache has counts as
+    /// unused from the time that was told last before its last user ended.
+    pub fn at(&mut self, now_ns: u64) {
+        self.memory.at(now_ns);
+    }
+
+    /// When [`Planner::expire_one`] has something to do.
+    pub fn next_expiry(&self, idle_ns: u64) -> Option<u64> {
+        self.memory.next_expiry(idle_ns)
+    }
+
+    /// Cleans one block of the prefix cache that nobody used for `idle_ns`, or that is to be forgotten.
+    /// False if there is none.
+    pub fn expire_one(&mut self, idle_ns: u64, clean: &mut Cleaner<'_>) -> bool {
+        self.memory.expire_one(idle_ns, clean)
+    }
+
+    /// Lets the prefix cache keep nothing that only this agent's prompts have: what is used now goes when
+    /// it is let go.
+    pub fn forget(&mut self, agent: Agent) {
+        self.memory.forget(agent);
     }
 
     /// Blocks that wait to be cleaned.

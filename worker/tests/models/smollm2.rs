@@ -289,7 +289,7 @@ fn cancelling_stops_a_sequence_and_its_blocks_are_clean_a_step_later() {
 #[test]
 fn a_prompt_that_was_cached_is_not_computed_again_and_the_answer_is_the_same() {
     let mut engine = smollm2();
-    engine.cache_prefixes(7);
+    engine.cache_prefixes(7, u64::MAX);
     engine.assign(512 << 20, 1_000_000_000);
     let prompt = "The ship carries grain. ".repeat(20);
     let mut run = |request| {

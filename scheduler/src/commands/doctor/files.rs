@@ -151,7 +151,9 @@ fn audit_program() -> Check {
 
 /// Sizes are looked at and hashes are not: `bulkhead models verify` does that.
 fn offered(config: &Config) -> Vec<Check> {
-    match models::load_all(config) {
+    let offered = models::load_all(config)
+        .and_then(|models| models::check_cached(config, &models).map(|()| models));
+    match offered {
         Err(e) => vec![
             Check::found(GROUP, "models", e.to_string())
                 .required()

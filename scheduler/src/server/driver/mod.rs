@@ -8,6 +8,7 @@
 mod closing;
 mod counting;
 mod effects;
+mod forgetting;
 mod launcher;
 mod output;
 mod request;
@@ -49,7 +50,9 @@ pub enum Message {
         request: RequestId,
         why: CancelReason,
     },
+    /// Ends all that an agent has, and what is kept of its prompts.
     CancelAgent {
+        tenant: TenantId,
         agent: AgentId,
         why: CancelReason,
     },
@@ -92,6 +95,8 @@ pub struct Setup {
     pub step_limit_ns: u64,
     /// Models whose workers keep prompts' beginnings.
     pub prefix_cache: Vec<String>,
+    /// How long they keep what nobody uses.
+    pub prefix_cache_idle_ns: u64,
     pub clock: Clock,
     pub labels: TenantLabels,
     /// Where messages to the launcher go.
@@ -215,8 +220,18 @@ impl Driver {
                 self.tell(event);
             }
             Message::Submit(new) => self.submit(*new),
-            Message::Cancel { request, why } => self.tell(Event::Cancel { request, why }),
-            Message::CancelAgent { agent, why } => self.tell(Event::CancelAgent { agent, why }),
+            Message::Cancel { request, why } => {
+                let of = self.requests.get(&request).map(|r| (r.tenant, r.agent));
+                self.tell(Event::Cancel { request, why });
+                // It came too late to be found when its agent was revoked.
+                if let Some((tenant, agent)) = of.filter(|_| why == CancelReason::Revoked) {
+                    self.forget(tenant, agent);
+                }
+            }
+            Message::CancelAgent { tenant, agent, why } => {
+                self.tell(Event::CancelAgent { agent, why });
+                self.forget(tenant, agent);
+            }
             Message::Worker {
                 worker,
                 frame,

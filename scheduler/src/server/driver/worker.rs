@@ -151,6 +151,12 @@ impl Driver {
             Some(from_worker::Message::Refused(refused)) => self.refused(worker, refused),
             Some(from_worker::Message::Step(step)) => self.stepped(worker, step),
             Some(from_worker::Message::Released(released)) => self.released(worker, &released),
+            Some(from_worker::Message::Expired(expired)) => {
+                if self.clean(worker, expired.scrub.as_ref()) {
+                    let counters = expired.counters.unwrap_or_default();
+                    self.counted(worker, expired.kv_bytes, counters);
+                }
+            }
             None => {
                 // Its connection ended, or it spoke nonsense: either way it is of no more use.
                 self.to_launcher(internal::to_launcher::Message::Kill(internal::KillWorker {
@@ -180,6 +186,7 @@ impl Driver {
             region: self.setup.region.clone(),
             step_limit_ns: self.setup.step_limit_ns,
             prefix_cache: self.caches_prefixes(model),
+            prefix_cache_idle_ns: self.setup.prefix_cache_idle_ns,
         };
         if let Some(name) = self.model_name(model) {
             self.setup.known.learn(&name, &ready);
@@ -216,7 +223,7 @@ impl Driver {
     }
 
     /// True where the operator turned the prefix cache on for this model.
-    fn caches_prefixes(&self, model: ModelId) -> bool {
+    pub(super) fn caches_prefixes(&self, model: ModelId) -> bool {
         let name = self.model_name(model);
         name.is_some_and(|name| self.setup.prefix_cache.iter().any(|one| **one == *name))
     }

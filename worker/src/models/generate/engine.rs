@@ -6,6 +6,7 @@
 
 mod step;
 
+use super::cleaning::Cleaning;
 use super::encoding::{Arrivals, Arriving};
 use super::load::Loaded;
 use super::prefix::PrefixKey;
@@ -17,7 +18,7 @@ use crate::models::{Compute, LoadError, ModelFiles};
 use bulkhead_proto::internal::{
     Counters, Finished, GenerateJob, Outcome, WorkItem, work_item::Job,
 };
-use bulkhead_worker_core::{BLOCK_TOKENS, Planner, PlannerLimits, StepModel};
+use bulkhead_worker_core::{Agent, BLOCK_TOKENS, Dirty, Planner, PlannerLimits, StepModel};
 use std::collections::BTreeMap;
 
 /// Sequences that run at once at most.
@@ -43,6 +44,8 @@ pub struct Generator {
     step_limit_ns: u64,
     /// None where nothing is to be cached.
     prefix_key: Option<PrefixKey>,
+    /// How long what nobody uses is cached, nanoseconds.
+    prefix_idle_ns: u64,
     arrivals: Arrivals,
     live: BTreeMap<u64, Sequence>,
     /// Ended, and not clean yet.
@@ -90,6 +93,7 @@ impl Generator {
             model: StepModel::new(TOKEN_NS_GUESS),
             step_limit_ns: u64::MAX,
             prefix_key: None,
+            prefix_idle_ns: 0,
             arrivals: Arrivals::default(),
             live: BTreeMap::new(),
             closing: Vec::new(),
@@ -142,8 +146,9 @@ impl Engine for Generator {
         }
     }
 
-    fn cache_prefixes(&mut self, key: u128) {
+    fn cache_prefixes(&mut self, key: u128, idle_ns: u64) {
         self.prefix_key = Some(PrefixKey::new(key));
+        self.prefix_idle_ns = idle_ns;
     }
 
     fn assign(&mut self, quota_bytes: u64, step_limit_ns: u64) {
@@ -185,6 +190,29 @@ impl Engine for Generator {
         }
     }
 
+    fn forget(&mut self, agent: u64) {
+        self.planner.forget(Agent(agent));
+    }
+
+    fn expires_at(&self) -> Option<u64> {
+        self.planner.next_expiry(self.prefix_idle_ns)
+    }
+
+    fn expire(&mut self, now_ns: &dyn Fn() -> u64) {
+        let began = now_ns();
+        self.planner.at(began);
+        let until_ns = began.saturating_add(self.step_limit_ns / SIDE_SHARE);
+        let mut cleaning = Cleaning {
+            decoder: self.decoder.as_mut(),
+            evidence: &mut self.evidence,
+            model: &mut self.model,
+            now_ns,
+            spent_ns: 0,
+        };
+        let mut clean = |block: &Dirty| cleaning.block(block);
+        while self.planner.expire_one(self.prefix_idle_ns, &mut clean) && now_ns() < until_ns {}
+    }
+
     fn has_work(&self) -> bool {
         !(self.arrivals.is_empty() && self.closing.is_empty() && self.answers.is_empty())
             || self.planner.has_sequences()
@@ -193,6 +221,7 @@ impl Engine for Generator {
 
     fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome {
         let began = now_ns();
+        self.planner.at(began);
         let limit = self.step_limit_ns;
         let until_ns = began.saturating_add(self.model.room_ns(limit) as u64);
         self.encode(began.saturating_add(limit / SIDE_SHARE), now_ns);

@@ -12,7 +12,7 @@ use crate::models::generate::sequence::Sequence;
 use crate::models::scratch::sum;
 use crate::models::text::TextCodec;
 use bulkhead_proto::internal::{Finished, Outcome};
-use bulkhead_worker_core::{Agent, Arrival, Ended, Plan, Room};
+use bulkhead_worker_core::{Agent, Arrival, Dirty, Ended, Plan, Room};
 use std::collections::BTreeMap;
 
 impl Generator {
@@ -169,8 +169,8 @@ impl Generator {
         });
     }
 
-    /// Cleans blocks until `until_ns`, and at least one; where nothing else is left to do, those
-    /// that were in use a second time.
+    /// Cleans blocks until `until_ns`, and at least one: of sequences that ended, then of the cache those
+    /// whose time has come; where nothing else is left to do, those that were in use a second time.
     pub(super) fn clean(&mut self, until_ns: u64, now_ns: &dyn Fn() -> u64) {
         let mut cleaning = Cleaning {
             decoder: self.decoder.as_mut(),
@@ -181,10 +181,13 @@ impl Generator {
         };
         let idle = !self.planner.has_sequences() && self.arrivals.is_empty();
         loop {
+            let mut clean = |block: &Dirty| cleaning.block(block);
             if self.planner.dirty_blocks() > 0 {
-                self.planner.clean_one(&mut |block| cleaning.block(block));
+                self.planner.clean_one(&mut clean);
+            } else if self.planner.expire_one(self.prefix_idle_ns, &mut clean) {
+                // One whose time had come.
             } else if idle && self.planner.blocks_to_recheck() > 0 {
-                self.planner.recheck_one(&mut |block| cleaning.block(block));
+                self.planner.recheck_one(&mut clean);
             } else {
                 return;
             }

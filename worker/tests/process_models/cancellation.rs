@@ -3,40 +3,13 @@
 //! Where the moment matters, the worker holds no lease when it is told, so that nothing is left to chance:
 //! whatever the first step of the next lease does, it does after the cancellation.
 
-mod support;
-
-#[path = "models/fixture.rs"]
-#[allow(dead_code)] // The tests of models use the rest.
-mod fixture;
-
-use aws_lc_rs::digest;
+use super::{BLOCK_BYTES, counters, finished, fixture, last, next_step, smollm2, text};
+use crate::support::Worker;
 use bulkhead_proto::internal::to_worker::Message as To;
-use bulkhead_proto::internal::{
-    Cancel, Counters, Finished, Load, Outcome, Step, Work, WorkItem, from_worker::Message as From,
-    work_item::Job,
-};
-use support::{Worker, model_file, null_load};
+use bulkhead_proto::internal::{Cancel, Outcome, Work, WorkItem, work_item::Job};
 
-/// Keys and values of 16 tokens.
-const BLOCK_BYTES: u64 = 737_280;
 /// A sequence that nobody would wait for, and that fits into the quota.
 const ENDLESS: u32 = 1200;
-
-/// A sealed worker with SmolLM2.
-fn smollm2() -> Worker {
-    let file = fixture::files("smollm2", &["model.gguf"]).swap_remove(0);
-    let hash = digest::digest(&digest::SHA256, &file.bytes);
-    let hex: String = hash.as_ref().iter().map(|x| format!("{x:02x}")).collect();
-    let (entry, file) = model_file(&file.name, &file.bytes, &hex, 4);
-    let load = Load {
-        model: "smollm2".into(),
-        format: "gguf".into(),
-        threads: fixture::THREADS,
-        files: vec![entry],
-        ..null_load()
-    };
-    Worker::assigned_with(load, &[file]).0
-}
 
 /// A request of one of the tenant's agents, which does not end before its time.
 fn ask(worker: &mut Worker, request: u64, agent: u64, max_tokens: u32) {
@@ -52,13 +25,6 @@ fn cancel(worker: &mut Worker, request: u64) {
     worker.send(To::Cancel(Cancel { request }));
 }
 
-fn next_step(worker: &mut Worker) -> Step {
-    match worker.receive() {
-        Some(From::Step(step)) => step,
-        other => panic!("no step: {other:?}"),
-    }
-}
-
 /// Steps until all of these requests have shown some text.
 fn until_shown(worker: &mut Worker, requests: &[u64]) {
     let mut missing = requests.to_vec();
@@ -66,26 +32,6 @@ fn until_shown(worker: &mut Worker, requests: &[u64]) {
         let step = next_step(worker);
         missing.retain(|request| step.pieces.iter().all(|piece| piece.request != *request));
     }
-}
-
-fn counters(step: &Step) -> Counters {
-    step.counters.expect("every step counts")
-}
-
-fn last(steps: &[Step]) -> &Step {
-    steps.last().expect("there was a step")
-}
-
-fn finished(steps: &[Step], request: u64) -> &Finished {
-    let mut all = steps.iter().flat_map(|step| &step.finished);
-    let found = all.find(|one| one.request == request);
-    found.expect("it was answered")
-}
-
-fn text(steps: &[Step], request: u64) -> String {
-    let pieces = steps.iter().flat_map(|step| &step.pieces);
-    let own = pieces.filter(|piece| piece.request == request);
-    own.map(|piece| piece.text.as_str()).collect()
 }
 
 /// Two agents' sequences run; one is cancelled between two leases. Not a token is computed for it under
