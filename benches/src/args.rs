@@ -104,6 +104,8 @@ pub struct Engine {
 pub enum Part {
     /// Whether steps keep their limit while a long prompt is read beside a neighbour that decodes
     Steps,
+    /// What the prefix cache gains a tenant, and whether it tells another anything
+    Prefix,
 }
 
 #[derive(Debug, Group)]

@@ -7,6 +7,7 @@
 
 mod embeddings;
 mod generation;
+mod prefix;
 mod served;
 mod steps;
 
@@ -35,9 +36,12 @@ pub struct Contest {
 }
 
 /// Runs the scenario.
-pub async fn measure(args: &args::Engine, server: &ServerArgs) -> Result<Vec<Figure>, Failure> {
+pub async fn measure(args: &args::Engine, settings: &ServerArgs) -> Result<Vec<Figure>, Failure> {
+    if args.only == Some(args::Part::Prefix) {
+        return prefix::measure(args.rounds, settings).await;
+    }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let models = models_dir(server)?;
+    let models = models_dir(settings)?;
     let (minilm, smollm2) = (models.join(EMBED_MODEL), models.join(GENERATE_MODEL));
     if args.only == Some(args::Part::Steps) {
         return steps::measure(&smollm2, threads, args.prompt_tokens).await;
@@ -56,7 +60,7 @@ pub async fn measure(args: &args::Engine, server: &ServerArgs) -> Result<Vec<Fig
             PEER_CONTEXT,
         )?),
     };
-    let server = Server::start(server).await?;
+    let server = Server::start(settings).await?;
     let client = server.tenant("engine").await?;
     workload::check_tokens(&client).await?;
     let mut contest = Contest {
@@ -83,6 +87,7 @@ pub async fn measure(args: &args::Engine, server: &ServerArgs) -> Result<Vec<Fig
     // Without what would take a processor from it.
     drop(contest);
     figures.extend(steps::measure(&smollm2, threads, args.prompt_tokens).await?);
+    figures.extend(prefix::measure(args.rounds, settings).await?);
     Ok(figures)
 }
 

@@ -17,6 +17,11 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Seconds until the first piece.
+    pub fn first_s(&self) -> f64 {
+        self.to_first.as_secs_f64()
+    }
+
     /// Tokens a second of the prompt.
     pub fn prefill_tok_s(&self) -> f64 {
         f64::from(self.input_tokens) / self.to_first.as_secs_f64()
