@@ -3,6 +3,7 @@
 //! The models are read from `$BULKHEAD_MODELS` (or the user's cache folder), where
 //! `bulkhead models pull` puts them.
 
+mod cached;
 mod corrupt;
 mod decoders;
 mod encoders;

@@ -36,6 +36,7 @@ proptest! {
         blocks in 4u32..30,
         rooms in proptest::collection::vec(0usize..80, 1..8),
         cache in any::<bool>(),
+        idle in 0u64..40,
     ) {
         let mut world = World::new(limits(blocks, cache));
         let mut rooms = rooms.iter().cycle();
@@ -52,10 +53,12 @@ proptest! {
             }
             for _ in 0..*steps {
                 world.step(*rooms.next().expect("endless"));
+                world.expire(idle);
             }
             if *cancel && world.lives_on(request / 2) {
                 world.end(request / 2);
                 cancelled.push(request / 2);
+                world.planner.forget(Agent(job.agent));
             }
         }
         let before = world.steps;
@@ -162,6 +165,73 @@ fn streams_flow_while_a_prompt_is_read_and_cannot_hold_it_up() {
     }
     assert_eq!(steps, 100, "two tokens of eight are kept for the prompt");
     assert_eq!(world.served[&1] - before, 800, "the streams got the others");
+}
+
+/// Time is the steps' number. What runs again in between is not dropped, and what goes is clean.
+#[test]
+fn what_nobody_used_for_a_time_goes_clean_and_no_sooner() {
+    let mut world = World::new(limits(20, true));
+    let job = Job {
+        agent: 1,
+        weight: 1,
+        family: 1,
+        prompt: 96,
+        answer: 1,
+    };
+    let run = |world: &mut World, request| {
+        world.add(request, &job).expect("it fits");
+        while world.lives() {
+            world.step(64);
+        }
+        world.clean_all();
+        world.planner.cached_blocks()
+    };
+    assert_eq!(run(&mut world, 1), 6);
+    world.pass(99);
+    world.expire(100);
+    assert_eq!(world.planner.cached_blocks(), 6, "not yet");
+    assert_eq!(run(&mut world, 2), 6);
+    world.pass(99);
+    world.expire(100);
+    assert_eq!(
+        world.planner.cached_blocks(),
+        5,
+        "its last block was not used again"
+    );
+    world.pass(2);
+    world.expire(100);
+    assert_eq!(
+        (world.planner.cached_blocks(), world.device.written()),
+        (0, 0)
+    );
+}
+
+/// What nobody but the cache needs never stands in the way: with all blocks cached, a sequence that needs
+/// all of them runs at once.
+#[test]
+fn a_full_cache_refuses_nothing_that_would_fit_without_it() {
+    let mut world = World::new(limits(8, true));
+    let job = |family| Job {
+        agent: 1,
+        weight: 1,
+        family,
+        prompt: 128,
+        answer: 1,
+    };
+    for family in 0..4 {
+        world.add(family, &job(family)).expect("it fits");
+        world.step(64);
+        assert_eq!(world.planner.running(), 1, "it is let in at once");
+        while world.lives() {
+            world.step(64);
+        }
+        assert_eq!(
+            world.planner.cached_blocks(),
+            8,
+            "and fills the cache again"
+        );
+        assert_eq!(world.planner.tally().preemptions, 0);
+    }
 }
 
 /// The same prompt again costs one block at most, and blocks that nobody uses make room, cleaned.

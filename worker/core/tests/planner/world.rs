@@ -44,6 +44,8 @@ pub struct World {
     owners: BTreeMap<u64, (u64, usize)>,
     pub done: Vec<u64>,
     pub steps: u64,
+    /// Time beside the steps, one of which takes 1.
+    idle: u64,
 }
 
 /// The n-th token of a family, and all before it.
@@ -62,6 +64,7 @@ impl World {
             owners: BTreeMap::new(),
             done: Vec::new(),
             steps: 0,
+            idle: 0,
         }
     }
 
@@ -88,9 +91,30 @@ impl World {
         Ok(())
     }
 
+    /// Nothing happens for a time.
+    pub fn pass(&mut self, time: u64) {
+        self.idle += time;
+    }
+
+    /// Drops from the cache what nobody used for so long, in steps.
+    pub fn expire(&mut self, idle: u64) {
+        self.planner.at(self.steps + self.idle);
+        let device = &mut self.device;
+        while self
+            .planner
+            .expire_one(idle, &mut |block| device.clean(block))
+        {}
+        assert!(
+            self.planner
+                .next_expiry(idle)
+                .is_none_or(|at| at > self.steps + self.idle)
+        );
+    }
+
     /// One step with room for so many tokens.
     pub fn step(&mut self, room: usize) {
         self.steps += 1;
+        self.planner.at(self.steps + self.idle);
         let device = &mut self.device;
         let room_for = Room {
             ns: room as f64,
