@@ -134,6 +134,22 @@ mod tests {
     }
 
     #[test]
+    fn an_old_debt_that_others_have_overtaken_is_worth_nothing() {
+        let mut agents = Agents::default();
+        agents.enter(A, 1);
+        agents.enter(B, 1);
+        agents.charge(A, 100);
+        agents.leave(A);
+        agents.charge(B, 900);
+        agents.enter(A, 1);
+        assert_eq!(
+            agents.time(A),
+            900 * TOKEN_TIME,
+            "it is lifted to the floor"
+        );
+    }
+
+    #[test]
     fn weight_divides() {
         let mut agents = Agents::default();
         agents.enter(A, 4);

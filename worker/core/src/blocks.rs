@@ -153,6 +153,16 @@ mod tests {
     }
 
     #[test]
+    fn residue_found_at_the_second_look_counts_too() {
+        let mut blocks = Blocks::new(1);
+        let block = blocks.take().expect("one");
+        blocks.cleaned(block.end(), 0);
+        blocks.recheck(&mut |_| 1);
+        assert_eq!((blocks.capacity(), blocks.free()), (0, 0));
+        assert!(blocks.take().is_none());
+    }
+
+    #[test]
     fn each_used_block_is_checked_once_more_when_it_is_free() {
         let mut blocks = Blocks::new(9);
         let (held, ended) = (blocks.take().expect("one"), blocks.take().expect("two"));

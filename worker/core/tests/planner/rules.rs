@@ -114,6 +114,28 @@ fn the_agent_that_had_most_makes_room_and_its_tokens_are_overhead() {
 }
 
 #[test]
+fn one_that_ended_is_clean_once_its_last_block_is() {
+    let mut world = World::new(limits(8, false));
+    let job = Job {
+        agent: 1,
+        weight: 1,
+        family: 1,
+        prompt: 30,
+        answer: 9,
+    };
+    world.add(1, &job).expect("it fits");
+    world.step(64);
+    world.end(1);
+    assert_eq!(world.planner.dirty_blocks(), 2);
+    for _ in 0..2 {
+        assert!(!world.planner.is_clean(1));
+        let device = &mut world.device;
+        world.planner.clean_one(&mut |block| device.clean(block));
+    }
+    assert!(world.planner.is_clean(1));
+}
+
+#[test]
 fn what_could_never_fit_is_refused_at_once() {
     let mut planner = Planner::new(limits(4, false));
     let mut arrival = Arrival {
