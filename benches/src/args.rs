@@ -47,6 +47,8 @@ pub enum Scenario {
     Scrub(Scrub),
     /// Durable records a second, and what they add to a bare fdatasync
     Audit(Audit),
+    /// Many tenants on one model, with one copy of its weights and with one each: memory and starts
+    Weights(Weights),
 }
 
 impl Scenario {
@@ -57,6 +59,7 @@ impl Scenario {
             Scenario::Engine(_) => "engine",
             Scenario::Scrub(_) => "scrub",
             Scenario::Audit(_) => "audit",
+            Scenario::Weights(_) => "weights",
         }
     }
 }
@@ -135,6 +138,16 @@ pub struct Audit {
     /// Bytes of each record's content
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub body_bytes: u32,
+}
+
+#[derive(Clone, Debug, Group)]
+pub struct Weights {
+    /// Tenants, each with a worker of its own
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=64))]
+    pub tenants: u32,
+    /// Requests of each tenant between the two looks at its worker's memory
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub requests: u32,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod args;
 mod bare;
 mod device;
 mod machine;
+mod memory;
 mod peer;
 mod report;
 mod scenario;
@@ -88,6 +89,10 @@ async fn measure(args: &Args) -> Result<Vec<Figure>, Failure> {
         Scenario::Audit(audit) => {
             device.must_be_cpu()?;
             scenario::audit::measure(audit).await
+        }
+        Scenario::Weights(weights) => {
+            device.must_be_cpu()?;
+            scenario::weights::measure(weights, &args.server).await
         }
     }
 }

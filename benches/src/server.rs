@@ -92,6 +92,18 @@ impl Server {
         Ok(AgentClient::connect(credentials, None).await?)
     }
 
+    /// The launcher's process number.
+    pub fn pid(&self) -> Result<i32, Failure> {
+        let pid = self.child.id().ok_or("the server has ended")?;
+        Ok(i32::try_from(pid)?)
+    }
+
+    /// The process numbers of all workers.
+    pub async fn workers(&self) -> Result<Vec<i32>, Failure> {
+        let status = self.admin.status().await?;
+        Ok(status.workers.iter().map(|worker| worker.pid).collect())
+    }
+
     /// The server's metrics as they are now.
     pub async fn metrics(&self) -> Result<Metrics, Failure> {
         Ok(self.operators.metrics().await?)
@@ -99,8 +111,8 @@ impl Server {
 
     /// Ends it as an operator would. What it measured counts only if it ended in order.
     pub async fn stop(mut self) -> Result<(), Failure> {
-        if let Some(pid) = self.child.id() {
-            kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+        if let Ok(pid) = self.pid() {
+            kill(Pid::from_raw(pid), Signal::SIGTERM)?;
         }
         let ended = tokio::time::timeout(STOP_MAX, self.child.wait()).await;
         let failure = match ended {

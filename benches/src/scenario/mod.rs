@@ -4,3 +4,4 @@ pub mod audit;
 pub mod engine;
 pub mod noisy;
 pub mod scrub;
+pub mod weights;
