@@ -59,14 +59,19 @@ impl Template {
         packet::send(self.control.as_fd(), &message, pass.map(AsFd::as_fd)).unwrap();
     }
 
-    /// What it says next, and who says it; none once it has hung up.
+    /// What it says next, and who says it; none once it has hung up. How far it has come with loading is
+    /// passed over.
     pub fn hear(&self) -> Option<(Told, Option<i32>)> {
-        let packet = packet::recv_packet::<FromTemplate>(self.control.as_fd()).unwrap();
-        packet.map(
-            |Packet {
-                 message, sender, ..
-             }| (message.message.unwrap(), sender),
-        )
+        loop {
+            let packet = packet::recv_packet::<FromTemplate>(self.control.as_fd()).unwrap();
+            let Packet {
+                message, sender, ..
+            } = packet?;
+            match message.message.unwrap() {
+                Told::Progress(_) => {}
+                told => return Some((told, sender)),
+            }
+        }
     }
 
     /// Has it fork a worker.
