@@ -6,16 +6,21 @@
 //! Neighbouring tokens of a sequence see nearly the same keys, so they are computed together, with
 //! all query heads that share a key-value head: a block is read once for up to [`ROWS`] rows. The
 //! softmax is the running one of Milakov and Gimelshein (arXiv:1805.02867), as in FlashAttention, so
-//! that scores of a few blocks at a time are enough, on the stack, however long the sequence is.
+//! that scores of a few blocks at a time are enough, on the stack, however long the sequence is. A single
+//! token with a long past is divided by positions too, always at the same ones, and what comes of the
+//! parts is put together as that softmax allows.
 
 mod tile;
 
 use super::simd;
 use rayon::prelude::*;
+use std::ops::Range;
 use tile::Tile;
 
 /// Rows (tokens times query heads) of one task at most.
 const ROWS: usize = 24;
+/// Positions that one task reads for a single token.
+const SPAN: usize = 1024;
 /// Products of single numbers that are worth handing to another thread: some 20 µs.
 const THREAD_WORK: usize = 500_000;
 
@@ -94,6 +99,17 @@ impl Attention {
         let window = self.window.unwrap_or(usize::MAX).max(1);
         (position + 1).saturating_sub(window)
     }
+
+    /// The positions that one task after the other reads for these queries.
+    fn spans(&self, queries: &[Query<'_>]) -> impl Iterator<Item = Range<usize>> + use<> {
+        let position = queries.last().map_or(0, |query| query.position);
+        let (first, step) = match queries.len() {
+            1 => (self.first(position) / SPAN * SPAN, SPAN),
+            _ => (0, usize::MAX),
+        };
+        let span = move |from: usize| from..from.saturating_add(step);
+        (first..position + 1).step_by(step).map(span)
+    }
 }
 
 /// `out = attention(q)`: `out` has a row of all query heads for each query, and so has `q`, where a
@@ -118,15 +134,17 @@ pub fn attend(
     let together = together.unwrap_or(1);
     let parts = out.len() / queries.len() / width / together;
     let mut outs = out.chunks_exact_mut(together * width);
-    let mut tasks = Vec::new();
-    for run in runs(queries, (ROWS / together).max(1)) {
-        let mut of_part: Vec<Vec<&mut [f32]>> = (0..parts).map(|_| Vec::new()).collect();
-        for _ in run.clone() {
-            for (outs, out) in of_part.iter_mut().zip(&mut outs) {
-                outs.push(out);
-            }
-        }
-        tasks.extend(of_part.into_iter().enumerate().map(|(part, out)| Tile {
+    let runs: Vec<Range<usize>> = runs(queries, (ROWS / together).max(1)).collect();
+    let divided = |run: &Range<usize>| how.spans(&queries[run.clone()]).count() > 1;
+    let spans = runs.iter().filter(|run| divided(run));
+    let spans: usize = spans
+        .map(|run| how.spans(&queries[run.clone()]).count())
+        .sum();
+    let mut found = vec![0f32; spans * parts * tile::found(together, width)];
+    let mut places = found.chunks_exact_mut(tile::found(together, width));
+    let (mut tasks, mut to_join) = (Vec::new(), Vec::new());
+    for run in runs {
+        let tile = |part: usize, positions, out, found| Tile {
             q: &q[run.start * q_stride + part * together * width..],
             q_stride,
             queries: &queries[run.clone()],
@@ -134,8 +152,30 @@ pub fn attend(
             how,
             head: part * together / shared,
             shared: together,
+            positions,
             out,
-        }));
+            found,
+        };
+        if divided(&run) {
+            for (part, out) in outs.by_ref().take(parts).enumerate() {
+                let spans = how.spans(&queries[run.clone()]);
+                let before = tasks.len();
+                tasks.extend(spans.zip(&mut places).map(|(span, place)| {
+                    let (mixed, found) = place.split_at_mut(together * width);
+                    tile(part, span, vec![mixed], Some(found))
+                }));
+                to_join.push((out, tasks.len() - before));
+            }
+            continue;
+        }
+        let mut of_part: Vec<Vec<&mut [f32]>> = (0..parts).map(|_| Vec::new()).collect();
+        for _ in run.clone() {
+            for (outs, out) in of_part.iter_mut().zip(&mut outs) {
+                outs.push(out);
+            }
+        }
+        let of_part = of_part.into_iter().enumerate();
+        tasks.extend(of_part.map(|(part, out)| tile(part, 0..usize::MAX, out, None)));
     }
     let work: usize = queries.iter().map(|query| query.position + 1).sum();
     let each = 2 * work * shared * how.layout.heads * width / tasks.len();
@@ -144,6 +184,10 @@ pub fn attend(
         .with_min_len(THREAD_WORK / each.max(1))
         .with_max_len((THREAD_WORK / each.max(1)).max(1))
         .for_each(simd::run);
+    let mut parts = found.chunks_exact(tile::found(together, width));
+    for (out, spans) in to_join {
+        tile::join(out, together, &mut parts.by_ref().take(spans));
+    }
 }
 
 /// Divides queries into runs of one table and of positions that follow each other, `longest` at most.

@@ -3,6 +3,7 @@
 use super::{Attention, BLOCK_TOKENS, Query, ROWS};
 use crate::compute::simd::{self, exp};
 use pulp::{Simd, WithSimd};
+use std::ops::Range;
 
 /// Blocks whose scores are computed before their values are mixed: their values fit the first cache.
 const BLOCKS: usize = 4;
@@ -20,8 +21,40 @@ pub(super) struct Tile<'a, 'o> {
     pub(super) head: usize,
     /// Query heads of each token.
     pub(super) shared: usize,
+    /// What is read of what they see: from the beginning of a block to that of another.
+    pub(super) positions: Range<usize>,
     /// Of each token.
     pub(super) out: Vec<&'o mut [f32]>,
+    /// Where this is a part of the positions: greatest score and sum of each row, to be joined with the others'.
+    pub(super) found: Option<&'o mut [f32]>,
+}
+
+/// Floats that a part of the positions leaves of `rows` rows: what was mixed, greatest scores, sums.
+pub(super) fn found(rows: usize, width: usize) -> usize {
+    rows * (width + 2)
+}
+
+/// Joins what parts of the positions left of the same rows.
+pub(super) fn join<'p>(out: &mut [f32], rows: usize, parts: &mut dyn Iterator<Item = &'p [f32]>) {
+    let width = out.len() / rows;
+    let (mut tops, mut sums) = ([f32::MIN; ROWS], [0.0; ROWS]);
+    out.fill(0.0);
+    for part in parts {
+        let (mixed, found) = part.split_at(out.len());
+        for (row, mixed) in mixed.chunks_exact(width).enumerate() {
+            let (top, sum) = (found[row], found[rows + row]);
+            let now = top.max(tops[row]);
+            let (before, more) = (exp(tops[row] - now), exp(top - now));
+            sums[row] = sums[row] * before + sum * more;
+            tops[row] = now;
+            for (out, mixed) in out[row * width..].iter_mut().zip(mixed) {
+                *out = *out * before + mixed * more;
+            }
+        }
+    }
+    for (out, sum) in out.chunks_exact_mut(width).zip(sums) {
+        out.iter_mut().for_each(|x| *x /= sum);
+    }
 }
 
 /// What is known of the rows so far: greatest score and sum of shares relative to it.
@@ -74,8 +107,10 @@ impl<'a> Tile<'a, '_> {
             shares: [[0.0; TOKENS]; ROWS],
         };
         self.out.iter_mut().for_each(|out| out.fill(0.0));
-        let skipped = self.how.first(earliest.position) / BLOCK_TOKENS;
-        let blocks = &latest.blocks[skipped..latest.position / BLOCK_TOKENS + 1];
+        let first = self.how.first(earliest.position).max(self.positions.start);
+        let end = (latest.position + 1).min(self.positions.end);
+        let skipped = first / BLOCK_TOKENS;
+        let blocks = &latest.blocks[skipped..end.div_ceil(BLOCK_TOKENS)];
         for (nth, blocks) in blocks.chunks(BLOCKS).enumerate() {
             let from = (skipped + nth * BLOCKS) * BLOCK_TOKENS;
             for (nth, block) in blocks.iter().enumerate() {
@@ -92,6 +127,11 @@ impl<'a> Tile<'a, '_> {
                 self.share(simd, row, from, blocks.len() * BLOCK_TOKENS, &mut running);
             }
             by_rows!(rows, R, |row| self.mix(simd, blocks, row, &running));
+        }
+        if let Some(found) = self.found {
+            found[..rows].copy_from_slice(&running.top[..rows]);
+            found[rows..].copy_from_slice(&running.sum[..rows]);
+            return;
         }
         for row in 0..rows {
             let inverse = 1.0 / running.sum[row];
