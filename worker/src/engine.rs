@@ -4,6 +4,7 @@
 //! `step`, which the loop calls only while the worker holds a lease.
 
 use bulkhead_proto::internal::{Counters, Finished, Piece, WorkItem};
+use bulkhead_worker_core::Clock;
 
 /// What a loaded model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct StepOutcome {
     pub pieces: Vec<Piece>,
     /// Without the scrub report: the loop adds it after it has scrubbed.
     pub finished: Vec<Finished>,
-    /// What its computing was expected to take, and took, nanoseconds; 0 where nothing is expected.
+    /// What the passes that it ended were expected to take, and took, nanoseconds; 0 where none was.
     pub expected_ns: u64,
     pub computed_ns: u64,
     /// Bytes that were not zero after they had been zeroed. The loop ends the worker.
@@ -60,8 +61,8 @@ pub trait Engine: Send {
     fn expire(&mut self, _now_ns: &dyn Fn() -> u64) {}
     /// True while a step would do something.
     fn has_work(&self) -> bool;
-    /// Runs one bounded step. `now_ns` reads the loop's clock, for planning the step's size.
-    fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome;
+    /// Runs one bounded step. `now_ns` reads the loop's clock, which ends it.
+    fn step(&mut self, now_ns: &Clock<'_>) -> StepOutcome;
     /// Bytes of KV that live sequences hold, or that ended ones did and that are not clean yet.
     fn kv_bytes(&self) -> u64;
     /// Zeroes all that no live sequence needs (free KV blocks, kept scratch), reads it back, and

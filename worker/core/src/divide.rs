@@ -1,24 +1,17 @@
-//! How the room of a step is divided among the running sequences.
+//! How the room of a pass is divided among the running sequences.
 //!
-//! Decoding goes first, so that streams flow while a long prompt is read in pieces beside them; but a
-//! part of every step is kept for prompts, so that streams cannot hold up a prompt for ever. Of the
-//! prompts, the one of the agent with the least virtual time is read first, then the next.
+//! Sequences that decode get one token each, as far as there is room; a part of every step is kept for
+//! prompts, so that streams cannot hold up a prompt for ever. Of the prompts, the one of the agent with the
+//! least virtual time is read first, then the next.
 
 use crate::agents::Agents;
 use crate::blocks::{BLOCK_TOKENS, Cleaner};
 use crate::memory::Memory;
+use crate::pass::PassKind;
 use crate::price::{Prices, StepWork};
 use crate::sequence::Sequence;
 
-/// The part of a step's time that prompts get even where decoding could fill it: one in so many.
-const PROMPT_SHARE: f64 = 4.0;
-
-/// Where a single token of a prompt takes nearly all of the room or more than that, how many times what it
-/// takes the step may: after thousands of tokens one more costs the reading of all of them, and a few
-/// beside it next to nothing, so that with one at a time a prompt would take ten times as long.
-const CRAMPED: f64 = 1.25;
-
-/// Tokens of one sequence to compute in a step.
+/// Tokens of one sequence to compute in a pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Whose.
@@ -31,12 +24,13 @@ pub struct Part {
     pub answers: bool,
 }
 
-/// A step being filled.
+/// A pass being filled.
 pub(crate) struct Filling<'a> {
     pub running: &'a mut [Sequence],
     pub agents: &'a mut Agents,
     pub memory: &'a mut Memory,
     pub prices: Prices,
+    pub kind: PassKind,
     pub room_ns: f64,
     pub tokens_max: usize,
     /// The number of this step.
@@ -60,28 +54,21 @@ fn work(from: usize, tokens: usize, answers: bool) -> StepWork {
 
 impl Filling<'_> {
     pub fn fill(&mut self, clean: &mut Cleaner<'_>) {
-        let prompts = self.running.iter().any(|one| !one.decodes());
-        let kept = if prompts {
-            (self.room_ns - self.used_ns).max(0.0) / PROMPT_SHARE
-        } else {
-            0.0
-        };
-        // Where there is no room for both, they take turns.
-        let skip = prompts && self.step % 2 == 1;
-        self.decode(self.room_ns - kept, skip);
-        while let Some(at) = self.next_prompt() {
-            if self.read(at, clean) == 0 {
-                break;
+        match self.kind {
+            PassKind::Decoding => self.decode(),
+            PassKind::Reading => {
+                while let Some(at) = self.next_prompt() {
+                    if self.read(at, clean) == 0 {
+                        break;
+                    }
+                }
             }
-        }
-        if self.parts.is_empty() {
-            self.decode(f64::INFINITY, false);
         }
     }
 
     /// One token for each that decodes, as far as there is room; who waited longest of the agent
-    /// with the least time first. The first one gets its token whatever it costs, unless `skip`.
-    fn decode(&mut self, room_ns: f64, skip: bool) {
+    /// with the least time first. The first one gets its token whatever it costs.
+    fn decode(&mut self) {
         let (running, agents) = (&*self.running, &*self.agents);
         let mut order: Vec<usize> = (0..running.len())
             .filter(|at| running[*at].decodes() && running[*at].room() > 0)
@@ -92,14 +79,11 @@ impl Filling<'_> {
         });
         for at in order {
             let cost = self.prices.of(work(self.running[at].computed, 1, true));
-            let must = self.parts.is_empty() && !skip;
-            if !must && (self.used_ns + cost > room_ns || self.is_full()) {
+            let over = self.used_ns + cost > self.room_ns || self.is_full();
+            if over && !self.parts.is_empty() {
                 return;
             }
             self.take(at, 1, cost);
-            if room_ns.is_infinite() {
-                return;
-            }
         }
     }
 
@@ -107,13 +91,12 @@ impl Filling<'_> {
         self.work.tokens as usize >= self.tokens_max
     }
 
-    /// The oldest prompt of the agent with the least time, of those that were given nothing yet.
+    /// The oldest prompt of the agent with the least time, of those that are in no pass yet.
     fn next_prompt(&self) -> Option<usize> {
         (0..self.running.len())
             .filter(|at| {
                 let one = &self.running[*at];
-                let open = one.pending() > 0 && !one.decodes() && one.served < self.step;
-                open && (one.room() > 0 || self.memory.available() > 0)
+                one.is_prompt() && (one.room() > 0 || self.memory.available() > 0)
             })
             .min_by_key(|at| {
                 let one = &self.running[*at];
@@ -121,7 +104,8 @@ impl Filling<'_> {
             })
     }
 
-    /// Reads as much of a prompt as fits. Returns how many tokens that is.
+    /// Reads as much of a prompt as fits, and of the first one a token whatever it costs. Returns how many
+    /// tokens that is.
     fn read(&mut self, at: usize, clean: &mut Cleaner<'_>) -> usize {
         let one = &self.running[at];
         let (room, from, pending) = (one.room(), one.computed, one.pending());
@@ -134,11 +118,8 @@ impl Filling<'_> {
             self.prices.of(work(from, tokens, tokens == pending))
                 + self.prices.block_ns * unclean as f64
         };
-        let room_ns = match self.parts.is_empty() {
-            true => self.room_ns.max((self.used_ns + cost(1)) * CRAMPED),
-            false => self.room_ns,
-        };
-        let fits = |tokens: usize| self.used_ns + cost(tokens) <= room_ns;
+        let first = usize::from(self.parts.is_empty());
+        let fits = |tokens: usize| tokens <= first || self.used_ns + cost(tokens) <= self.room_ns;
         let mut tokens = greatest(most, fits);
         let cost = cost(tokens);
         tokens = self.make_room(at, tokens, clean);
@@ -161,6 +142,7 @@ impl Filling<'_> {
         let (new, again) = one.advance(tokens);
         let answers = one.pending() == 0;
         one.served = self.step;
+        one.pass = Some(self.kind);
         self.agents.charge(one.agent, new);
         self.recomputed += again as u64;
         self.used_ns += cost_ns;
@@ -175,12 +157,6 @@ impl Filling<'_> {
             tokens,
             answers,
         });
-        let whole = |tokens: usize| (tokens.min(one.prompt) / BLOCK_TOKENS).min(one.hashes.len());
-        let (before, after) = (whole(from), whole(from + tokens));
-        if before < after {
-            self.memory
-                .keep(one.agent, &mut one.table, &one.hashes, before, after);
-        }
     }
 }
 

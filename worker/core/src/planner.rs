@@ -1,6 +1,6 @@
-//! The planner: which sequences run, what each step computes, and whose blocks make room.
+//! The planner: which sequences run, what each pass computes, and whose blocks make room.
 //!
-//! It owns every decision of a step and sees numbers only. The rules:
+//! It owns every decision and sees numbers only. The rules:
 //!
 //! - **Admission** by what is needed now: a sequence starts once there are blocks for the tokens that
 //!   it has, beside what those that run still need for theirs and one more block for each. What it may
@@ -12,6 +12,9 @@
 //!   compute again. Those are counted as overhead and never billed to the agent.
 //! - **Progress**: what could never fit alone is refused at once, and the oldest running sequence is
 //!   never preempted. So it ends, and then the next is the oldest.
+//! - **Passes** ([`Pass`]) may take several steps. What a sequence computes in one counts as computed from its
+//!   beginning. One that ends or is preempted meanwhile is taken out of it at once ([`Planner::parts`]), as its
+//!   blocks may be another's soon; the others go on.
 //!
 //! Cleaning is the caller's: it is passed in as a function, and no block that it did not clean is used.
 
@@ -19,6 +22,7 @@ use crate::agents::{Agent, Agents};
 use crate::blocks::{BLOCK_TOKENS, Cleaner, blocks_for};
 use crate::divide::{Filling, Part};
 use crate::memory::Memory;
+use crate::pass::{Pass, PassKind};
 use crate::price::{Prices, StepWork};
 use crate::sequence::{Arrival, Sequence};
 use std::collections::{BTreeMap, VecDeque};
@@ -46,24 +50,25 @@ pub struct PlannerLimits {
     pub prefix_cache: bool,
 }
 
-/// How much a step may do.
+/// The part of a step's time that prompts get even where decoding could fill it: one in so many.
+const PROMPT_SHARE: f64 = 4.0;
+
+/// How much a pass may do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Room {
-    /// Nanoseconds that it may be expected to take.
+    /// Nanoseconds that there are for decoding in a step.
     pub ns: f64,
-    /// Tokens at most.
+    /// Nanoseconds that a pass of prompts may be expected to take, over all of its steps.
+    pub reading_ns: f64,
+    /// Tokens of a pass at most.
     pub tokens: usize,
 }
 
-/// What to compute in a step.
-#[derive(Debug, Default)]
-pub struct Plan {
-    /// Each sequence at most once.
-    pub parts: Vec<Part>,
-    /// All of it together.
-    pub work: StepWork,
-    /// What it is expected to take, nanoseconds.
-    pub expected_ns: f64,
+/// A pass that is on its way.
+#[derive(Debug)]
+struct Flight {
+    number: u64,
+    parts: Vec<Part>,
 }
 
 /// How a sequence that is over leaves the planner.
@@ -100,7 +105,8 @@ pub struct Planner {
     agents: Agents,
     waiting: BTreeMap<Agent, VecDeque<Sequence>>,
     running: Vec<Sequence>,
-    /// Numbers for orders of arrival and admission, and for steps.
+    flights: BTreeMap<PassKind, Flight>,
+    /// Numbers for orders of arrival and admission, for passes and for steps.
     count: u64,
     step: u64,
     tally: Tally,
@@ -115,6 +121,7 @@ impl Planner {
             agents: Agents::default(),
             waiting: BTreeMap::new(),
             running: Vec::new(),
+            flights: BTreeMap::new(),
             count: 0,
             step: 0,
             tally: Tally::default(),
@@ -148,7 +155,7 @@ impl Planner {
 
     fn remove(&mut self, request: u64) -> Option<Sequence> {
         if let Some(at) = self.running.iter().position(|one| one.request == request) {
-            return Some(self.running.remove(at));
+            return Some(self.stop(at));
         }
         let mut queues = self.waiting.iter_mut();
         let (agent, sequence) = queues.find_map(|(agent, queue)| {
@@ -172,20 +179,58 @@ impl Planner {
         }
     }
 
-    /// Plans the next step: at least one token where any sequence can run, and beyond that what fits
-    /// into `room` at these prices.
-    pub fn plan(&mut self, prices: Prices, room: Room, clean: &mut Cleaner<'_>) -> Plan {
+    /// A sequence that runs no longer, and is in no pass.
+    fn stop(&mut self, at: usize) -> Sequence {
+        let mut sequence = self.running.remove(at);
+        if let Some(kind) = sequence.pass.take()
+            && let Some(flight) = self.flights.get_mut(&kind)
+        {
+            flight.parts.retain(|part| part.request != sequence.request);
+            if flight.parts.is_empty() {
+                self.flights.remove(&kind);
+            }
+        }
+        sequence
+    }
+
+    /// Plans what a step begins: a pass of each kind of which none is on its way. Each has at least one token,
+    /// where any sequence can go on, and beyond that what fits into `room` at these prices.
+    pub fn plan(&mut self, prices: Prices, room: Room, clean: &mut Cleaner<'_>) -> Vec<Pass> {
         self.step += 1;
         self.grow_decoding(clean);
         self.free_for_oldest();
         self.admit();
+        let reading = self.flights.contains_key(&PassKind::Reading)
+            || self.running.iter().any(Sequence::is_prompt);
+        let kept = if reading { 1.0 / PROMPT_SHARE } else { 0.0 };
+        let mut passes = Vec::new();
+        for (kind, room_ns) in [
+            (PassKind::Decoding, room.ns * (1.0 - kept)),
+            (PassKind::Reading, room.reading_ns),
+        ] {
+            if !self.flights.contains_key(&kind) {
+                passes.extend(self.fill(kind, prices, room_ns, room.tokens, clean));
+            }
+        }
+        passes
+    }
+
+    fn fill(
+        &mut self,
+        kind: PassKind,
+        prices: Prices,
+        room_ns: f64,
+        tokens: usize,
+        clean: &mut Cleaner<'_>,
+    ) -> Option<Pass> {
         let mut filling = Filling {
             running: &mut self.running,
             agents: &mut self.agents,
             memory: &mut self.memory,
             prices,
-            room_ns: room.ns,
-            tokens_max: self.limits.step_tokens_max.min(room.tokens),
+            kind,
+            room_ns,
+            tokens_max: self.limits.step_tokens_max.min(tokens),
             step: self.step,
             used_ns: prices.step_ns,
             work: StepWork::default(),
@@ -193,12 +238,55 @@ impl Planner {
             parts: Vec::new(),
         };
         filling.fill(clean);
-        self.tally.tokens_computed += filling.work.tokens;
-        self.tally.tokens_recomputed += filling.recomputed;
-        Plan {
+        if filling.parts.is_empty() {
+            return None;
+        }
+        self.count += 1;
+        let pass = Pass {
+            number: self.count,
+            kind,
             parts: filling.parts,
             work: filling.work,
             expected_ns: filling.used_ns,
+        };
+        self.tally.tokens_computed += pass.work.tokens;
+        self.tally.tokens_recomputed += filling.recomputed;
+        let parts = pass.parts.clone();
+        let number = pass.number;
+        self.flights.insert(kind, Flight { number, parts });
+        Some(pass)
+    }
+
+    /// What is left of a pass that is on its way: nothing may be written any more into the blocks of a sequence that
+    /// is not among it.
+    pub fn parts(&self, pass: &Pass) -> &[Part] {
+        let flight = self.flights.get(&pass.kind);
+        let flight = flight.filter(|flight| flight.number == pass.number);
+        flight.map_or(&[], |flight| &flight.parts)
+    }
+
+    /// A pass that is on its way has come to its end.
+    pub fn complete(&mut self, pass: &Pass) {
+        if self.parts(pass).is_empty() {
+            return;
+        }
+        let flight = self.flights.remove(&pass.kind);
+        for part in flight.into_iter().flat_map(|flight| flight.parts) {
+            let found = self
+                .running
+                .iter_mut()
+                .find(|one| one.request == part.request);
+            let Some(one) = found else {
+                continue;
+            };
+            one.pass = None;
+            let whole =
+                |tokens: usize| (tokens.min(one.prompt) / BLOCK_TOKENS).min(one.hashes.len());
+            let (before, after) = (whole(part.from), whole(part.from + part.tokens));
+            if before < after {
+                self.memory
+                    .keep(one.agent, &mut one.table, &one.hashes, before, after);
+            }
         }
     }
 
@@ -213,8 +301,8 @@ impl Planner {
         order.sort_unstable();
         for (_, request) in order {
             // It may be preempted itself, by another or by its own need.
-            while let Some(one) = self.running.iter_mut().find(|one| one.request == request) {
-                if self.memory.grow(&mut one.table, clean) || !self.preempt() {
+            while let Some(at) = (self.running.iter()).position(|one| one.request == request) {
+                if self.memory.grow(&mut self.running[at].table, clean) || !self.preempt() {
                     break;
                 }
             }
@@ -225,7 +313,7 @@ impl Planner {
     fn free_for_oldest(&mut self) {
         loop {
             let oldest = self.running.iter().min_by_key(|one| one.arrived);
-            let stuck = oldest.is_some_and(|one| one.room() == 0);
+            let stuck = oldest.is_some_and(|one| one.pass.is_none() && one.room() == 0);
             if !stuck || self.memory.available() > 0 || !self.preempt() {
                 return;
             }
@@ -244,7 +332,7 @@ impl Planner {
         let Some(victim) = victim else {
             return false;
         };
-        let mut sequence = self.running.remove(victim);
+        let mut sequence = self.stop(victim);
         self.memory
             .end(sequence.request, std::mem::take(&mut sequence.table));
         sequence.computed = 0;

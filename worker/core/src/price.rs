@@ -1,19 +1,18 @@
-//! What a generation step costs: learned from the steps before, and how much fits into the next.
+//! What a pass of a generation engine costs: learned from those before, and how much of a step is planned for.
 //!
-//! A step costs a fixed part (the weights are read once), a part per token (the products), a part per
+//! A pass costs a fixed part (the weights are read once), a part per token (the products), a part per
 //! position of each sequence (its keys and values are read), a part per token and position that it looks
 //! back at (attention), and a part per answer (the output matrix and the choice). Reading is a price of its
 //! own: after thousands of tokens it is most of what one more costs, and a second one beside it costs little.
-//! The prices are fitted to recent steps by least squares, none below zero; where recent steps say
-//! nothing of a price (nobody read a prompt for a while) it stays as it was.
+//! The prices are fitted to recent passes by least squares, none below zero; where they say nothing of a
+//! price (nobody read a prompt for a while) it stays as it was.
 //!
-//! Of the limit so much is left free as recent steps took longer than expected: the worst of them counts,
-//! and fades; and so does their spread, since a long step misses by more than the short ones before it.
-//! No step has more than twice the tokens of the largest of late: the first ones, of which nothing is
-//! known, are short however slow the model is, and what was learned from steps of a few tokens is not
-//! believed of hundreds.
+//! Of a step's limit so much is left free as recent steps ended later than they should have: the worst of
+//! them counts, and fades. No pass has more than twice the tokens of the largest of late: the first ones, of
+//! which nothing is known, are short however slow the model is, and what was learned from passes of a few
+//! tokens is not believed of hundreds.
 
-/// What is done in a step.
+/// What is done in a pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StepWork {
     /// Tokens computed.
@@ -26,10 +25,10 @@ pub struct StepWork {
     pub answers: u64,
 }
 
-/// Prices of one step and of what is done in it, nanoseconds.
+/// Prices of one pass and of what is done in it, nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Prices {
-    /// Of a step that does nothing.
+    /// Of a pass that does nothing.
     pub step_ns: f64,
     /// Of a token.
     pub token_ns: f64,
@@ -65,16 +64,13 @@ const STAY: [f64; FEATURES] = [0.005, 0.05, 0.05, 0.05, 0.05];
 const SWEEPS: usize = 8;
 /// What a miss still counts after the next step.
 const MISS_FADES: f64 = 0.98;
-/// What the mean of squared misses keeps after the next step, and how many times its root is left free.
-const SPREAD_FADES: f64 = 0.98;
-const SPREADS: f64 = 3.0;
 /// Share of the limit that is always left free, and that is left free at most.
 const FREE_MIN: f64 = 0.1;
 const FREE_MAX: f64 = 0.4;
 /// What a position looked back at, and an answer, cost beside a token, before anything is known.
 const POSITION_TOKENS_GUESS: f64 = 1.0 / 4096.0;
 const ANSWER_TOKENS_GUESS: f64 = 0.25;
-/// How many times the tokens of the largest step of late the next one may have, and how that fades.
+/// How many times the tokens of the largest pass of late the next one may have, and how that fades.
 const GROWTH: f64 = 2.0;
 const LARGEST_FADES: f64 = 0.99;
 
@@ -91,8 +87,6 @@ pub struct StepModel {
     moment: [f64; FEATURES],
     block_ns: f64,
     miss_ns: f64,
-    /// Mean of the squares of misses, as shares of what was expected.
-    spread: f64,
     tokens_most: f64,
 }
 
@@ -112,7 +106,6 @@ impl StepModel {
             moment: [0.0; FEATURES],
             block_ns: 0.0,
             miss_ns: 0.0,
-            spread: 0.0,
             tokens_most: 0.0,
         }
     }
@@ -133,11 +126,10 @@ impl StepModel {
     /// Of `limit_ns`, what a step may be expected to take.
     pub fn room_ns(&self, limit_ns: u64) -> f64 {
         let limit = limit_ns as f64;
-        let miss_ns = self.miss_ns.max(limit * SPREADS * self.spread.sqrt());
-        limit - miss_ns.clamp(limit * FREE_MIN, limit * FREE_MAX)
+        limit - self.miss_ns.clamp(limit * FREE_MIN, limit * FREE_MAX)
     }
 
-    /// Tokens that the next step may have at most, at least one.
+    /// Tokens that the next pass may have at most, at least one.
     pub fn tokens_max(&self) -> u64 {
         (self.tokens_most * GROWTH).max(1.0) as u64
     }
@@ -183,13 +175,9 @@ impl StepModel {
         }
     }
 
-    /// Learns how much longer a step took than it was expected to.
-    pub fn missed(&mut self, expected_ns: f64, ns: u64) {
-        let by_ns = (ns as f64 - expected_ns).max(0.0);
-        self.miss_ns = (self.miss_ns * MISS_FADES).max(by_ns);
-        // One wild reading counts as a step that took twice as long.
-        let share = (by_ns / expected_ns.max(1.0)).min(1.0);
-        self.spread = self.spread * SPREAD_FADES + share * share * (1.0 - SPREAD_FADES);
+    /// Learns by how much a step ended later than it should have.
+    pub fn missed(&mut self, by_ns: u64) {
+        self.miss_ns = (self.miss_ns * MISS_FADES).max(by_ns as f64);
     }
 
     /// Learns that cleaning a block took `ns`.
@@ -274,11 +262,11 @@ mod tests {
         let mut model = StepModel::new(1_000);
         let limit = 25_000_000;
         let before = model.room_ns(limit);
-        model.missed(1e9, 1_005_000_000);
+        model.missed(5_000_000);
         assert_eq!(model.room_ns(limit), 20_000_000.0);
-        (0..300).for_each(|_| model.missed(1.0, 0));
+        (0..300).for_each(|_| model.missed(0));
         assert_eq!(model.room_ns(limit), before);
-        model.missed(1.0, u64::MAX);
+        model.missed(u64::MAX);
         assert_eq!(model.room_ns(limit), 15_000_000.0);
     }
 
@@ -291,7 +279,7 @@ mod tests {
             let mut model = StepModel::new(1_000_000);
             for (tokens, reads, positions, answers, ns) in readings {
                 model.observe(StepWork { tokens, reads, positions, answers }, ns);
-                model.missed(ns as f64 / 3.0, ns);
+                model.missed(ns / 3);
                 let p = model.prices();
                 for price in [p.step_ns, p.token_ns, p.read_ns, p.position_ns, p.answer_ns] {
                     prop_assert!(price.is_finite() && price >= 0.0);

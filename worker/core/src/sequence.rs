@@ -3,6 +3,7 @@
 use crate::agents::Agent;
 use crate::blocks::{BLOCK_TOKENS, blocks_for};
 use crate::memory::Table;
+use crate::pass::PassKind;
 use crate::prefix::BlockHash;
 
 /// A sequence that is to be planned for.
@@ -41,8 +42,10 @@ pub(crate) struct Sequence {
     pub prompt: usize,
     /// Tokens that it has: its prompt and what was generated.
     pub known: usize,
-    /// Of these, how many have their keys and values in its blocks.
+    /// Of these, how many have their keys and values in its blocks, or will once its pass is over.
     pub computed: usize,
+    /// The pass that it is in.
+    pub pass: Option<PassKind>,
     /// The most that `computed` ever was: beyond it tokens are billed, below it they are overhead.
     pub billed: usize,
     /// Tokens of the prompt that the cache had, when it was let in first.
@@ -64,6 +67,7 @@ impl Sequence {
             prompt: arrival.prompt_tokens,
             known: arrival.prompt_tokens,
             computed: 0,
+            pass: None,
             billed: 0,
             cached: 0,
             hashes,
@@ -76,9 +80,14 @@ impl Sequence {
         self.known - self.computed
     }
 
-    /// True where the only thing to do is its newest token.
+    /// True where the only thing to do, and nothing else is on its way, is its newest token.
     pub fn decodes(&self) -> bool {
-        self.pending() == 1 && self.known > self.prompt
+        self.pass.is_none() && self.pending() == 1 && self.known > self.prompt
+    }
+
+    /// True where there is more to read, and nothing on its way.
+    pub fn is_prompt(&self) -> bool {
+        self.pass.is_none() && self.pending() > 0 && !self.decodes()
     }
 
     /// Tokens that its blocks have room for beyond those computed.

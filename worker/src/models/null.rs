@@ -4,6 +4,7 @@ use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
 use bulkhead_proto::internal::{
     Counters, Finished, Outcome, Piece, Vector, WorkItem, work_item::Job,
 };
+use bulkhead_worker_core::Clock;
 use std::collections::VecDeque;
 
 /// Width of its vectors.
@@ -154,7 +155,7 @@ impl Engine for NullEngine {
         !self.live.is_empty() || !self.cancelled.is_empty()
     }
 
-    fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome {
+    fn step(&mut self, now_ns: &Clock<'_>) -> StepOutcome {
         let mut outcome = StepOutcome::default();
         for live in self.cancelled.drain(..) {
             self.counters.sequences_cancelled += 1;
@@ -206,15 +207,12 @@ impl Engine for NullEngine {
 mod tests {
     use super::*;
     use bulkhead_proto::internal::{EmbedJob, GenerateJob};
-    use std::cell::Cell;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
     #[test]
     fn it_embeds_generates_cancels_and_burns_time() {
-        let clock = Cell::new(0u64);
-        let now = || {
-            clock.set(clock.get() + 10);
-            clock.get()
-        };
+        let clock = AtomicU64::new(0);
+        let now = || clock.fetch_add(10, Relaxed) + 10;
         let mut engine = NullEngine::new(100);
         engine.assign(0, u64::MAX);
         let embed = EmbedJob {
@@ -241,9 +239,9 @@ mod tests {
             ..WorkItem::default()
         });
         engine.cancel(3);
-        let before = clock.get();
+        let before = clock.load(Relaxed);
         let first = engine.step(&now);
-        assert!(clock.get() - before >= 200);
+        assert!(clock.load(Relaxed) - before >= 200);
         assert_eq!(first.finished.len(), 2);
         assert_eq!(first.finished[1].vectors[0].values.len(), 32);
         assert_eq!(first.pieces[0].text, "x");

@@ -30,20 +30,34 @@ impl Buffer {
         &mut self.floats[..length]
     }
 
+    /// Of its rows, `width` wide, keeps these, which ascend; all behind them is zeroed and read back.
+    pub fn keep(&mut self, rows: &[usize], width: usize) -> Scrubbed {
+        for (to, from) in rows.iter().enumerate() {
+            self.floats
+                .copy_within(from * width..(from + 1) * width, to * width);
+        }
+        self.scrub_from(rows.len() * width)
+    }
+
     /// Zeroes what was written since the last time, and reads it back.
     pub fn scrub(&mut self) -> Scrubbed {
-        let bytes: &mut [u8] = cast_slice_mut(&mut self.floats[..self.dirty]);
-        fill_zero(bytes);
-        let scrubbed = Scrubbed {
-            zeroed: bytes.len() as u64,
-            verified: bytes.len() as u64,
-            residue: verify_zero(bytes).count,
-        };
-        self.dirty = 0;
+        let scrubbed = self.scrub_from(0);
         if self.floats.len() > KEPT_FLOATS_MAX {
             self.floats = Vec::new();
         }
         scrubbed
+    }
+
+    fn scrub_from(&mut self, start: usize) -> Scrubbed {
+        let end = self.dirty.max(start);
+        let bytes: &mut [u8] = cast_slice_mut(&mut self.floats[start..end]);
+        fill_zero(bytes);
+        self.dirty = start;
+        Scrubbed {
+            zeroed: bytes.len() as u64,
+            verified: bytes.len() as u64,
+            residue: verify_zero(bytes).count,
+        }
     }
 }
 

@@ -13,8 +13,9 @@ mod model;
 
 use bulkhead_kernels::{ZeroingAllocator, alloc};
 use bulkhead_worker::models::LoadError;
-use bulkhead_worker::models::decoder::{Checkpoint, Decoder, Row};
+use bulkhead_worker::models::decoder::{Checkpoint, Decoder, Given, Row};
 use bulkhead_worker::models::source::{Gguf, Safetensors};
+use bulkhead_worker_core::PassKind;
 use candle_core::quantized::GgmlDType;
 use model::{Case, case, cases, file, named, on_candle, on_cpu};
 use safetensors::Dtype;
@@ -53,8 +54,17 @@ fn computes(mut decoder: Box<dyn Decoder>) {
         position: 0,
         table: 0,
     };
-    let logits = decoder.forward(&[row], &[0], &[&[3]]).expect("it computes");
-    assert!(!logits.is_empty());
+    let given = Given {
+        rows: &[row],
+        wanted: &[0],
+        tables: &[&[3]],
+    };
+    let logits = decoder.advance(PassKind::Reading, given, &mut |_| true);
+    assert!(
+        logits
+            .expect("it computes")
+            .is_some_and(|logits| !logits.is_empty())
+    );
 }
 
 fn within_bounds() {

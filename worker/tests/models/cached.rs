@@ -4,7 +4,7 @@
 use crate::fixture::{STEP_LIMIT_NS, clock, drain, generate, smollm2};
 use bulkhead_proto::internal::{Finished, Outcome};
 use bulkhead_worker::engine::Engine;
-use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Keys and values of 16 tokens.
 const BLOCK_BYTES: u64 = 737_280;
@@ -77,22 +77,22 @@ fn what_is_evicted_is_zeroed_before_it_is_used_and_nobody_is_refused() {
 #[test]
 fn what_nobody_uses_goes_when_its_time_has_come_and_no_sooner() {
     let mut engine = caching(40);
-    let time = Cell::new(0);
-    let now = || time.get();
+    let time = AtomicU64::new(0);
+    let now = || time.load(Relaxed);
     engine.add(generate(1, &prompt("First!"), 4));
     while engine.has_work() {
-        time.set(time.get() + 1_000_000);
+        time.fetch_add(1_000_000, Relaxed);
         engine.step(&now);
     }
     let cached = engine.counters().cached_bytes;
     let due = engine.expires_at().expect("something is cached");
-    assert!(due > IDLE_NS && due <= time.get() + IDLE_NS);
+    assert!(due > IDLE_NS && due <= time.load(Relaxed) + IDLE_NS);
     engine.scrub();
 
-    time.set(due - 1);
+    time.store(due - 1, Relaxed);
     engine.expire(&now);
     assert_eq!(engine.counters().cached_bytes, cached);
-    time.set(due + 1_000_000_000);
+    time.store(due + 1_000_000_000, Relaxed);
     while engine.expires_at().is_some() {
         let before = engine.counters().cached_bytes;
         engine.expire(&now);

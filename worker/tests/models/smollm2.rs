@@ -1,11 +1,12 @@
 //! Generation: prompt, ids and first token equal to the reference, logits close to it; and the same
 //! answer whatever runs beside a sequence and however its prompt was divided.
 
+use crate::decoders::drive::forward;
 use crate::fixture::{Said, clock, drain, files, generate, load, reference, smollm2, user};
 use bulkhead_proto::internal::{GenerateJob, Outcome, Turn, WorkItem, work_item::Job};
 use bulkhead_worker::engine::Engine;
 use bulkhead_worker::models::Compute;
-use bulkhead_worker::models::decoder::{Checkpoint, CpuDecoder, CpuModel, Decoder, Row};
+use bulkhead_worker::models::decoder::{Checkpoint, CpuDecoder, CpuModel, Decoder, Given, Row};
 use bulkhead_worker::models::source::Gguf;
 use bulkhead_worker::models::text::{Chat, TextCodec};
 use serde::Deserialize;
@@ -110,10 +111,12 @@ fn logits(decoder: &mut dyn Decoder, ids: &[u32], piece: usize) -> Vec<f32> {
         .collect();
     let mut logits = Vec::new();
     for rows in rows.chunks(piece) {
-        logits = decoder
-            .forward(rows, &[rows.len() - 1], &[&blocks])
-            .expect("a processor does not fail")
-            .to_vec();
+        let given = Given {
+            rows,
+            wanted: &[rows.len() - 1],
+            tables: &[&blocks],
+        };
+        logits = forward(decoder, given).to_vec();
     }
     logits
 }

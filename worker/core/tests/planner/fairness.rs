@@ -2,7 +2,7 @@
 //!
 //! The bound: once one of two agents is ahead, it is let in no more until the other caught up; so its
 //! lead is at most what its running sequences can still use, S sequences of at most L tokens, divided by
-//! its weight, and one step. The same holds the other way round.
+//! its weight, and the two passes of a step. The same holds the other way round.
 
 use crate::world::{Job, World};
 use bulkhead_worker_core::PlannerLimits;
@@ -58,7 +58,7 @@ proptest! {
     ) {
         let (a, b) = (job(0, wa, pa, aa), job(1, wb, pb, ab));
         let lead = |prompt: usize, answer: usize, weight: u32| {
-            (SEQUENCES * (prompt + answer) + room) as f64 / f64::from(weight)
+            (SEQUENCES * (prompt + answer) + 2 * room) as f64 / f64::from(weight)
         };
         let (bound_a, bound_b) = (lead(pa, aa, wa), lead(pb, ab, wb));
         compete(&a, &b, room, 400, |got_a, got_b| {

@@ -37,8 +37,10 @@ proptest! {
         rooms in proptest::collection::vec(0usize..80, 1..8),
         cache in any::<bool>(),
         idle in 0u64..40,
+        lengths in proptest::collection::vec(1usize..6, 1..6),
     ) {
         let mut world = World::new(limits(blocks, cache));
+        world.lengths = lengths;
         let mut rooms = rooms.iter().cycle();
         let mut expected = 0;
         let mut cancelled = Vec::new();
@@ -185,8 +187,16 @@ fn streams_flow_while_a_prompt_is_read_and_cannot_hold_it_up() {
         world.step(8);
         steps += 1;
     }
-    assert_eq!(steps, 100, "two tokens of eight are kept for the prompt");
-    assert_eq!(world.served[&1] - before, 800, "the streams got the others");
+    assert_eq!(
+        steps, 25,
+        "a pass of eight tokens of the prompt in each step"
+    );
+    let streams = world.served[&1] - before - 200;
+    assert_eq!(
+        streams,
+        25 * 6,
+        "a quarter of a step is kept for the prompt"
+    );
 }
 
 /// Time is the steps' number. What runs again in between is not dropped, and what goes is clean.
@@ -295,4 +305,59 @@ fn what_is_cached_is_not_computed_again_and_makes_room_when_needed() {
         64 - 48,
         "its beginning is still there"
     );
+}
+
+/// A pass takes three steps, and in the second one of its two sequences is cancelled: its block is cleaned and
+/// used again at once, and the other goes on undisturbed.
+#[test]
+fn what_ends_is_taken_out_of_its_pass_and_the_others_go_on() {
+    let mut world = World::new(limits(4, false));
+    world.lengths = vec![3];
+    let job = |agent, prompt| Job {
+        agent,
+        weight: 1,
+        family: agent,
+        prompt,
+        answer: 1,
+    };
+    world.add(1, &job(1, 16)).expect("it fits");
+    world.add(2, &job(2, 30)).expect("it fits");
+    world.step(64);
+    world.end(1);
+    // It needs the block that the first one had.
+    world.add(3, &job(3, 32)).expect("it fits");
+    while world.lives() {
+        world.step(64);
+    }
+    assert_eq!((world.done.as_slice(), world.withdrawn), (&[2, 3][..], 1));
+    let tally = world.planner.tally();
+    assert_eq!(
+        (tally.tokens_computed, tally.tokens_recomputed),
+        (16 + 30 + 32, 0)
+    );
+}
+
+/// Its blocks are not the cache's before everything in them is computed.
+#[test]
+fn what_a_pass_on_its_way_reads_is_cached_only_at_its_end() {
+    let mut world = World::new(limits(20, true));
+    world.lengths = vec![3];
+    let job = Job {
+        agent: 1,
+        weight: 1,
+        family: 1,
+        prompt: 48,
+        answer: 1,
+    };
+    world.add(1, &job).expect("it fits");
+    world.step(64);
+    world.add(2, &job).expect("it fits");
+    world.step(64);
+    assert_eq!(world.planner.tally().tokens_cached, 0);
+    while world.lives() {
+        world.step(64);
+    }
+    world.add(3, &job).expect("it fits");
+    world.step(64);
+    assert_eq!(world.planner.tally().tokens_cached, 32);
 }

@@ -2,7 +2,8 @@
 
 use crate::device::{Content, Device};
 use bulkhead_worker_core::{
-    Agent, Arrival, BLOCK_TOKENS, BlockHash, CannotFit, Part, Planner, PlannerLimits, Prices, Room,
+    Agent, Arrival, BLOCK_TOKENS, BlockHash, CannotFit, Part, Pass, Planner, PlannerLimits, Prices,
+    Room,
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -44,6 +45,12 @@ pub struct World {
     owners: BTreeMap<u64, (u64, usize)>,
     pub done: Vec<u64>,
     pub steps: u64,
+    /// Passes that are on their way, and how many steps each still takes.
+    underway: Vec<(Pass, usize)>,
+    /// How many steps the passes to come take, in turn.
+    pub lengths: Vec<usize>,
+    /// Parts that were taken out of a pass.
+    pub withdrawn: usize,
     /// Time beside the steps, one of which takes 1.
     idle: u64,
 }
@@ -64,6 +71,9 @@ impl World {
             owners: BTreeMap::new(),
             done: Vec::new(),
             steps: 0,
+            underway: Vec::new(),
+            lengths: vec![1],
+            withdrawn: 0,
             idle: 0,
         }
     }
@@ -118,26 +128,65 @@ impl World {
         let device = &mut self.device;
         let room_for = Room {
             ns: room as f64,
+            reading_ns: room as f64,
             tokens: usize::MAX,
         };
-        let plan = self
+        let begun = self
             .planner
             .plan(PRICES, room_for, &mut |block| device.clean(block));
-        let tokens: usize = plan.parts.iter().map(|part| part.tokens).sum();
-        assert_eq!(tokens as u64, plan.work.tokens);
+        assert!(self.planner.running() <= self.limits.sequences_max);
+        self.shrink();
+        for pass in begun {
+            self.check(&pass, room);
+            self.lengths.rotate_left(1);
+            self.underway.push((pass, self.lengths[0]));
+        }
+        let parts = self.underway.iter().flat_map(|(pass, _)| &pass.parts);
+        let requests: Vec<u64> = parts.map(|part| part.request).collect();
+        let different: HashSet<&u64> = requests.iter().collect();
+        assert_eq!(different.len(), requests.len(), "a sequence twice");
+        for (pass, left) in std::mem::take(&mut self.underway) {
+            if left > 1 {
+                self.underway.push((pass, left - 1));
+            } else {
+                self.over(&pass);
+            }
+        }
+    }
+
+    /// Sequences that ended or made room are in no pass any more.
+    fn shrink(&mut self) {
+        for (pass, _) in &mut self.underway {
+            let left = self.planner.parts(pass);
+            self.withdrawn += pass.parts.len() - left.len();
+            pass.parts = left.to_vec();
+        }
+        self.underway.retain(|(pass, _)| !pass.parts.is_empty());
+    }
+
+    fn check(&mut self, pass: &Pass, room: usize) {
+        let tokens: usize = pass.parts.iter().map(|part| part.tokens).sum();
+        assert!(tokens > 0, "a pass of nothing");
+        assert_eq!(tokens as u64, pass.work.tokens);
         assert!(tokens <= self.limits.step_tokens_max);
         assert!(tokens <= room.max(1), "{tokens} tokens, room for {room}");
-        assert!(self.planner.running() <= self.limits.sequences_max);
-        let requests: HashSet<u64> = plan.parts.iter().map(|part| part.request).collect();
-        assert_eq!(
-            requests.len(),
-            plan.parts.len(),
-            "a sequence twice in a step"
-        );
-        for part in &plan.parts {
+        for part in &pass.parts {
+            let (agent, seen) = self.owners.get_mut(&part.request).expect("it was added");
+            let to = part.from + part.tokens;
+            let new = to.saturating_sub(part.from.max(*seen));
+            *self.served.entry(*agent).or_default() += new as u64;
+            *seen = to.max(*seen);
+        }
+    }
+
+    /// All of it is written at its end: whatever was cleaned meanwhile would show.
+    fn over(&mut self, pass: &Pass) {
+        for part in &pass.parts {
             self.run(part);
         }
-        for part in plan.parts.iter().filter(|part| part.answers) {
+        self.planner.complete(pass);
+        assert!(self.planner.parts(pass).is_empty());
+        for part in pass.parts.iter().filter(|part| part.answers) {
             self.answer(part.request);
         }
     }
@@ -150,11 +199,6 @@ impl World {
         }
         let ends = part.from + part.tokens == live.contents.len();
         assert_eq!(part.answers, ends);
-        let (agent, seen) = self.owners.get_mut(&part.request).expect("it was added");
-        let to = part.from + part.tokens;
-        let new = to.saturating_sub(part.from.max(*seen));
-        *self.served.entry(*agent).or_default() += new as u64;
-        *seen = to.max(*seen);
     }
 
     /// A token that no other sequence has, or the end.

@@ -6,6 +6,7 @@ use super::ops::{Slot, Step, Weights};
 use super::{Config, DeviceError};
 use crate::models::LoadError;
 use crate::models::source::Tensors;
+use bulkhead_worker_core::GoOn;
 
 struct Layer<W: Weights> {
     attention_norm: W::Vector,
@@ -74,38 +75,64 @@ impl<W: Weights> Model<W> {
             + W::bytes(&self.output)
     }
 
-    /// Computes a step. Of rows whose logits nobody wants, the last layer computes keys and values alone.
-    pub(super) fn forward(
+    /// Computes a pass on from the stage `from`: the layers, then the logits. Returns the stage before which
+    /// `go_on` said no; what has to be kept for that one is in [`Slot::Rows`] alone.
+    pub(super) fn advance(
         &self,
         step: &mut impl Step<W>,
         any_wanted: bool,
-    ) -> Result<(), DeviceError> {
-        step.embed(self.embedding.as_ref().unwrap_or(&self.output))?;
-        for (nth, (layer, window)) in self.layers.iter().zip(&self.config.windows).enumerate() {
-            step.norm(&layer.attention_norm)?;
-            step.linear(&layer.qkv, Slot::Normed, Slot::Qkv)?;
-            if let Some([queries, keys]) = &layer.head_norms {
-                step.head_norms(queries, keys)?;
-            }
-            step.rotate()?;
-            step.store(nth)?;
-            if nth + 1 == self.layers.len() && !any_wanted {
-                return Ok(());
-            }
-            step.attend(nth, *window)?;
-            if nth + 1 == self.layers.len() {
-                step.keep_wanted()?;
-            }
-            step.linear(&layer.attended, Slot::Mixed, Slot::Change)?;
-            step.add()?;
-            step.norm(&layer.feed_norm)?;
-            step.linear(&layer.gate_up, Slot::Normed, Slot::GateUp)?;
-            step.swiglu()?;
-            step.linear(&layer.down, Slot::Inner, Slot::Change)?;
-            step.add()?;
+        from: usize,
+        go_on: &mut GoOn<'_>,
+    ) -> Result<Option<usize>, DeviceError> {
+        if from == 0 {
+            step.embed(self.embedding.as_ref().unwrap_or(&self.output))?;
         }
-        step.norm(&self.norm)?;
-        step.logits(&self.output)
+        let logits = usize::from(any_wanted);
+        for stage in from..self.layers.len() + logits {
+            if stage > from && !go_on(stage) {
+                return Ok(Some(stage));
+            }
+            match self.layers.get(stage) {
+                Some(layer) => self.layer(step, stage, layer, any_wanted)?,
+                None => {
+                    step.norm(&self.norm)?;
+                    step.logits(&self.output)?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Of rows whose logits nobody wants, the last layer computes keys and values alone.
+    fn layer(
+        &self,
+        step: &mut impl Step<W>,
+        nth: usize,
+        layer: &Layer<W>,
+        any_wanted: bool,
+    ) -> Result<(), DeviceError> {
+        let last = nth + 1 == self.layers.len();
+        step.norm(&layer.attention_norm)?;
+        step.linear(&layer.qkv, Slot::Normed, Slot::Qkv)?;
+        if let Some([queries, keys]) = &layer.head_norms {
+            step.head_norms(queries, keys)?;
+        }
+        step.rotate()?;
+        step.store(nth)?;
+        if last && !any_wanted {
+            return Ok(());
+        }
+        step.attend(nth, self.config.windows[nth])?;
+        if last {
+            step.keep_wanted()?;
+        }
+        step.linear(&layer.attended, Slot::Mixed, Slot::Change)?;
+        step.add()?;
+        step.norm(&layer.feed_norm)?;
+        step.linear(&layer.gate_up, Slot::Normed, Slot::GateUp)?;
+        step.swiglu()?;
+        step.linear(&layer.down, Slot::Inner, Slot::Change)?;
+        step.add()
     }
 }
 

@@ -7,8 +7,8 @@ use super::DeviceError;
 use crate::models::LoadError;
 use crate::models::source::Raw;
 
-/// What a step's rows are in, one after the other, in the order of computing. Every slot holds one row of
-/// its width for every token of the step.
+/// What a pass's rows are in, one after the other, in the order of computing. Every slot holds one row of
+/// its width for every token of the pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Slot {
     /// What passes from layer to layer: hidden wide, like the next and [`Slot::Change`].
@@ -52,7 +52,7 @@ pub(super) trait Weights {
     fn bytes(matrix: &Self::Matrix) -> u64;
 }
 
-/// One step on a device, whose tokens, positions and blocks it knows.
+/// One pass on a device, whose tokens, positions and blocks it knows.
 pub(super) trait Step<W: Weights> {
     /// The tokens' rows of the embedding table, into [`Slot::Rows`].
     fn embed(&mut self, table: &W::Matrix) -> Result<(), DeviceError>;

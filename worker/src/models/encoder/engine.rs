@@ -15,7 +15,7 @@ use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
 use crate::models::scratch::{Buffer, sum};
 use crate::models::{Compute, LoadError, ModelFiles};
 use bulkhead_proto::internal::{Finished, Outcome, Vector, WorkItem, work_item::Job};
-use bulkhead_worker_core::{Pick, StepCost, Texts};
+use bulkhead_worker_core::{Clock, Pick, StepCost, Texts};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -342,7 +342,7 @@ impl Engine for Embedder {
         !self.requests.is_empty() || !self.arrivals.is_empty() || !self.answers.is_empty()
     }
 
-    fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome {
+    fn step(&mut self, now_ns: &Clock<'_>) -> StepOutcome {
         let read_ns = self.read_texts(now_ns);
         let mut outcome = StepOutcome {
             finished: std::mem::take(&mut self.answers),

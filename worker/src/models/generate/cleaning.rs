@@ -15,8 +15,6 @@ pub struct Cleaning<'a> {
     pub model: &'a mut StepModel,
     /// The loop's clock, nanoseconds.
     pub now_ns: &'a dyn Fn() -> u64,
-    /// Spent on cleaning here, nanoseconds.
-    pub spent_ns: u64,
 }
 
 impl Cleaning<'_> {
@@ -27,7 +25,6 @@ impl Cleaning<'_> {
         *self.evidence = sum(*self.evidence, scrubbed);
         let took = (self.now_ns)().saturating_sub(began);
         self.model.block(took);
-        self.spent_ns += took;
         scrubbed.residue
     }
 }

@@ -1,8 +1,9 @@
 //! The generation engine: sequences join and leave at every step, each step bounded.
 //!
-//! The [`Planner`] decides; this carries out. A step encodes what has arrived, computes what is planned,
-//! chooses tokens, and cleans blocks of sequences that ended, all within its limit ([`step`]). A result is
-//! given out only once every block of its sequence was zeroed and read back, if that takes several steps.
+//! The [`Planner`] decides; this carries out. A step encodes what has arrived, runs the passes that are
+//! planned or on their way until its time is up, chooses tokens, and cleans blocks of sequences that ended
+//! ([`step`]). A result is given out only once every block of its sequence was zeroed and read back, if that
+//! takes several steps.
 
 mod step;
 
@@ -18,12 +19,14 @@ use crate::models::{Compute, LoadError, ModelFiles};
 use bulkhead_proto::internal::{
     Counters, Finished, GenerateJob, Outcome, WorkItem, work_item::Job,
 };
-use bulkhead_worker_core::{Agent, BLOCK_TOKENS, Dirty, Planner, PlannerLimits, StepModel};
+use bulkhead_worker_core::{
+    Agent, BLOCK_TOKENS, Clock, Dirty, Planner, PlannerLimits, StepModel, Underway,
+};
 use std::collections::BTreeMap;
 
 /// Sequences that run at once at most.
 const SEQUENCES_MAX: usize = 64;
-/// Tokens of one step at most, however fast the machine: bounds memory.
+/// Tokens of one pass at most, however fast the machine: bounds memory.
 const STEP_TOKENS_MAX: usize = 512;
 /// A token before anything was measured, nanoseconds.
 const TOKEN_NS_GUESS: u64 = 3_000_000;
@@ -40,6 +43,7 @@ pub struct Generator {
     codec: TextCodec,
     chat: Chat,
     planner: Planner,
+    underway: Underway,
     model: StepModel,
     step_limit_ns: u64,
     /// None where nothing is to be cached.
@@ -90,6 +94,7 @@ impl Generator {
             codec,
             chat,
             planner: planner(0, false),
+            underway: Underway::default(),
             model: StepModel::new(TOKEN_NS_GUESS),
             step_limit_ns: u64::MAX,
             prefix_key: None,
@@ -155,6 +160,7 @@ impl Engine for Generator {
         self.step_limit_ns = step_limit_ns;
         let blocks = self.decoder.assign(quota_bytes);
         self.planner = planner(blocks, self.prefix_key.is_some());
+        self.shrink_passes();
     }
 
     fn add(&mut self, item: WorkItem) {
@@ -207,7 +213,6 @@ impl Engine for Generator {
             evidence: &mut self.evidence,
             model: &mut self.model,
             now_ns,
-            spent_ns: 0,
         };
         let mut clean = |block: &Dirty| cleaning.block(block);
         while self.planner.expire_one(self.prefix_idle_ns, &mut clean) && now_ns() < until_ns {}
@@ -219,7 +224,7 @@ impl Engine for Generator {
             || self.planner.dirty_blocks() + self.planner.blocks_to_recheck() > 0
     }
 
-    fn step(&mut self, now_ns: &dyn Fn() -> u64) -> StepOutcome {
+    fn step(&mut self, now_ns: &Clock<'_>) -> StepOutcome {
         let began = now_ns();
         self.planner.at(began);
         let limit = self.step_limit_ns;
@@ -231,6 +236,7 @@ impl Engine for Generator {
         }
         self.clean(until_ns, now_ns);
         self.report(&mut outcome);
+        self.model.missed(now_ns().saturating_sub(until_ns));
         outcome
     }
 

@@ -1,6 +1,8 @@
 //! Driving a decoder: ragged steps over sequences whose blocks lie in no order.
 
-use bulkhead_worker::models::decoder::{Decoder, Row};
+use bulkhead_worker::models::decoder::{Decoder, Given, Row};
+use bulkhead_worker_core::PassKind;
+use std::ops::Range;
 
 /// Tokens of a KV block.
 const BLOCK_TOKENS: usize = 16;
@@ -54,12 +56,21 @@ fn step(
     }
     let vocabulary = decoder.shape().vocabulary;
     let tables: Vec<&[u32]> = sequences.iter().map(|one| one.blocks.as_slice()).collect();
-    let logits = decoder
-        .forward(&rows, &wanted, &tables)
-        .expect("it computes");
+    let given = Given {
+        rows: &rows,
+        wanted: &wanted,
+        tables: &tables,
+    };
+    let logits = forward(decoder, given);
     assert_eq!(logits.len(), wanted.len() * vocabulary);
     let logits = logits.chunks(vocabulary).map(<[f32]>::to_vec);
     whose.into_iter().zip(logits).collect()
+}
+
+/// A whole pass.
+pub fn forward<'a>(decoder: &'a mut dyn Decoder, given: Given<'_>) -> &'a mut [f32] {
+    let logits = decoder.advance(PassKind::Reading, given, &mut |_| true);
+    logits.expect("it computes").expect("it was not stopped")
 }
 
 /// Logits after each prompt, all computed together in pieces of these sizes.
@@ -108,6 +119,93 @@ pub fn answers(decoder: &mut dyn Decoder, prompts: &[Vec<u32>], count: usize) ->
         .zip(prompts)
         .map(|(one, prompt)| one.tokens[prompt.len()..].to_vec())
         .collect()
+}
+
+/// Logits after each prompt, read in one pass that is left before every stage, while a pass of `others` comes and
+/// goes in between. Before the stage `at`, `dropped` is taken out of it.
+pub fn stopped(
+    decoder: &mut dyn Decoder,
+    prompts: &[Vec<u32>],
+    others: &[Vec<u32>],
+    (at, dropped): (usize, Option<usize>),
+) -> Vec<Vec<f32>> {
+    let all: Vec<Vec<u32>> = prompts.iter().chain(others).cloned().collect();
+    let sequences = sequences(&all, 0);
+    let blocks = |range: Range<usize>| -> Vec<&[u32]> {
+        sequences[range]
+            .iter()
+            .map(|one| one.blocks.as_slice())
+            .collect()
+    };
+    let (mine, theirs) = (0..prompts.len(), prompts.len()..all.len());
+    let mut parts: Vec<usize> = mine.collect();
+    let mut stage = 0;
+    loop {
+        if stage == at
+            && let Some(dropped) = dropped
+        {
+            let (rows, answers) = without(prompts, dropped);
+            let scrubbed = decoder.keep(PassKind::Reading, &rows, &answers);
+            assert_eq!(scrubbed.residue, 0);
+            parts.retain(|part| *part != dropped);
+        }
+        let (rows, wanted) = whole(parts.iter().map(|part| &all[*part]));
+        let tables: Vec<&[u32]> = parts
+            .iter()
+            .map(|part| blocks(*part..part + 1)[0])
+            .collect();
+        let given = Given {
+            rows: &rows,
+            wanted: &wanted,
+            tables: &tables,
+        };
+        let mut next = 0;
+        let done = decoder.advance(PassKind::Reading, given, &mut |stage| {
+            next = stage;
+            false
+        });
+        if let Some(logits) = done.expect("it computes") {
+            let vocabulary = logits.len() / parts.len();
+            return logits.chunks(vocabulary).map(<[f32]>::to_vec).collect();
+        }
+        assert_eq!(next, stage + 1, "one stage at a time");
+        stage = next;
+        // Whatever is not needed is scrubbed, and another pass uses the same buffers.
+        decoder.scrub();
+        let (rows, wanted) = whole(others.iter());
+        let given = Given {
+            rows: &rows,
+            wanted: &wanted,
+            tables: &blocks(theirs.clone()),
+        };
+        let logits = decoder.advance(PassKind::Decoding, given, &mut |_| true);
+        assert!(logits.expect("it computes").is_some());
+    }
+}
+
+/// Rows of whole prompts, and the last one of each.
+fn whole<'a>(prompts: impl Iterator<Item = &'a Vec<u32>>) -> (Vec<Row>, Vec<usize>) {
+    let (mut rows, mut wanted) = (Vec::new(), Vec::new());
+    for (table, prompt) in prompts.enumerate() {
+        rows.extend(prompt.iter().enumerate().map(|(position, token)| Row {
+            token: *token,
+            position,
+            table,
+        }));
+        wanted.push(rows.len() - 1);
+    }
+    (rows, wanted)
+}
+
+/// The rows and the answers of all prompts but one.
+fn without(prompts: &[Vec<u32>], dropped: usize) -> (Vec<usize>, Vec<usize>) {
+    let (rows, _) = whole(prompts.iter());
+    let kept = rows
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| row.table != dropped);
+    let answers = (0..prompts.len()).filter(|prompt| *prompt != dropped);
+    (kept.map(|(row, _)| row).collect(), answers.collect())
 }
 
 /// How far the logits of two runs are apart at most.

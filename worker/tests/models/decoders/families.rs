@@ -1,7 +1,7 @@
 //! Every family against what transformers computes: ragged batches, in any order, alone or together,
 //! prompts in pieces; from every kind of file.
 
-use super::drive::{answers, apart, logits};
+use super::drive::{answers, apart, logits, stopped};
 use super::model::{Case, case, cases, on_candle, on_cpu};
 use crate::fixture::cosine;
 use bulkhead_worker::models::decoder::{Checkpoint, Decoder};
@@ -178,6 +178,34 @@ fn the_twin_on_candle_agrees_with_the_reference_and_with_the_fast_one() {
             let want = logits(fast.as_mut(), &case.prompts, &[5, 16, 30]);
             let got = logits(twin.as_mut(), &case.prompts, &[5, 16, 30]);
             assert!(apart(&want, &got) < APART_MAX, "{}", case.name);
+        }
+    }
+}
+
+/// Another pass goes through the same buffers at every stop, and they are scrubbed.
+#[test]
+fn a_pass_that_is_left_before_every_stage_computes_the_same_on_either_device() {
+    for case in cases() {
+        let open = || {
+            case.open(case.single(Dtype::F32))
+                .expect("its shape is known")
+        };
+        for mut decoder in [on_cpu(open()), on_candle(open())].map(|one| one.expect("it loads")) {
+            let want = logits(decoder.as_mut(), &case.prompts, &[usize::MAX; 3]);
+            let others = &case.prompts[..1];
+            let got = stopped(decoder.as_mut(), &case.prompts, others, (0, None));
+            assert!(apart(&want, &got) < APART_MAX, "{}", case.name);
+            let layers = decoder.shape().layers;
+            for (at, dropped) in [(1, 0), (layers - 1, 1), (layers, 1), (layers, 2)] {
+                let got = stopped(decoder.as_mut(), &case.prompts, others, (at, Some(dropped)));
+                let mut want = want.clone();
+                want.remove(dropped);
+                assert!(
+                    apart(&want, &got) < APART_MAX,
+                    "{} without {dropped}",
+                    case.name
+                );
+            }
         }
     }
 }

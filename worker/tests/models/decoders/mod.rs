@@ -1,6 +1,6 @@
 //! Decoders: every family, every kind of file, odd shapes.
 
-mod drive;
+pub mod drive;
 mod families;
 mod folder;
 mod gguf;

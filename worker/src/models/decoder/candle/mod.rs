@@ -11,11 +11,12 @@ mod weights;
 
 use super::checkpoint::Checkpoint;
 use super::model::Model;
-use super::{Decoder, DeviceError, Row, Shape};
+use super::{Decoder, DeviceError, Given, Shape};
 use crate::engine::Scrubbed;
 use crate::models::LoadError;
 use crate::models::scratch::Buffer;
-use candle_core::Device;
+use bulkhead_worker_core::{GoOn, PassKind};
+use candle_core::{Device, Tensor};
 use kv::CandleKv;
 use std::ops::Range;
 use step::CandleStep;
@@ -27,6 +28,8 @@ pub struct CandleDecoder {
     model: Model<OnDevice>,
     kv: CandleKv,
     logits: Buffer,
+    /// Passes that were left on their way: before which stage, and their rows.
+    left: [Option<(usize, Tensor)>; 2],
 }
 
 impl CandleDecoder {
@@ -38,6 +41,7 @@ impl CandleDecoder {
             model,
             device,
             logits: Buffer::default(),
+            left: [None, None],
         })
     }
 }
@@ -53,6 +57,7 @@ impl Decoder for CandleDecoder {
         Shape {
             vocabulary: self.model.config.vocabulary,
             context_tokens: self.model.config.context_tokens,
+            layers: self.model.config.layers,
             block_bytes: self.model.config.layout().block_bytes() as u64,
             weights_bytes: self.model.bytes(),
         }
@@ -69,23 +74,52 @@ impl Decoder for CandleDecoder {
         self.kv.blocks()
     }
 
-    fn forward(
+    fn advance(
         &mut self,
-        rows: &[Row],
-        wanted: &[usize],
-        tables: &[&[u32]],
-    ) -> Result<&mut [f32], DeviceError> {
+        kind: PassKind,
+        given: Given<'_>,
+        go_on: &mut GoOn<'_>,
+    ) -> Result<Option<&mut [f32]>, DeviceError> {
         let CandleDecoder {
             device,
             model,
             kv,
             logits,
+            left,
         } = self;
-        let mut step = CandleStep::new(&model.config, device, kv, rows, wanted, tables)?;
-        model.forward(&mut step, !wanted.is_empty())?;
-        let out = logits.take(wanted.len() * model.config.vocabulary);
+        let wanted = given.wanted.len();
+        let left = &mut left[kind as usize];
+        let (from, rows) = left
+            .take()
+            .map_or((0, None), |(stage, rows)| (stage, Some(rows)));
+        let mut step = CandleStep::new(&model.config, device, kv, given, rows)?;
+        if let Some(stage) = model.advance(&mut step, wanted > 0, from, go_on)? {
+            *left = Some((stage, step.into_rows()?));
+            return Ok(None);
+        }
+        let out = logits.take(wanted * model.config.vocabulary);
         out.copy_from_slice(&step.into_logits());
-        Ok(out)
+        Ok(Some(out))
+    }
+
+    /// What is not kept goes back to the allocator, which zeroes it on the processor.
+    fn keep(&mut self, kind: PassKind, rows: &[usize], answers: &[usize]) -> Scrubbed {
+        let Some((stage, left)) = self.left[kind as usize].take() else {
+            return Scrubbed::default();
+        };
+        let kept = if stage == self.model.config.layers {
+            answers
+        } else {
+            rows
+        };
+        if !kept.is_empty() {
+            let kept: Vec<u32> = kept.iter().map(|row| *row as u32).collect();
+            let ids = Tensor::new(kept, &self.device);
+            // Without its rows a pass begins anew.
+            let left = ids.and_then(|ids| left.index_select(&ids, 0));
+            self.left[kind as usize] = left.ok().map(|left| (stage, left));
+        }
+        Scrubbed::default()
     }
 
     fn clean(&mut self, blocks: Range<u32>) -> Scrubbed {

@@ -1,11 +1,11 @@
-//! One step by candle's operations.
+//! One pass by candle's operations.
 
 use super::failed;
 use super::kv::CandleKv;
 use super::weights::{Matrix, OnDevice};
 use crate::models::decoder::ops::{SLOTS, Slot, Step};
 use crate::models::decoder::rope::Pairs;
-use crate::models::decoder::{Config, DeviceError, Row};
+use crate::models::decoder::{Config, DeviceError, Given, Row};
 use bulkhead_kernels::compute::paged::BLOCK_TOKENS;
 use candle_core::{D, Device, Result, Tensor};
 use std::ops::Range;
@@ -26,7 +26,7 @@ struct Group {
     places: Vec<u32>,
 }
 
-/// One step. Rows are computed in order of their sequences.
+/// One pass, while it is computed: rows in order of their sequences.
 pub(super) struct CandleStep<'a> {
     config: &'a Config,
     device: &'a Device,
@@ -43,25 +43,30 @@ pub(super) struct CandleStep<'a> {
 }
 
 impl<'a> CandleStep<'a> {
+    /// From the first layer on, or with the rows of a pass that was left on its way.
     pub(super) fn new(
         config: &'a Config,
         device: &'a Device,
         kv: &'a CandleKv,
-        rows: &[Row],
-        wanted: &[usize],
-        tables: &[&[u32]],
+        given: Given<'_>,
+        left: Option<Tensor>,
     ) -> std::result::Result<Self, DeviceError> {
-        Self::prepare(config, device, kv, rows, wanted, tables).map_err(failed)
+        let mut step = Self::prepare(config, device, kv, given).map_err(failed)?;
+        step.slots[Slot::Rows as usize] = left;
+        Ok(step)
     }
 
     fn prepare(
         config: &'a Config,
         device: &'a Device,
         kv: &'a CandleKv,
-        rows: &[Row],
-        wanted: &[usize],
-        tables: &[&[u32]],
+        given: Given<'_>,
     ) -> Result<Self> {
+        let Given {
+            rows,
+            wanted,
+            tables,
+        } = given;
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|row| rows[*row].table);
         let mut moved = vec![0u32; rows.len()];
@@ -104,6 +109,12 @@ impl<'a> CandleStep<'a> {
             slots: Default::default(),
             logits: Vec::new(),
         })
+    }
+
+    /// The rows, to go on with them later.
+    pub(super) fn into_rows(mut self) -> std::result::Result<Tensor, DeviceError> {
+        let rows = self.slots[Slot::Rows as usize].take();
+        rows.ok_or_else(|| DeviceError("no rows were computed".into()))
     }
 
     /// The logits of the wanted rows, on the host.

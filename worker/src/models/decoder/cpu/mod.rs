@@ -7,10 +7,11 @@ mod weights;
 
 use super::checkpoint::Checkpoint;
 use super::model::Model;
-use super::{Decoder, DeviceError, Row, Shape};
+use super::{Decoder, DeviceError, Given, Shape};
 use crate::engine::Scrubbed;
 use crate::models::scratch::sum;
 use crate::models::{Compute, LoadError};
+use bulkhead_worker_core::{GoOn, PassKind};
 use kv::Kv;
 use std::ops::Range;
 use step::{CpuStep, Scratch};
@@ -51,6 +52,7 @@ impl Decoder for CpuDecoder {
         Shape {
             vocabulary: self.model.config.vocabulary,
             context_tokens: self.model.config.context_tokens,
+            layers: self.model.config.layers,
             block_bytes: self.model.config.layout().block_bytes() as u64,
             weights_bytes: self.model.bytes(),
         }
@@ -67,23 +69,43 @@ impl Decoder for CpuDecoder {
         self.kv.blocks()
     }
 
-    fn forward(
+    fn advance(
         &mut self,
-        rows: &[Row],
-        wanted: &[usize],
-        tables: &[&[u32]],
-    ) -> Result<&mut [f32], DeviceError> {
+        kind: PassKind,
+        given: Given<'_>,
+        go_on: &mut GoOn<'_>,
+    ) -> Result<Option<&mut [f32]>, DeviceError> {
         let CpuDecoder {
             model,
             kv,
             scratch,
             compute,
         } = self;
-        compute.run(|| {
-            let mut step = CpuStep::new(&model.config, rows, wanted, tables, kv, scratch);
-            model.forward(&mut step, !wanted.is_empty())
+        let from = scratch.left(kind).take();
+        let wanted = given.wanted.len();
+        let stopped = compute.run(|| {
+            let mut step = CpuStep::new(&model.config, given, kv, scratch);
+            if let Some(stage) = from {
+                step.resume(kind, stage);
+            }
+            let stopped = model.advance(&mut step, wanted > 0, from.unwrap_or(0), go_on)?;
+            if stopped.is_some() {
+                step.leave(kind);
+            }
+            Ok(stopped)
         })?;
-        Ok(scratch.logits.take(wanted.len() * model.config.vocabulary))
+        *scratch.left(kind) = stopped;
+        if stopped.is_some() {
+            return Ok(None);
+        }
+        Ok(Some(scratch.logits.take(wanted * model.config.vocabulary)))
+    }
+
+    fn keep(&mut self, kind: PassKind, rows: &[usize], answers: &[usize]) -> Scrubbed {
+        let config = &self.model.config;
+        let answering = *self.scratch.left(kind) == Some(config.layers);
+        let kept = if answering { answers } else { rows };
+        self.scratch.keep(kind, kept, config.hidden)
     }
 
     fn clean(&mut self, blocks: Range<u32>) -> Scrubbed {

@@ -1,34 +1,64 @@
-//! One step in place: every operation reads one buffer that is kept and writes another.
+//! One pass in place: every operation reads one buffer that is kept and writes another.
 
 use super::kv::Kv;
 use super::weights::Packed;
 use crate::engine::Scrubbed;
 use crate::models::decoder::ops::{SLOTS, Slot, Step};
 use crate::models::decoder::rope::Pairs;
-use crate::models::decoder::{Config, DeviceError, Row};
+use crate::models::decoder::{Config, DeviceError, Given, Row};
 use crate::models::scratch::{Buffer, sum};
 use bulkhead_kernels::compute::Linear;
 use bulkhead_kernels::compute::paged::{Attention, BLOCK_TOKENS, Query, attend};
 use bulkhead_kernels::compute::simd::{rms_norm, swiglu};
+use bulkhead_worker_core::PassKind;
 use rayon::prelude::*;
 
 /// Rows that one task of an elementwise operation takes at least: fewer are not worth a hand-over.
 const ROWS_PER_TASK: usize = 8;
 
-/// What a step computes in.
+/// A pass that was left on its way: before which stage, and its rows.
+#[derive(Debug, Default)]
+struct Left {
+    stage: Option<usize>,
+    rows: Buffer,
+}
+
+/// What a pass computes in.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     slots: [Buffer; SLOTS],
-    /// Cosines and sines of the step's positions.
+    /// Cosines and sines of the pass's positions.
     turns: Buffer,
     pub(super) logits: Buffer,
+    left: [Left; 2],
 }
 
 impl Scratch {
+    /// Zeroes and reads back everything but the rows of passes that are on their way.
     pub(super) fn scrub(&mut self) -> Scrubbed {
         let others = [&mut self.turns, &mut self.logits];
-        let all = self.slots.iter_mut().chain(others);
+        let left = self.left.iter_mut().filter(|left| left.stage.is_none());
+        let left = left.map(|left| &mut left.rows);
+        let all = self.slots.iter_mut().chain(others).chain(left);
         all.fold(Scrubbed::default(), |all, buffer| sum(all, buffer.scrub()))
+    }
+
+    /// The stage before which the pass of this kind was left, if one was.
+    pub(super) fn left(&mut self, kind: PassKind) -> &mut Option<usize> {
+        &mut self.left[kind as usize].stage
+    }
+
+    /// Keeps these rows alone of a pass that was left, `width` wide; none: there is no such pass any more.
+    pub(super) fn keep(&mut self, kind: PassKind, kept: &[usize], width: usize) -> Scrubbed {
+        let left = &mut self.left[kind as usize];
+        if left.stage.is_none() {
+            return Scrubbed::default();
+        }
+        if kept.is_empty() {
+            left.stage = None;
+            return left.rows.scrub();
+        }
+        left.rows.keep(kept, width)
     }
 
     /// Two slots at once.
@@ -40,7 +70,7 @@ impl Scratch {
     }
 }
 
-/// One step.
+/// One pass, while it is computed.
 pub(super) struct CpuStep<'a> {
     config: &'a Config,
     rows: &'a [Row],
@@ -55,12 +85,15 @@ pub(super) struct CpuStep<'a> {
 impl<'a> CpuStep<'a> {
     pub(super) fn new(
         config: &'a Config,
-        rows: &'a [Row],
-        wanted: &'a [usize],
-        tables: &[&'a [u32]],
+        given: Given<'a>,
         kv: &'a mut Kv,
         scratch: &'a mut Scratch,
     ) -> Self {
+        let Given {
+            rows,
+            wanted,
+            tables,
+        } = given;
         let turns = scratch.turns.take(rows.len() * config.width);
         for (row, turns) in rows.iter().zip(turns.chunks_exact_mut(config.width)) {
             config.rope.turns(row.position, turns);
@@ -78,6 +111,25 @@ impl<'a> CpuStep<'a> {
             kv,
             scratch,
         }
+    }
+
+    /// Takes up the rows of a pass that was left before `stage`.
+    pub(super) fn resume(&mut self, kind: PassKind, stage: usize) {
+        if stage == self.config.layers {
+            self.count = self.wanted.len();
+        }
+        let length = self.length(Slot::Rows);
+        let Scratch { slots, left, .. } = &mut *self.scratch;
+        let rows = slots[Slot::Rows as usize].take(length);
+        rows.copy_from_slice(left[kind as usize].rows.take(length));
+    }
+
+    /// Puts the rows where the next pass does not write.
+    pub(super) fn leave(&mut self, kind: PassKind) {
+        let length = self.length(Slot::Rows);
+        let Scratch { slots, left, .. } = &mut *self.scratch;
+        let rows = slots[Slot::Rows as usize].take(length);
+        left[kind as usize].rows.take(length).copy_from_slice(rows);
     }
 
     /// Floats of a slot.

@@ -5,14 +5,16 @@
 
 use super::{Generator, SIDE_SHARE};
 use crate::engine::StepOutcome;
-use crate::models::decoder::{DeviceError, Row};
+use crate::models::decoder::{DeviceError, Given, Row};
 use crate::models::generate::cleaning::Cleaning;
 use crate::models::generate::encoding::Decided;
 use crate::models::generate::sequence::Sequence;
 use crate::models::scratch::sum;
 use crate::models::text::TextCodec;
 use bulkhead_proto::internal::{Finished, Outcome};
-use bulkhead_worker_core::{Agent, Arrival, Dirty, Ended, Plan, Room};
+use bulkhead_worker_core::{
+    Advanced, Agent, Arrival, Clock, Dirty, Ended, GoOn, Part, Pass, Room, reading_ns,
+};
 use std::collections::BTreeMap;
 
 impl Generator {
@@ -64,19 +66,31 @@ impl Generator {
         }
     }
 
-    /// Plans a step that ends at `until_ns` and computes it.
-    pub(super) fn compute(
-        &mut self,
-        until_ns: u64,
-        now_ns: &dyn Fn() -> u64,
-        outcome: &mut StepOutcome,
-    ) {
-        let began = now_ns();
+    /// Plans what begins now, and computes that and what is on its way until `until_ns`.
+    pub(super) fn compute(&mut self, until_ns: u64, now_ns: &Clock<'_>, outcome: &mut StepOutcome) {
+        self.plan(until_ns, now_ns);
+        let mut underway = std::mem::take(&mut self.underway);
+        let over = underway.run(until_ns, now_ns, &mut |pass, go_on| {
+            self.advance(pass, go_on, outcome)
+        });
+        self.underway = underway;
+        self.shrink_passes();
+        for (pass, took_ns) in over {
+            outcome.expected_ns += pass.expected_ns as u64;
+            outcome.computed_ns += took_ns;
+            if pass.is_whole() {
+                self.model.observe(pass.work, took_ns);
+            }
+        }
+    }
+
+    fn plan(&mut self, until_ns: u64, now_ns: &Clock<'_>) {
         let (prices, dirty) = (self.model.prices(), self.planner.dirty_blocks());
         let share = self.step_limit_ns / SIDE_SHARE;
         let cleaning_ns = (self.model.block_ns() * dirty as f64).min(share as f64);
         let room = Room {
-            ns: until_ns.saturating_sub(began) as f64 - cleaning_ns,
+            ns: until_ns.saturating_sub(now_ns()) as f64 - cleaning_ns,
+            reading_ns: reading_ns(self.step_limit_ns, self.shape.layers),
             tokens: usize::try_from(self.model.tokens_max()).unwrap_or(usize::MAX),
         };
         let mut cleaning = Cleaning {
@@ -84,36 +98,67 @@ impl Generator {
             evidence: &mut self.evidence,
             model: &mut self.model,
             now_ns,
-            spent_ns: 0,
         };
-        let plan = self
+        let begun = self
             .planner
             .plan(prices, room, &mut |block| cleaning.block(block));
-        let spent_ns = cleaning.spent_ns;
-        if plan.parts.is_empty() {
-            return;
+        // To make room, sequences may have been taken out of a pass.
+        self.shrink_passes();
+        for pass in begun {
+            self.underway.begin(pass, prices, self.shape.layers);
         }
-        self.run(&plan, outcome);
-        let took = now_ns().saturating_sub(began).saturating_sub(spent_ns);
-        (outcome.expected_ns, outcome.computed_ns) = (plan.expected_ns as u64, took);
-        self.model.observe(plan.work, took);
-        self.model.missed(plan.expected_ns, took);
     }
 
-    /// Computes what is planned, and chooses tokens where sequences are computed to their end.
-    fn run(&mut self, plan: &Plan, outcome: &mut StepOutcome) {
-        let (rows, wanted) = rows(plan, &self.live);
-        let tables: Vec<&[u32]> = plan
+    /// Takes sequences that ended, or lost their blocks, out of the passes that they are in: those blocks may be
+    /// another's soon.
+    pub(super) fn shrink_passes(&mut self) {
+        let Generator {
+            underway,
+            planner,
+            decoder,
+            evidence,
+            ..
+        } = self;
+        underway.shrink(|pass| {
+            let left = planner.parts(pass);
+            if left.len() < pass.parts.len() {
+                let (rows, answers) = kept(pass, left);
+                let scrubbed = decoder.keep(pass.kind, &rows, &answers);
+                *evidence = sum(*evidence, scrubbed);
+                pass.parts = left.to_vec();
+            }
+        });
+    }
+
+    /// Computes a pass on, and at its end chooses tokens where sequences are computed to theirs.
+    fn advance(
+        &mut self,
+        pass: &Pass,
+        go_on: &mut GoOn<'_>,
+        outcome: &mut StepOutcome,
+    ) -> Advanced {
+        let (rows, wanted) = rows(pass, &self.live);
+        let tables: Vec<&[u32]> = pass
             .parts
             .iter()
             .map(|part| self.planner.blocks(part.request))
             .collect();
-        self.scratch_used = true;
-        let logits = match self.decoder.forward(&rows, &wanted, &tables) {
-            Ok(logits) => logits,
-            Err(error) => return self.fail(plan, &error),
+        let given = Given {
+            rows: &rows,
+            wanted: &wanted,
+            tables: &tables,
         };
-        let answering = plan.parts.iter().filter(|part| part.answers);
+        self.scratch_used = true;
+        outcome.sequences += pass.parts.len() as u32;
+        let logits = match self.decoder.advance(pass.kind, given, go_on) {
+            Ok(Some(logits)) => logits,
+            Ok(None) => return Advanced::Stopped,
+            Err(error) => {
+                self.fail(pass, &error);
+                return Advanced::Failed;
+            }
+        };
+        let answering = pass.parts.iter().filter(|part| part.answers);
         let over = choose(
             &mut self.live,
             answering.clone().map(|part| part.request),
@@ -121,18 +166,19 @@ impl Generator {
             &self.codec,
             outcome,
         );
-        outcome.sequences = plan.parts.len() as u32;
-        outcome.tokens = plan.work.tokens as u32;
+        outcome.tokens += pass.work.tokens as u32;
+        self.planner.complete(pass);
         answering.for_each(|part| self.planner.push(part.request));
         for finished in over {
             self.close(finished);
         }
+        Advanced::Over
     }
 
-    /// Ends every sequence of the step, and gives up what is cached: what their blocks hold is not
+    /// Ends every sequence of the pass, and gives up what is cached: what their blocks hold is not
     /// known any more.
-    fn fail(&mut self, plan: &Plan, error: &DeviceError) {
-        for part in &plan.parts {
+    fn fail(&mut self, pass: &Pass, error: &DeviceError) {
+        for part in &pass.parts {
             self.close(Finished {
                 request: part.request,
                 outcome: Outcome::Internal.into(),
@@ -146,6 +192,7 @@ impl Generator {
     /// Ends a sequence. What there is to say of it is said once its blocks are clean.
     pub(super) fn close(&mut self, finished: Finished) {
         let ended = self.planner.end(finished.request);
+        self.shrink_passes();
         let sequence = self.live.remove(&finished.request);
         let (Some(ended), Some(sequence)) = (ended, sequence) else {
             return;
@@ -177,7 +224,6 @@ impl Generator {
             evidence: &mut self.evidence,
             model: &mut self.model,
             now_ns,
-            spent_ns: 0,
         };
         let idle = !self.planner.has_sequences() && self.arrivals.is_empty();
         loop {
@@ -197,8 +243,9 @@ impl Generator {
         }
     }
 
-    /// What can be said now. Scratch is only needed inside a step, so all of it is zeroed and read
-    /// back before anything is said to be finished, whoever else is live.
+    /// What can be said now. Scratch is only needed inside a step, but for the rows of passes on their way,
+    /// in which nothing of an ended sequence is. So all else of it is zeroed and read back before
+    /// anything is said to be finished, whoever else is live.
     pub(super) fn report(&mut self, outcome: &mut StepOutcome) {
         outcome.finished.append(&mut self.answers);
         let planner = &self.planner;
@@ -217,10 +264,10 @@ impl Generator {
     }
 }
 
-/// The rows of a plan, and which of them are wanted: the last one of each part that answers.
-fn rows(plan: &Plan, live: &BTreeMap<u64, Sequence>) -> (Vec<Row>, Vec<usize>) {
+/// The rows of a pass, and which of them are wanted: the last one of each part that answers.
+fn rows(pass: &Pass, live: &BTreeMap<u64, Sequence>) -> (Vec<Row>, Vec<usize>) {
     let (mut rows, mut wanted) = (Vec::new(), Vec::new());
-    for (table, part) in plan.parts.iter().enumerate() {
+    for (table, part) in pass.parts.iter().enumerate() {
         let tokens = live.get(&part.request).map_or(&[][..], |one| &one.tokens);
         let known = tokens.iter().copied().enumerate();
         let these = known.skip(part.from).take(part.tokens);
@@ -234,6 +281,20 @@ fn rows(plan: &Plan, live: &BTreeMap<u64, Sequence>) -> (Vec<Row>, Vec<usize>) {
         }
     }
     (rows, wanted)
+}
+
+/// Which of a pass's rows belong to the parts that are `left`, and which of its answers.
+fn kept(pass: &Pass, left: &[Part]) -> (Vec<usize>, Vec<usize>) {
+    let (mut rows, mut answers) = (Vec::new(), Vec::new());
+    let (mut row, mut answer) = (0, 0);
+    for part in &pass.parts {
+        let stays = left.contains(part);
+        rows.extend((row..row + part.tokens).filter(|_| stays));
+        answers.extend((part.answers && stays).then_some(answer));
+        row += part.tokens;
+        answer += usize::from(part.answers);
+    }
+    (rows, answers)
 }
 
 /// Chooses the next token of every sequence in `answering`; returns those that are over.
