@@ -53,6 +53,9 @@ const READING_STEPS: f64 = 3.0;
 /// Of a step, a layer of it may take one part in so many: a step ends between layers.
 const LAYER_SHARE: f64 = 8.0;
 
+/// How much of what a longer layer took is forgotten with the next.
+const LAYER_FADES: f64 = 0.25;
+
 /// What a pass of prompts may be expected to take in a model of so many layers, nanoseconds.
 pub fn reading_ns(limit_ns: u64, layers: usize) -> f64 {
     limit_ns as f64 * READING_STEPS.min(layers as f64 / LAYER_SHARE)
@@ -76,8 +79,8 @@ pub enum Advanced {
     Failed,
 }
 
-/// A pass that is on its way, and how long its stages take: as expected from prices first, and then as the longest of
-/// its own layers.
+/// A pass that is on its way, and how long its stages take: as expected from prices first, and then as its own
+/// layers did, of which the longest counts, and fades.
 #[derive(Clone, Debug)]
 struct Going {
     pass: Pass,
@@ -126,7 +129,8 @@ impl Going {
             let took_ns = now_ns.saturating_sub(began_ns);
             (began_ns, self.stage) = (now_ns, stage);
             self.spent_ns += took_ns;
-            self.layer_ns = self.layer_ns.max(took_ns as f64);
+            let (last_ns, took_ns) = (self.layer_ns, took_ns as f64);
+            self.layer_ns = took_ns.max(last_ns + (took_ns - last_ns) * LAYER_FADES);
             self.fits(now_ns, until_ns)
         };
         let advanced = advance(&pass, &mut go_on);

@@ -6,6 +6,7 @@ use bulkhead_proto::internal::{
 use bulkhead_worker::engine::{Engine, StepOutcome};
 use bulkhead_worker::load::FileBytes;
 use bulkhead_worker::models::{LoadError, open};
+use bulkhead_worker_core::Clock;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -132,15 +133,26 @@ impl Said {
 
 /// Runs an engine dry.
 pub fn drain(engine: &mut dyn Engine) -> Said {
-    let now = clock();
+    drain_by(engine, &clock())
+}
+
+/// The same by a clock of the test's.
+pub fn drain_by(engine: &mut dyn Engine, now: &Clock<'_>) -> Said {
     let mut said = Said::default();
     while engine.has_work() {
         let began = now();
-        said.steps.push(engine.step(&now));
+        said.steps.push(engine.step(now));
         said.longest_step_ns = said.longest_step_ns.max(now() - began);
         assert!(said.steps.len() < 100_000, "the engine never ends");
     }
     said
+}
+
+/// All that was said to a request.
+pub fn text(said: &Said, request: u64) -> String {
+    let pieces = said.steps.iter().flat_map(|step| &step.pieces);
+    let own = pieces.filter(|piece| piece.request == request);
+    own.map(|piece| piece.text.as_str()).collect()
 }
 
 pub fn embed_item<S: ToString>(request: u64, texts: &[S]) -> WorkItem {

@@ -9,6 +9,7 @@ mod decoders;
 mod encoders;
 mod fixture;
 mod minilm;
+mod passes;
 mod sampling;
 mod smollm2;
 mod speed;

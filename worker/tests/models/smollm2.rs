@@ -2,7 +2,7 @@
 //! answer whatever runs beside a sequence and however its prompt was divided.
 
 use crate::decoders::drive::forward;
-use crate::fixture::{Said, clock, drain, files, generate, load, reference, smollm2, user};
+use crate::fixture::{clock, drain, files, generate, load, reference, smollm2, text, user};
 use bulkhead_proto::internal::{GenerateJob, Outcome, Turn, WorkItem, work_item::Job};
 use bulkhead_worker::engine::Engine;
 use bulkhead_worker::models::Compute;
@@ -153,14 +153,6 @@ fn logits_meet_the_reference_and_pieces_change_nothing() {
     }
     println!("smollm2 logits: at most {worst:.4} from the reference");
     assert!(worst < LOGIT_TOLERANCE, "{worst}");
-}
-
-fn text(said: &Said, request: u64) -> String {
-    let pieces = said.steps.iter().flat_map(|step| &step.pieces);
-    pieces
-        .filter(|piece| piece.request == request)
-        .map(|piece| piece.text.as_str())
-        .collect()
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod embeddings;
 mod generation;
 mod prefix;
 mod served;
+mod stalls;
 mod steps;
 
 use crate::{

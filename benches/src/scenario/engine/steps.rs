@@ -4,7 +4,12 @@
 //! The engine has seen nothing before: its first steps, in which no price is known, count too. The
 //! neighbour is another agent of the same tenant. Then the same prompt is read alone, within the limit and
 //! in the largest pieces that there are without one.
+//!
+//! A machine that is itself a guest takes its processors away now and then, and says so too coarsely to be
+//! subtracted from a step. So threads that do nothing but read the clock tell how often and for how long,
+//! before and after ([`Stalls`]).
 
+use super::stalls::Stalls;
 use crate::bare::{Bare, STEP_LIMIT_NS, Stepped};
 use crate::{Failure, Figure, workload::TEXT};
 use bulkhead_proto::internal::Outcome;
@@ -34,6 +39,7 @@ pub async fn measure(
     threads: usize,
     prompt_tokens: u32,
 ) -> Result<Vec<Figure>, Failure> {
+    let mut stalls = Stalls::watch(threads);
     let mut engine = Bare::open(model, "gguf", &["model.gguf"], threads)?;
     let prompt = vec![TEXT; (prompt_tokens / TEXT_TOKENS) as usize].join(" ");
     let mut seen = Seen::default();
@@ -52,7 +58,11 @@ pub async fn measure(
     engine.limit_steps(UNLIMITED_NS);
     let whole = Seen::default().read(&mut engine, &prompt).await?;
 
+    drop(engine);
+    stalls.add(Stalls::watch(threads));
+
     let mut figures = seen.figures();
+    figures.extend(stalls.figures());
     figures.extend(gaps("neighbour_alone", &alone.times(neighbour)));
     figures.extend(gaps("neighbour_beside", &beside.times(neighbour)));
     figures.extend(first_token(&beside, &single, &whole));
@@ -176,6 +186,13 @@ impl Seen {
                 count(&|step| own_seconds(step) > limit),
                 "steps",
                 others,
+            ),
+            Figure::lower(
+                "steps/over_limit_per_minute",
+                count(&|step| step.seconds > limit) * 60.0
+                    / self.steps.iter().map(|step| step.seconds).sum::<f64>(),
+                "1/min",
+                "of these steps' time; see steps/machine_stalls_per_minute",
             ),
             Figure::lower(
                 "steps/taken_of_expected_p50",
