@@ -204,3 +204,70 @@ impl Underway {
         over
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+    const LAYERS: usize = 10;
+
+    fn pass(kind: PassKind, expected_ns: f64) -> Pass {
+        let part = Part {
+            request: kind as u64,
+            from: 0,
+            tokens: 1,
+            answers: false,
+        };
+        Pass {
+            number: kind as u64,
+            kind,
+            parts: vec![part],
+            work: StepWork::default(),
+            expected_ns,
+        }
+    }
+
+    /// Decoding fills every step to the last layer.
+    #[test]
+    fn a_prompt_that_had_no_time_goes_first_in_the_next_step() {
+        let mut underway = Underway::default();
+        let prices = crate::price::StepModel::new(1).prices();
+        let now = AtomicU64::new(0);
+        let clock = || now.load(Relaxed);
+        underway.begin(pass(PassKind::Reading, 10.0), prices, LAYERS);
+        let mut stages = [0, 0];
+        for step in 1..=40 {
+            underway.begin(pass(PassKind::Decoding, 100.0), prices, LAYERS);
+            underway.run(step * 100, &clock, &mut |pass, go_on| {
+                let ns = if pass.kind == PassKind::Decoding {
+                    10
+                } else {
+                    1
+                };
+                for stage in 1.. {
+                    now.fetch_add(ns, Relaxed);
+                    stages[pass.kind as usize] += 1;
+                    if !go_on(stage % LAYERS) {
+                        break;
+                    }
+                }
+                Advanced::Stopped
+            });
+            assert!(clock() <= step * 100, "over the limit");
+            now.store(step * 100, Relaxed);
+        }
+        let [decoding, reading] = stages;
+        assert!(decoding >= 40 * 8, "{decoding} layers of decoding");
+        assert!(reading >= 20 * 20, "{reading} layers of a prompt");
+    }
+
+    #[test]
+    fn a_layer_of_a_prompts_pass_takes_a_small_part_of_a_step() {
+        for layers in [1, 2, 10, 30, 80] {
+            let layer_ns = reading_ns(25_000_000, layers) / layers as f64;
+            assert!(layer_ns <= 25e6 / 8.0, "{layer_ns} ns of {layers} layers");
+        }
+        assert_eq!(reading_ns(25_000_000, 80), 75e6);
+    }
+}
