@@ -85,19 +85,25 @@ impl Core {
         let tenant = worker.tenant;
         if spoken == Spoken::Live {
             worker.finished_any = true;
-            self.correct_agent(request, tokens);
+            self.correct_agent(request, tokens, outcome);
             self.end(request, End::Worker(outcome), effects);
         }
         self.reindex(tenant);
     }
 
     /// Settles the difference between what an agent was charged and what its request turned out to
-    /// be, in predicted cost. A worker can claim less than was reserved, never more.
-    fn correct_agent(&mut self, id: RequestId, tokens: u64) {
+    /// be, in predicted cost. A worker can claim less than was reserved, never more. What it refused
+    /// costs as if it had been served, up to a whole batch: it held a place before its siblings' requests, and
+    /// if it cost nothing its agent would be first again.
+    fn correct_agent(&mut self, id: RequestId, tokens: u64, outcome: Outcome) {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
         let (agent, cost_ns) = (request.agent, request.cost_ns);
+        let tokens = match outcome {
+            Outcome::Invalid | Outcome::OverQuota => u64::from(self.limits.batch_tokens_max),
+            Outcome::Ok | Outcome::Cancelled | Outcome::Internal => tokens,
+        };
         let actual = self
             .predict(request.tenant, request.model, tokens.min(request.tokens))
             .min(cost_ns);
@@ -154,8 +160,12 @@ impl Core {
         if let Some(device) = self.devices.get_mut(&worker.device) {
             device.running.remove(&id);
         }
-        self.costs
-            .observe(worker.model, worker.device, lease.tokens, lane_ns);
+        worker.unpriced_ns = worker.unpriced_ns.saturating_add(lane_ns);
+        if lease.tokens > 0 {
+            let took_ns = std::mem::take(&mut worker.unpriced_ns);
+            self.costs
+                .observe(worker.model, worker.device, lease.tokens, took_ns);
+        }
         let (tenant, model) = (worker.tenant, worker.model);
         effects.push(Effect::Settled {
             tenant,

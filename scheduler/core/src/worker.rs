@@ -52,6 +52,8 @@ pub(crate) struct Worker {
     pub last_lease: u64,
     /// Leases in a row that came back unasked without any progress.
     pub fruitless: u32,
+    /// Lane time of leases in which no token was done to its end: it belongs to those that are done next.
+    pub unpriced_ns: Nanos,
     /// Gets nothing new, so that another can have its place.
     pub retiring: bool,
     pub kv_bytes: u64,
@@ -90,6 +92,7 @@ impl Worker {
             last_used: now,
             last_lease: 0,
             fruitless: 0,
+            unpriced_ns: 0,
             retiring: false,
             kv_bytes: 0,
             lease: None,

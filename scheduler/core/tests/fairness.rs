@@ -262,3 +262,34 @@ fn tenants_take_turns_at_the_places_for_workers() {
         );
     }
 }
+
+/// One agent's requests are all such as its worker refuses, and larger than a batch, so that each waits until
+/// the worker holds nothing and holds up its siblings'. Fails where what was refused costs nothing.
+#[test]
+fn an_agent_whose_requests_are_refused_does_not_starve_its_siblings() {
+    let mut sim = Sim::new(limits(), 1, 8);
+    sim.latency_ns = MS / 10;
+    let tenant = sim.tenant(1, 1);
+    let conduct = Conduct {
+        refuses_from: Some(2_000),
+        ..Conduct::default()
+    };
+    sim.conduct.insert(tenant, conduct);
+    for _ in 0..4 {
+        let mut submission = sim.submission(tenant, 3_000);
+        submission.agent = AgentId(77);
+        sim.loops
+            .insert(submission.request, (submission.clone(), 0));
+        sim.offer(submission);
+    }
+    for _ in 0..4 {
+        sim.closed_loop(tenant, 100, 0);
+    }
+    sim.run_until(3 * SECOND);
+    let ends = sim.ended.values();
+    let served = ends
+        .filter(|(end, _)| *end == End::Worker(Outcome::Ok))
+        .count();
+    // Alone it would be some 300.
+    assert!(served >= 50, "{served} answers");
+}

@@ -19,6 +19,8 @@ pub struct Conduct {
     pub dies_after_steps: Option<u32>,
     /// Reports this many times the tokens that it did.
     pub boasts: u32,
+    /// Answers requests of so many tokens or more that they cannot be run.
+    pub refuses_from: Option<u64>,
 }
 
 impl Default for Conduct {
@@ -29,6 +31,7 @@ impl Default for Conduct {
             deaf: false,
             dies_after_steps: None,
             boasts: 1,
+            refuses_from: None,
         }
     }
 }
@@ -111,8 +114,15 @@ impl ModelWorker {
         next
     }
 
-    /// Drops what was cancelled, at a step boundary.
+    /// Drops what was cancelled or is refused, at a step boundary.
     fn sweep(&mut self, next: &mut Next) {
+        let refuses_from = self.conduct.refuses_from.unwrap_or(u64::MAX);
+        let (refused, work): (VecDeque<_>, _) =
+            (self.work.drain(..)).partition(|item| item.2 >= refuses_from);
+        self.work = work;
+        for (request, ..) in refused {
+            next.words.push(self.finished(request, 0, Outcome::Invalid));
+        }
         for request in std::mem::take(&mut self.cancelled) {
             let before = self.work.len();
             self.work.retain(|item| item.0 != request);
