@@ -7,7 +7,7 @@
 
 use super::stand_ins::StandIns;
 use minijinja::value::ValueKind;
-use minijinja::{Environment, Error, State, Value, filters, tests};
+use minijinja::{Environment, Error, ErrorKind, State, Value, filters, tests};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
 /// Where the stand-ins of a conversation are, among a template's variables.
@@ -79,8 +79,20 @@ fn of_text(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value])
     }
 }
 
+/// Digits of a width or a precision at most: what is filled up to it is made before it could be counted.
+const FORMAT_DIGITS_MAX: usize = 3;
+
+/// True if a format asks for no more than that.
+fn formats_little(format: &str) -> bool {
+    let mut numbers = format.split(|c: char| !c.is_ascii_digit());
+    numbers.all(|digits| digits.len() <= FORMAT_DIGITS_MAX)
+}
+
 /// A method of a Python value.
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, args: &[Value]) -> Result<Value> {
+    if name == "format" && !value.as_str().is_some_and(formats_little) {
+        return Err(ErrorKind::InvalidOperation.into());
+    }
     let found = state.lookup(STAND_INS);
     let found = found
         .as_ref()

@@ -18,6 +18,7 @@ use bulkhead_proto::internal::Turn;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, State, Value, context};
 use stand_ins::{Alphabet, StandIns};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Instructions that rendering may take: plenty for thousands of messages, and an end for a loop.
@@ -152,7 +153,11 @@ impl Chat {
         let template = environment
             .get_template(NAME)
             .map_err(|_| ChatError::Template)?;
-        template.render(values).map_err(|_| ChatError::Template)
+        // What a template does to its engine is its own prompt's failure, and nobody else's.
+        let rendered = catch_unwind(AssertUnwindSafe(|| template.render(values)));
+        rendered.map_or(Err(ChatError::Template), |rendered| {
+            rendered.map_err(|_| ChatError::Template)
+        })
     }
 }
 
@@ -241,6 +246,7 @@ mod tests {
                 "!",
             ),
             ("{{ strftime_now('%d %b %Y') }}", "29 Feb 2000"),
+            ("{{ '{:>4}{}'.format(1, 'a') }}", "   1a"),
             (
                 "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
                 "2",
@@ -262,6 +268,10 @@ mod tests {
             "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
             "{{ strftime_now('%Q') }}",
             "{{ raise_exception('no') }}",
+            "{{ '{:>30000000000}'.format('x') }}",
+            "{{ '{:>18446744073709551615}'.format('x') }}",
+            "{{ '{:.30000000000f}'.format(1.5) }}",
+            "{{ messages | map('format', 'x') | list }}",
         ] {
             assert_eq!(rendered(template), Err(ChatError::Template), "{template}");
         }

@@ -79,6 +79,9 @@ fn check_step(name: &str, value: &Value, left: &mut usize) -> Result<(), String>
         Value::String(text) if name == "precompiled_charsmap" => {
             charsmap::check(text).map_err(|cause| format!("its precompiled_charsmap {cause}"))
         }
+        Value::String(text) if name == "Regex" && refers_back(text) => {
+            Err("a pattern of its refers back to what it has matched, which can take time without bound".into())
+        }
         Value::String(text) => {
             let max = match name {
                 "content" | "prepend" | "replacement" => REPLACEMENT_BYTES_MAX,
@@ -101,6 +104,21 @@ fn check_step(name: &str, value: &Value, left: &mut usize) -> Result<(), String>
         }
         _ => Ok(()),
     }
+}
+
+/// True if a pattern refers to a group by its number or name: no published tokenizer's does.
+fn refers_back(pattern: &str) -> bool {
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        if c == '\\'
+            && rest
+                .next()
+                .is_some_and(|c| matches!(c, '1'..='9' | 'k' | 'g'))
+        {
+            return true;
+        }
+    }
+    pattern.contains("(?P=")
 }
 
 /// A vocabulary of which no piece is too long: `{piece: id}` or `[[piece, score]]`.
@@ -171,6 +189,10 @@ mod tests {
             refused(&with(&format!(r#"{{"content": "{}"}}"#, &long[..65]))).contains("content")
         );
         assert!(refused(&with(r#"{"length": 0}"#)).contains("length"));
+        let back = with(r#"{"pattern": {"Regex": "(x)x{0,900}\\1y"}}"#);
+        assert!(refused(&back).contains("refers back"));
+        let published = with(r#"{"pattern": {"Regex": "\\\\1|\\s+(?!\\S)|\\p{N}{1,3}"}}"#);
+        assert_eq!(check(published.as_bytes()), Ok(()));
         let many = vec!["0"; 5000].join(",");
         assert!(refused(&with(&format!("[{many}]"))).contains("too many"));
     }
