@@ -7,6 +7,7 @@
 use crate::engine::Scrubbed;
 use bulkhead_kernels::{fill_zero, verify_zero};
 use pulp::bytemuck::cast_slice_mut;
+use std::ops::Range;
 
 /// A buffer that grew beyond this is given back at the next scrub, floats.
 const KEPT_FLOATS_MAX: usize = 8 << 20;
@@ -39,6 +40,12 @@ impl Buffer {
         self.scrub_from(rows.len() * width)
     }
 
+    /// Zeroes these floats, as far as they were written, and reads them back; the others stay.
+    pub fn scrub_part(&mut self, part: Range<usize>) -> Scrubbed {
+        let end = part.end.min(self.dirty);
+        zeroed(&mut self.floats[part.start.min(end)..end])
+    }
+
     /// Zeroes what was written since the last time, and reads it back.
     pub fn scrub(&mut self) -> Scrubbed {
         let scrubbed = self.scrub_from(0);
@@ -50,14 +57,18 @@ impl Buffer {
 
     fn scrub_from(&mut self, start: usize) -> Scrubbed {
         let end = self.dirty.max(start);
-        let bytes: &mut [u8] = cast_slice_mut(&mut self.floats[start..end]);
-        fill_zero(bytes);
         self.dirty = start;
-        Scrubbed {
-            zeroed: bytes.len() as u64,
-            verified: bytes.len() as u64,
-            residue: verify_zero(bytes).count,
-        }
+        zeroed(&mut self.floats[start..end])
+    }
+}
+
+fn zeroed(floats: &mut [f32]) -> Scrubbed {
+    let bytes: &mut [u8] = cast_slice_mut(floats);
+    fill_zero(bytes);
+    Scrubbed {
+        zeroed: bytes.len() as u64,
+        verified: bytes.len() as u64,
+        residue: verify_zero(bytes).count,
     }
 }
 

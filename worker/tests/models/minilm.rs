@@ -133,6 +133,40 @@ fn cancelling_drops_a_request_and_no_other() {
     );
 }
 
+/// Its text is in a batch with another's, which goes on: what the batch has of it is zeroed at once.
+#[test]
+fn of_a_cancelled_text_nothing_stays_in_a_batch_that_goes_on() {
+    let text = |word: &str| vec![word; 198].join(" ");
+    let mut alone = minilm();
+    alone.add(embed_item(2, &[text("sea")]));
+    let want = values(&drain(alone.as_mut()).finished(2).vectors[0]);
+
+    let mut engine = minilm();
+    // Room for the two by their tokens, and not for what attention costs beside.
+    engine.assign(0, 208_000_000);
+    engine.add(embed_item(1, &[text("ship")]));
+    engine.add(embed_item(2, &[text("sea")]));
+    let first = engine.step(&|| 0);
+    assert_eq!(
+        (first.sequences, first.finished.len()),
+        (2, 0),
+        "on its way"
+    );
+    engine.scrub();
+    engine.cancel(1);
+    let evidence = engine.scrub();
+    // Of each token a row, its query, key and value, 384 floats each.
+    let least = 200 * 4 * 384 * 4;
+    assert!(
+        evidence.verified >= least && evidence.residue == 0,
+        "{evidence:?}"
+    );
+    let said = drain(engine.as_mut());
+    assert_eq!(said.finished(1).outcome(), Outcome::Cancelled);
+    let got = values(&said.finished(2).vectors[0]);
+    assert!(cosine(&want, &got) > 0.999_999);
+}
+
 #[test]
 fn what_cannot_run_is_answered_and_not_kept() {
     let mut engine = minilm();

@@ -2,9 +2,9 @@
 //!
 //! Texts are divided into tokens inside the steps too ([`Arrivals`]). A batch takes texts, not requests,
 //! in turns ([`Texts`]). It passes through the encoder in pieces, and a step runs as many of them as its
-//! limit allows, so that a long text is many steps. Between steps the batch stays where it is; texts of
-//! requests that were cancelled meanwhile are ignored at its end, and a batch of only such texts is dropped
-//! at once.
+//! limit allows, so that a long text is many steps. Between steps the batch stays where it is. Of texts of
+//! requests that are cancelled meanwhile nothing stays: their rows are zeroed, and what is computed of zeroes is ignored
+//! at its end. A batch of only such texts is dropped at once.
 
 use super::arrivals::{Arrivals, Arrived, Tokens};
 use super::config::{self, Config};
@@ -86,6 +86,8 @@ pub struct Embedder {
     rows: Buffer,
     pooled: Buffer,
     answers: Vec<Finished>,
+    /// What was zeroed of cancelled texts since the last scrub.
+    withdrawn: Scrubbed,
 }
 
 impl Embedder {
@@ -121,6 +123,7 @@ impl Embedder {
                 rows: Buffer::default(),
                 pooled: Buffer::default(),
                 answers: Vec::new(),
+                withdrawn: Scrubbed::default(),
             };
             if warm_up {
                 engine.warm_up();
@@ -138,6 +141,24 @@ impl Embedder {
         self.cost = StepCost::new(1, UNIT_NS_GUESS);
         self.arrivals = Arrivals::default();
         self.scrub();
+    }
+
+    /// Zeroes what a batch on its way has of a request: texts do not see each other, so nobody else's
+    /// answer changes.
+    fn withdraw(&mut self, request: u64) {
+        let Some(batch) = &self.batch else {
+            return;
+        };
+        let hidden = self.model.hidden();
+        let texts = batch.picks.iter().zip(&batch.texts);
+        for (_, text) in texts.filter(|(pick, _)| pick.request == request) {
+            let rows = text.start * hidden..text.end * hidden;
+            let zeroed = sum(
+                self.rows.scrub_part(rows),
+                self.scratch.forget(text, hidden),
+            );
+            self.withdrawn = sum(self.withdrawn, zeroed);
+        }
     }
 
     fn refuse(&mut self, request: u64, detail: &str) {
@@ -320,6 +341,7 @@ impl Engine for Embedder {
             return;
         }
         self.waiting.cancel(request);
+        self.withdraw(request);
         let alive = |pick: &Pick| self.requests.contains_key(&pick.request);
         if self
             .batch
@@ -373,10 +395,11 @@ impl Engine for Embedder {
     /// All that a batch on its way does not need is zeroed and read back. Stacks are overwritten and
     /// cannot be read back.
     fn scrub(&mut self) -> Scrubbed {
-        let mut all = Scrubbed {
+        let stacks = Scrubbed {
             zeroed: self.compute.scrub_stacks(),
             ..Scrubbed::default()
         };
+        let mut all = sum(stacks, std::mem::take(&mut self.withdrawn));
         let on_its_way = self.batch.is_some();
         if !on_its_way {
             all = sum(all, self.rows.scrub());

@@ -57,6 +57,14 @@ impl Scratch {
     }
 }
 
+impl Scratch {
+    /// Zeroes and reads back what is kept of these rows, `hidden` wide, between two pieces.
+    pub fn forget(&mut self, rows: &Range<usize>, hidden: usize) -> Scrubbed {
+        let row = 3 * hidden;
+        self.qkv.scrub_part(rows.start * row..rows.end * row)
+    }
+}
+
 /// A token of a batch, and its row in the table of positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
