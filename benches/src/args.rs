@@ -105,6 +105,8 @@ pub struct Engine {
 /// A part of the engine's scenario that can be measured by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Part {
+    /// Embeddings: bare, beside PyTorch, and through the server
+    Embeddings,
     /// Whether steps keep their limit while a long prompt is read beside a neighbour that decodes
     Steps,
     /// What the prefix cache gains a tenant, and whether it tells another anything

@@ -32,6 +32,8 @@ pub(crate) struct Filling<'a> {
     pub prices: Prices,
     pub kind: PassKind,
     pub room_ns: f64,
+    /// What the answers of the pass may take, which come in one piece; the first one whatever it costs.
+    pub answers_ns: f64,
     pub tokens_max: usize,
     /// The number of this step.
     pub step: u64,
@@ -109,7 +111,9 @@ impl Filling<'_> {
     fn read(&mut self, at: usize, clean: &mut Cleaner<'_>) -> usize {
         let one = &self.running[at];
         let (room, from, pending) = (one.room(), one.computed, one.pending());
-        let most = pending
+        let answers_ns = self.prices.answer_ns * (self.work.answers + 1) as f64;
+        let may_answer = self.work.answers == 0 || answers_ns <= self.answers_ns;
+        let most = (pending - usize::from(!may_answer))
             .min(self.tokens_max.saturating_sub(self.work.tokens as usize))
             .min(room + self.memory.available() * BLOCK_TOKENS);
         let cost = |tokens: usize| {

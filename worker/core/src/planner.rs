@@ -53,6 +53,10 @@ pub struct PlannerLimits {
 /// The part of a step's time that prompts get even where decoding could fill it: one in so many.
 const PROMPT_SHARE: f64 = 4.0;
 
+/// The part of a step's time that the answers of a pass of prompts may take: one in so many. They cannot be left
+/// half done.
+const ANSWERS_SHARE: f64 = 2.0;
+
 /// How much a pass may do.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Room {
@@ -209,7 +213,7 @@ impl Planner {
             (PassKind::Reading, room.reading_ns),
         ] {
             if !self.flights.contains_key(&kind) {
-                passes.extend(self.fill(kind, prices, room_ns, room.tokens, clean));
+                passes.extend(self.fill(kind, prices, room_ns, room, clean));
             }
         }
         passes
@@ -220,7 +224,7 @@ impl Planner {
         kind: PassKind,
         prices: Prices,
         room_ns: f64,
-        tokens: usize,
+        room: Room,
         clean: &mut Cleaner<'_>,
     ) -> Option<Pass> {
         let mut filling = Filling {
@@ -230,7 +234,8 @@ impl Planner {
             prices,
             kind,
             room_ns,
-            tokens_max: self.limits.step_tokens_max.min(tokens),
+            answers_ns: room.ns / ANSWERS_SHARE,
+            tokens_max: self.limits.step_tokens_max.min(room.tokens),
             step: self.step,
             used_ns: prices.step_ns,
             work: StepWork::default(),

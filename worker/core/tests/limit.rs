@@ -121,7 +121,7 @@ impl Engine {
     fn new(machine: Machine) -> Self {
         let limits = PlannerLimits {
             blocks: 2048,
-            sequences_max: 8,
+            sequences_max: 64,
             step_tokens_max: 512,
             prefix_cache: false,
         };
@@ -217,6 +217,25 @@ proptest! {
         let (steps, beside) = engine.read_prompt();
         prop_assert!(engine.longest_ns <= LIMIT_NS, "a step took {} ns", engine.longest_ns);
         prop_assert!(beside * 4 >= steps, "{beside} tokens beside in {steps} steps");
+    }
+
+    /// Their answers cannot be left half done.
+    #[test]
+    fn many_short_prompts_at_once_make_no_step_too_long(machine in machines(), tokens in 1usize..40) {
+        let mut engine = Engine::new(machine);
+        engine.read_prompt();
+        for request in 10..70 {
+            engine.add(request, tokens, 1);
+        }
+        let mut answered = 0;
+        while answered < 60 {
+            let ended = engine.step();
+            answered += ended.len();
+            for request in ended {
+                engine.planner.end(request);
+            }
+        }
+        prop_assert!(engine.longest_ns <= LIMIT_NS, "a step took {} ns", engine.longest_ns);
     }
 
     #[test]

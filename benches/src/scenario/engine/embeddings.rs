@@ -1,11 +1,13 @@
 //! Texts a second, by how many come at once and how long they are.
 
-use super::{Contest, Rates};
+use super::{BUSY, Contest, Rates};
 use crate::{
     Failure, Figure,
     workload::{self, TEXT, TOKENS_PER_TEXT},
 };
+use bulkhead_client::{AgentClient, ClientError};
 use std::time::Instant;
+use tokio::task::JoinSet;
 
 /// Texts of one request.
 const BATCHES: [usize; 3] = [1, 8, 32];
@@ -56,9 +58,11 @@ async fn one(
             workload::embed_texts(&contest.client, texts.to_vec()).await?;
         }
         let served = started.elapsed().as_secs_f64();
+        let busy = busy(&contest.client, texts, repeats).await?;
         if round > 0 {
             rates.bare.push(count / seconds);
             rates.server.push(count / served);
+            rates.busy.push(count * BUSY as f64 / busy);
             if theirs > 0.0 {
                 rates.peer.push(count / theirs);
             }
@@ -66,6 +70,25 @@ async fn one(
     }
     let peer = contest.peer.as_ref().map_or("", |peer| &peer.embeddings);
     Ok(rates.figures(name, "texts/s", ("pytorch", peer), how))
+}
+
+/// Seconds that [`BUSY`] clients take, each with one request at a time, `repeats` times.
+async fn busy(client: &AgentClient, texts: &[String], repeats: usize) -> Result<f64, Failure> {
+    let started = Instant::now();
+    let mut clients = JoinSet::new();
+    for _ in 0..BUSY {
+        let (client, texts) = (client.clone(), texts.to_vec());
+        clients.spawn(async move {
+            for _ in 0..repeats {
+                workload::embed_texts(&client, texts.clone()).await?;
+            }
+            Ok::<_, ClientError>(())
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended??;
+    }
+    Ok(started.elapsed().as_secs_f64())
 }
 
 /// Texts of many lengths in no order.

@@ -271,6 +271,21 @@ mod tests {
     }
 
     #[test]
+    fn text_that_no_real_context_could_hold_is_refused_unread() {
+        let word = "a".repeat(256);
+        let file =
+            format!(r#"{{"model": {{"type": "BPE", "vocab": {{"{word}": 0}}, "merges": []}}}}"#);
+        let codec = TextCodec::from_json(file.as_bytes(), None, None).expect("it parses");
+        let chat = Chat::from_json(None, None, &codec).expect("none");
+        let job = GenerateJob {
+            prompt: word.repeat(4096),
+            ..GenerateJob::default()
+        };
+        let refused = Request::parse(job, &codec, &chat, 8192).expect_err("a megabyte");
+        assert!(refused.contains("131072 at most"), "{refused}");
+    }
+
+    #[test]
     fn what_cannot_fit_is_refused_before_any_of_it_is_encoded() {
         let (count, decided) = advances("b".repeat(1 << 20), 1 << 10);
         assert_eq!(count, 1);

@@ -15,6 +15,12 @@ const MAX_TOKENS_DEFAULT: u32 = 256;
 /// Stop tokens of one request at most.
 const STOP_TOKENS_MAX: usize = 64;
 
+/// Bytes of a token of a prompt at most, over the whole prompt: real text is around four. What is longer than a
+/// context of such is refused unread, since a conversation is rendered in one piece.
+const TOKEN_BYTES_MAX: usize = 16;
+/// Bytes that are read however short the context is.
+const PROMPT_BYTES_MIN: usize = 64 << 10;
+
 /// A request that makes sense.
 #[derive(Debug)]
 pub struct Request {
@@ -102,9 +108,17 @@ fn prompt(
     context_tokens: usize,
 ) -> Result<Vec<Part>, String> {
     let turns = job.messages.iter().map(|turn| turn.content.len());
-    let least = codec.tokens_at_least(turns.sum::<usize>() + job.prompt.len());
+    let bytes = turns.sum::<usize>() + job.prompt.len();
+    let least = codec.tokens_at_least(bytes);
     if least >= context_tokens {
         return Err(too_long("at least ", least, context_tokens));
+    }
+    let most = (context_tokens * TOKEN_BYTES_MAX).max(PROMPT_BYTES_MIN);
+    if bytes > most {
+        return Err(format!(
+            "the prompt has {bytes} bytes, and this model's context of {context_tokens} tokens is taken \
+             to hold {most} at most; shorten it"
+        ));
     }
     let parts: Vec<Part> = if job.messages.is_empty() {
         // A raw prompt is its caller's alone, roles and all.

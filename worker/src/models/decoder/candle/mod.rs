@@ -107,16 +107,15 @@ impl Decoder for CandleDecoder {
         let Some((stage, left)) = self.left[kind as usize].take() else {
             return Scrubbed::default();
         };
-        let kept = if stage == self.model.config.layers {
-            answers
-        } else {
-            rows
-        };
-        if !kept.is_empty() {
-            let kept: Vec<u32> = kept.iter().map(|row| *row as u32).collect();
-            let ids = Tensor::new(kept, &self.device);
+        let answering = stage == self.model.config.layers;
+        let kept = if answering { answers } else { rows };
+        if !rows.is_empty() {
+            let ids: Vec<u32> = kept.iter().map(|row| *row as u32).collect();
+            let left = match ids.is_empty() {
+                true => left.narrow(0, 0, 0),
+                false => Tensor::new(ids, &self.device).and_then(|ids| left.index_select(&ids, 0)),
+            };
             // Without its rows a pass begins anew.
-            let left = ids.and_then(|ids| left.index_select(&ids, 0));
             self.left[kind as usize] = left.ok().map(|left| (stage, left));
         }
         Scrubbed::default()

@@ -105,7 +105,11 @@ impl Decoder for CpuDecoder {
         let config = &self.model.config;
         let answering = *self.scratch.left(kind) == Some(config.layers);
         let kept = if answering { answers } else { rows };
-        self.scratch.keep(kind, kept, config.hidden)
+        let scrubbed = self.scratch.keep(kind, kept, config.hidden);
+        if rows.is_empty() {
+            *self.scratch.left(kind) = None;
+        }
+        scrubbed
     }
 
     fn clean(&mut self, blocks: Range<u32>) -> Scrubbed {

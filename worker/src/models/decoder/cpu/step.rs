@@ -48,17 +48,13 @@ impl Scratch {
         &mut self.left[kind as usize].stage
     }
 
-    /// Keeps these rows alone of a pass that was left, `width` wide; none: there is no such pass any more.
+    /// Keeps these rows alone of a pass that was left, `width` wide.
     pub(super) fn keep(&mut self, kind: PassKind, kept: &[usize], width: usize) -> Scrubbed {
         let left = &mut self.left[kind as usize];
-        if left.stage.is_none() {
-            return Scrubbed::default();
+        match left.stage {
+            Some(_) => left.rows.keep(kept, width),
+            None => Scrubbed::default(),
         }
-        if kept.is_empty() {
-            left.stage = None;
-            return left.rows.scrub();
-        }
-        left.rows.keep(kept, width)
     }
 
     /// Two slots at once.

@@ -166,7 +166,11 @@ impl Generator {
             &self.codec,
             outcome,
         );
-        outcome.tokens += pass.work.tokens as u32;
+        outcome.tokens += pass
+            .parts
+            .iter()
+            .map(|part| part.tokens as u32)
+            .sum::<u32>();
         self.planner.complete(pass);
         answering.for_each(|part| self.planner.push(part.request));
         for finished in over {
