@@ -97,12 +97,12 @@ async fn a_killed_audit_process_refuses_and_comes_back() {
         globex,
         _turn,
     } = loaded().await;
-    // Refusals are seen while it is down, which it is for a tenth of a second: kill until they are.
+    // Refusals are seen while it is down, which it is for a tenth of a second: kill until there were some.
+    let before = acme.failures();
     let down = eventually(
         Duration::from_secs(30),
         "requests are refused",
         async || {
-            let before = acme.failures();
             kill(server.processes("bulkhead-audit").first()?.pid);
             acme.progress(1).await;
             (acme.failures() > before).then_some(())
