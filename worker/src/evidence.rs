@@ -43,6 +43,7 @@ impl Evidence {
             bytes_verified: freed.bytes_verified + own.verified,
             residue_bytes: freed.residue_bytes + own.residue,
             scrub_ns: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            retained_bytes: 0,
         }
     }
 }
@@ -58,6 +59,7 @@ pub fn attach(report: &ScrubReport, finished: &mut [Finished]) {
             bytes_verified: share(report.bytes_verified),
             residue_bytes: report.residue_bytes,
             scrub_ns: share(report.scrub_ns),
+            retained_bytes: finished.retained_bytes,
         });
     }
 }
@@ -73,6 +75,7 @@ mod tests {
             bytes_verified: 98,
             residue_bytes: 1,
             scrub_ns: 7,
+            ..ScrubReport::default()
         };
         let mut finished = vec![Finished::default(); 3];
         attach(&report, &mut finished);

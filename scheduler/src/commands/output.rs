@@ -21,8 +21,6 @@ pub fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(runtime.block_on(work))
 }
 
-/// Columns of a table where neither `COLUMNS` nor a terminal says how many there are.
-const WIDTH_DEFAULT: usize = 100;
 /// A column is never cut to fewer characters.
 const CUT_CHARS_MIN: usize = 12;
 
@@ -77,13 +75,13 @@ pub fn table(headers: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> S
     table_within(width(), headers, rows.into_iter().collect())
 }
 
-/// Columns of the terminal.
+/// Columns of the terminal; as many as anybody wants where there is none.
 fn width() -> usize {
     let told = std::env::var("COLUMNS").ok().and_then(|n| n.parse().ok());
     let seen = || console::Term::stdout().size_checked();
     told.filter(|columns| *columns > 0)
         .or_else(|| seen().map(|(_, columns)| usize::from(columns)))
-        .unwrap_or(WIDTH_DEFAULT)
+        .unwrap_or(usize::MAX)
 }
 
 fn table_within(width: usize, headers: &[&str], mut rows: Vec<Vec<String>>) -> String {
@@ -244,6 +242,8 @@ pub struct ReceiptView {
     pub bytes_zeroed: u64,
     pub bytes_verified: u64,
     pub residue_bytes: u64,
+    /// What the prefix cache keeps of the prompt.
+    pub retained_bytes: u64,
 }
 
 impl From<Receipt> for ReceiptView {
@@ -256,6 +256,7 @@ impl From<Receipt> for ReceiptView {
             bytes_zeroed: scrub.bytes_zeroed,
             bytes_verified: scrub.bytes_verified,
             residue_bytes: scrub.residue_bytes,
+            retained_bytes: scrub.retained_bytes,
         }
     }
 }
@@ -264,13 +265,14 @@ impl ReceiptView {
     /// One line for people.
     pub fn remark(&self) -> String {
         format!(
-            "request {}: recorded at {} and {}; {} zeroed, {} verified, residue {} B",
+            "request {}: recorded at {} and {}; {} zeroed, {} verified, residue {} B, {} kept",
             self.request_id,
             self.admitted_position,
             self.completed_position,
             bytes(self.bytes_zeroed),
             bytes(self.bytes_verified),
-            self.residue_bytes
+            self.residue_bytes,
+            bytes(self.retained_bytes),
         )
     }
 }

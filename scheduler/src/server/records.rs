@@ -107,6 +107,7 @@ pub fn completed(ended: &Ended) -> Vec<u8> {
             "bytes_zeroed": scrub.bytes_zeroed,
             "bytes_verified": scrub.bytes_verified,
             "residue_bytes": scrub.residue_bytes,
+            "retained_bytes": scrub.retained_bytes,
         },
     }))
 }

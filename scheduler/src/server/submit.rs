@@ -283,6 +283,7 @@ impl Keeper {
                 bytes_zeroed: scrub.bytes_zeroed,
                 bytes_verified: scrub.bytes_verified,
                 residue_bytes: scrub.residue_bytes,
+                retained_bytes: scrub.retained_bytes,
             }),
         };
         let done = Done {

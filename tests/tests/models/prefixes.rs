@@ -18,6 +18,8 @@ const MODEL: &str = "smollm2";
 const ANSWER_TOKENS: u32 = 4;
 /// Keys and values are kept in blocks of so many tokens.
 const BLOCK_TOKENS: u32 = 16;
+/// Bytes of a block of keys and values.
+const BLOCK_BYTES: u64 = 737_280;
 
 /// A long prompt that begins with this name, so that no two share a block.
 fn beginning_with(name: &str) -> String {
@@ -110,6 +112,9 @@ impl House {
         let stream = client.generate(request).await.expect("a stream");
         let answer = collect(stream).await.expect("an answer");
         let usage = answer.done.usage.expect("usage");
+        let scrub = answer.done.receipt.and_then(|receipt| receipt.scrub);
+        let kept = u64::from(usage.input_tokens / BLOCK_TOKENS) * BLOCK_BYTES;
+        assert_eq!(scrub.expect("evidence").retained_bytes, kept);
         Cost {
             input_tokens: usage.input_tokens,
             cached_tokens: usage.cached_tokens,

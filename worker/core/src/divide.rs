@@ -35,6 +35,7 @@ pub(crate) struct Filling<'a> {
     /// What the answers of the pass may take, which come in one piece; the first one whatever it costs.
     pub answers_ns: f64,
     pub tokens_max: usize,
+    pub answers_max: usize,
     /// The number of this step.
     pub step: u64,
     pub used_ns: f64,
@@ -91,6 +92,7 @@ impl Filling<'_> {
 
     fn is_full(&self) -> bool {
         self.work.tokens as usize >= self.tokens_max
+            || self.work.answers as usize >= self.answers_max
     }
 
     /// The oldest prompt of the agent with the least time, of those that are in no pass yet.
@@ -111,8 +113,10 @@ impl Filling<'_> {
     fn read(&mut self, at: usize, clean: &mut Cleaner<'_>) -> usize {
         let one = &self.running[at];
         let (room, from, pending) = (one.room(), one.computed, one.pending());
-        let answers_ns = self.prices.answer_ns * (self.work.answers + 1) as f64;
-        let may_answer = self.work.answers == 0 || answers_ns <= self.answers_ns;
+        let answers = self.work.answers as usize;
+        let answers_ns = self.prices.answer_ns * (answers + 1) as f64;
+        let may_answer =
+            answers == 0 || (answers < self.answers_max && answers_ns <= self.answers_ns);
         let most = (pending - usize::from(!may_answer))
             .min(self.tokens_max.saturating_sub(self.work.tokens as usize))
             .min(room + self.memory.available() * BLOCK_TOKENS);

@@ -66,6 +66,8 @@ pub struct Room {
     pub reading_ns: f64,
     /// Tokens of a pass at most.
     pub tokens: usize,
+    /// Answers of a pass at most.
+    pub answers: usize,
 }
 
 /// A pass that is on its way.
@@ -236,6 +238,7 @@ impl Planner {
             room_ns,
             answers_ns: room.ns / ANSWERS_SHARE,
             tokens_max: self.limits.step_tokens_max.min(room.tokens),
+            answers_max: room.answers,
             step: self.step,
             used_ns: prices.step_ns,
             work: StepWork::default(),

@@ -8,7 +8,7 @@
 //! price (nobody read a prompt for a while) it stays as it was.
 //!
 //! Of a step's limit so much is left free as recent steps ended later than they should have: the worst of
-//! them counts, and fades. No pass has more than twice the tokens of the largest of late: the first ones, of
+//! them counts, and fades. No pass has more than twice the tokens, or the answers, of the largest of late: the first ones, of
 //! which nothing is known, are short however slow the model is, and what was learned from passes of a few
 //! tokens is not believed of hundreds.
 
@@ -70,7 +70,8 @@ const FREE_MAX: f64 = 0.4;
 /// What a position looked back at, and an answer, cost beside a token, before anything is known.
 const POSITION_TOKENS_GUESS: f64 = 1.0 / 4096.0;
 const ANSWER_TOKENS_GUESS: f64 = 0.25;
-/// How many times the tokens of the largest pass of late the next one may have, and how that fades.
+/// How many times the tokens, and the answers, of the largest pass of late the next one may have, and how
+/// that fades.
 const GROWTH: f64 = 2.0;
 const LARGEST_FADES: f64 = 0.99;
 
@@ -88,6 +89,7 @@ pub struct StepModel {
     block_ns: f64,
     miss_ns: f64,
     tokens_most: f64,
+    answers_most: f64,
 }
 
 impl StepModel {
@@ -107,6 +109,7 @@ impl StepModel {
             block_ns: 0.0,
             miss_ns: 0.0,
             tokens_most: 0.0,
+            answers_most: 0.0,
         }
     }
 
@@ -134,6 +137,11 @@ impl StepModel {
         (self.tokens_most * GROWTH).max(1.0) as u64
     }
 
+    /// Answers that the next pass may have at most, at least one.
+    pub fn answers_max(&self) -> u64 {
+        (self.answers_most * GROWTH).max(1.0) as u64
+    }
+
     /// Learns that `work` took `ns`.
     pub fn observe(&mut self, work: StepWork, ns: u64) {
         if work.tokens == 0 {
@@ -145,6 +153,7 @@ impl StepModel {
             f64::INFINITY
         };
         self.tokens_most = (self.tokens_most * LARGEST_FADES).max(work.tokens as f64);
+        self.answers_most = (self.answers_most * LARGEST_FADES).max(work.answers as f64);
         let x = features(work);
         let expected: f64 = x.iter().zip(&self.prices).map(|(x, price)| x * price).sum();
         let y = (ns as f64).min(expected * clip);

@@ -65,6 +65,7 @@ mod tests {
                 bytes_zeroed: 10,
                 bytes_verified: 10,
                 residue_bytes,
+                ..Scrub::default()
             }),
             ..Receipt::default()
         })

@@ -27,7 +27,9 @@ use std::{
 #[derive(Debug, thiserror::Error)]
 pub enum AddError {
     /// It is not there, or neither a folder nor a GGUF file.
-    #[error("{0} is neither a folder with config.json nor a GGUF file")]
+    #[error(
+        "{0} is not there, or neither a folder with config.json nor a GGUF file; where a GGUF file is in a folder, name the file"
+    )]
     Source(PathBuf),
     /// Its files cannot work.
     #[error("{0}")]

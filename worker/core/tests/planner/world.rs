@@ -130,6 +130,7 @@ impl World {
             ns: room as f64,
             reading_ns: room as f64,
             tokens: usize::MAX,
+            answers: usize::MAX,
         };
         let begun = self
             .planner

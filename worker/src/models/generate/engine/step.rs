@@ -92,6 +92,7 @@ impl Generator {
             ns: until_ns.saturating_sub(now_ns()) as f64 - cleaning_ns,
             reading_ns: reading_ns(self.step_limit_ns, self.shape.layers),
             tokens: usize::try_from(self.model.tokens_max()).unwrap_or(usize::MAX),
+            answers: usize::try_from(self.model.answers_max()).unwrap_or(usize::MAX),
         };
         let mut cleaning = Cleaning {
             decoder: self.decoder.as_mut(),
