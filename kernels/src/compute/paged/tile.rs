@@ -35,7 +35,7 @@ pub(super) fn found(rows: usize, width: usize) -> usize {
 }
 
 /// Joins what parts of the positions left of the same rows.
-pub(super) fn join<'p>(out: &mut [f32], rows: usize, parts: &mut dyn Iterator<Item = &'p [f32]>) {
+pub(super) fn join(out: &mut [f32], rows: usize, parts: &mut dyn Iterator<Item = &[f32]>) {
     let width = out.len() / rows;
     let (mut tops, mut sums) = ([f32::MIN; ROWS], [0.0; ROWS]);
     out.fill(0.0);
