@@ -5,7 +5,7 @@ use super::{
     load::{Load, Report},
 };
 use bulkhead_tests::{
-    agent::{collect, prompt},
+    agent::{collect, prompt, reason},
     models::turn,
     options::Options,
     process::kill,
@@ -97,27 +97,29 @@ async fn a_killed_audit_process_refuses_and_comes_back() {
         globex,
         _turn,
     } = loaded().await;
-    // Refusals are seen while it is down, which it is for a tenth of a second: kill until there were some.
-    let before = acme.failures();
-    let down = eventually(
-        Duration::from_secs(30),
-        "requests are refused",
-        async || {
-            kill(server.processes("bulkhead-audit").first()?.pid);
-            acme.progress(1).await;
-            (acme.failures() > before).then_some(())
-        },
-    );
-    down.await;
+    // Those under way wait for its successor. One that comes while it is down is refused, unless it comes
+    // before the death is known.
+    let client = server.agent("acme", "late").await.client().await;
+    let mut late = Report::default();
+    let refused = eventually(Duration::from_secs(30), "one is refused", async || {
+        kill(server.processes("bulkhead-audit").first()?.pid);
+        late.sent += 1;
+        match client.embed("null", &["some text"]).await {
+            Ok(answer) => late.ok.push(answer.receipt?.request_id),
+            Err(status) => *late.failed.entry(reason(&status)).or_default() += 1,
+        }
+        (!late.failed.is_empty()).then_some(())
+    });
+    refused.await;
     acme.progress(ENOUGH).await;
     globex.progress(ENOUGH).await;
     server.ready().await;
 
     let (acme, globex) = (acme.finish().await, globex.finish().await);
-    for report in [&acme, &globex] {
+    for report in [&acme, &globex, &late] {
         only(report, &["AUDIT_UNAVAILABLE"]);
     }
-    accounts_for(server, &[&acme, &globex]).await;
+    accounts_for(server, &[&acme, &globex, &late]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
