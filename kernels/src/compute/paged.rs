@@ -6,23 +6,27 @@
 //! Neighbouring tokens of a sequence see nearly the same keys, so they are computed together, with
 //! all query heads that share a key-value head: a block is read once for up to [`ROWS`] rows. The
 //! softmax is the running one of Milakov and Gimelshein (arXiv:1805.02867), as in FlashAttention, so
-//! that scores of a few blocks at a time are enough, on the stack, however long the sequence is. A single
-//! token with a long past is divided by positions too, always at the same ones, and what comes of the
-//! parts is put together as that softmax allows.
+//! that scores of a few blocks at a time are enough, on the stack, however long the sequence is. A long
+//! past is divided by positions too, and what comes of the parts is put together as that softmax allows.
+//!
+//! A token's result depends on its own query, keys and values alone, bit for bit: whatever is computed
+//! beside it, sums are taken at the same positions in the same order.
 
 mod tile;
 
 use super::simd;
 use rayon::prelude::*;
 use std::ops::Range;
-use tile::Tile;
+use tile::{Join, Tile};
 
 /// Rows (tokens times query heads) of one task at most.
 const ROWS: usize = 24;
-/// Positions that one task reads for a single token.
+/// Positions that one task reads, from a multiple of this on.
 const SPAN: usize = 1024;
 /// Products of single numbers that are worth handing to another thread: some 20 µs.
 const THREAD_WORK: usize = 500_000;
+/// Results that one thread joins before another would have something to do.
+const JOINS_PER_TASK: usize = 8;
 
 /// Tokens whose keys and values one block holds.
 pub const BLOCK_TOKENS: usize = 16;
@@ -101,14 +105,12 @@ impl Attention {
     }
 
     /// The positions that one task after the other reads for these queries.
-    fn spans(&self, queries: &[Query<'_>]) -> impl Iterator<Item = Range<usize>> + use<> {
-        let position = queries.last().map_or(0, |query| query.position);
-        let (first, step) = match queries.len() {
-            1 => (self.first(position) / SPAN * SPAN, SPAN),
-            _ => (0, usize::MAX),
-        };
-        let span = move |from: usize| from..from.saturating_add(step);
-        (first..position + 1).step_by(step).map(span)
+    fn spans(&self, queries: &[Query<'_>]) -> impl ExactSizeIterator<Item = Range<usize>> + use<> {
+        let first = queries
+            .first()
+            .map_or(0, |query| self.first(query.position));
+        let last = queries.last().map_or(0, |query| query.position);
+        (first / SPAN..last / SPAN + 1).map(|nth| nth * SPAN..(nth + 1) * SPAN)
     }
 }
 
@@ -135,19 +137,20 @@ pub fn attend(
     let parts = out.len() / queries.len() / width / together;
     let mut outs = out.chunks_exact_mut(together * width);
     let runs: Vec<Range<usize>> = runs(queries, (ROWS / together).max(1)).collect();
-    let divided = |run: &Range<usize>| how.spans(&queries[run.clone()]).count() > 1;
-    let spans = runs.iter().filter(|run| divided(run));
-    let spans: usize = spans
-        .map(|run| how.spans(&queries[run.clone()]).count())
-        .sum();
-    let mut found = vec![0f32; spans * parts * tile::found(together, width)];
-    let mut places = found.chunks_exact_mut(tile::found(together, width));
-    let (mut tasks, mut to_join) = (Vec::new(), Vec::new());
+    // What the tasks of a run leave together, if they are several.
+    let places = |run: &Range<usize>| match how.spans(&queries[run.clone()]).len() {
+        1 => 0,
+        spans => spans * tile::found(run.len() * together, width),
+    };
+    let mut found = vec![0f32; parts * runs.iter().map(places).sum::<usize>()];
+    let mut left = found.as_mut_slice();
+    let (mut tasks, mut joins) = (Vec::new(), Vec::new());
     for run in runs {
+        let queries = &queries[run.clone()];
         let tile = |part: usize, positions, out, found| Tile {
             q: &q[run.start * q_stride + part * together * width..],
             q_stride,
-            queries: &queries[run.clone()],
+            queries,
             kv,
             how,
             head: part * together / shared,
@@ -156,26 +159,29 @@ pub fn attend(
             out,
             found,
         };
-        if divided(&run) {
-            for (part, out) in outs.by_ref().take(parts).enumerate() {
-                let spans = how.spans(&queries[run.clone()]);
-                let before = tasks.len();
-                tasks.extend(spans.zip(&mut places).map(|(span, place)| {
-                    let (mixed, found) = place.split_at_mut(together * width);
-                    tile(part, span, vec![mixed], Some(found))
-                }));
-                to_join.push((out, tasks.len() - before));
-            }
-            continue;
-        }
+        let rows = run.len() * together;
         let mut of_part: Vec<Vec<&mut [f32]>> = (0..parts).map(|_| Vec::new()).collect();
-        for _ in run.clone() {
+        for _ in queries {
             for (outs, out) in of_part.iter_mut().zip(&mut outs) {
                 outs.push(out);
             }
         }
-        let of_part = of_part.into_iter().enumerate();
-        tasks.extend(of_part.map(|(part, out)| tile(part, 0..usize::MAX, out, None)));
+        for (part, out) in of_part.into_iter().enumerate() {
+            let mut spans = how.spans(queries);
+            if spans.len() == 1 {
+                tasks.extend(spans.next().map(|span| tile(part, span, out, None)));
+                continue;
+            }
+            joins.push((out, rows, spans.len()));
+            for span in spans {
+                let (place, rest) =
+                    std::mem::take(&mut left).split_at_mut(tile::found(rows, width));
+                left = rest;
+                let (mixed, found) = place.split_at_mut(rows * width);
+                let mixed = mixed.chunks_exact_mut(together * width).collect();
+                tasks.push(tile(part, span, mixed, Some(found)));
+            }
+        }
     }
     let work: usize = queries.iter().map(|query| query.position + 1).sum();
     let each = 2 * work * shared * how.layout.heads * width / tasks.len();
@@ -184,10 +190,19 @@ pub fn attend(
         .with_min_len(THREAD_WORK / each.max(1))
         .with_max_len((THREAD_WORK / each.max(1)).max(1))
         .for_each(simd::run);
-    let mut parts = found.chunks_exact(tile::found(together, width));
-    for (out, spans) in to_join {
-        tile::join(out, together, &mut parts.by_ref().take(spans));
-    }
+    let mut found = found.as_slice();
+    let joins: Vec<Join<'_, '_>> = joins
+        .into_iter()
+        .map(|(out, rows, spans)| {
+            let (parts, rest) = found.split_at(spans * tile::found(rows, width));
+            found = rest;
+            Join { out, rows, parts }
+        })
+        .collect();
+    joins
+        .into_par_iter()
+        .with_min_len(JOINS_PER_TASK)
+        .for_each(simd::run);
 }
 
 /// Divides queries into runs of one table and of positions that follow each other, `longest` at most.

@@ -30,8 +30,9 @@ fn cases() -> Vec<Case> {
     reference::<Reference>("smollm2.json").cases
 }
 
-/// How far a logit may be from the reference. Weights and activations are computed in f32, so what is
-/// left is the reference's rounding to three digits and the order of summation.
+/// How far a logit may be from the reference. What moves them is activations rounded to 16 bits for
+/// products in integers (0.003 where it was seen; without, 0.0004), the reference's rounding to three digits, and the
+/// order of summation.
 const LOGIT_TOLERANCE: f32 = 0.01;
 
 #[test]
@@ -143,12 +144,7 @@ fn logits_meet_the_reference_and_pieces_change_nothing() {
         }
         for piece in [1, 5, 16] {
             let parts = logits(&mut decoder, &case.input_ids, piece);
-            let apart = whole
-                .iter()
-                .zip(&parts)
-                .map(|(a, b)| (a - b).abs())
-                .fold(0.0, f32::max);
-            assert!(apart < LOGIT_TOLERANCE, "in pieces of {piece}: {apart}");
+            assert!(whole == parts, "in pieces of {piece}, to the last bit");
         }
     }
     println!("smollm2 logits: at most {worst:.4} from the reference");

@@ -7,6 +7,8 @@ use std::ops::Range;
 
 /// Blocks whose scores are computed before their values are mixed: their values fit the first cache.
 const BLOCKS: usize = 4;
+/// Sums in turn, since one would wait for itself; as many for any number of rows.
+const W: usize = 2;
 /// Tokens of so many blocks.
 const TOKENS: usize = BLOCKS * BLOCK_TOKENS;
 
@@ -35,26 +37,45 @@ pub(super) fn found(rows: usize, width: usize) -> usize {
 }
 
 /// Joins what parts of the positions left of the same rows.
-pub(super) fn join(out: &mut [f32], rows: usize, parts: &mut dyn Iterator<Item = &[f32]>) {
-    let width = out.len() / rows;
-    let (mut tops, mut sums) = ([f32::MIN; ROWS], [0.0; ROWS]);
-    out.fill(0.0);
-    for part in parts {
-        let (mixed, found) = part.split_at(out.len());
-        for (row, mixed) in mixed.chunks_exact(width).enumerate() {
-            let (top, sum) = (found[row], found[rows + row]);
-            let now = top.max(tops[row]);
-            let (before, more) = (exp(tops[row] - now), exp(top - now));
-            sums[row] = sums[row] * before + sum * more;
-            tops[row] = now;
-            for (out, mixed) in out[row * width..].iter_mut().zip(mixed) {
-                *out = *out * before + mixed * more;
+pub(super) struct Join<'f, 'o> {
+    /// Of each token.
+    pub(super) out: Vec<&'o mut [f32]>,
+    pub(super) rows: usize,
+    /// One behind the other.
+    pub(super) parts: &'f [f32],
+}
+
+impl WithSimd for Join<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Join { out, rows, parts } = self;
+        let width = out.iter().map(|out| out.len()).sum::<usize>() / rows;
+        let each = out.into_iter().flat_map(|out| out.chunks_exact_mut(width));
+        for (row, out) in each.enumerate() {
+            let (mut top, mut sum) = (f32::MIN, 0.0);
+            out.fill(0.0);
+            for part in parts.chunks_exact(found(rows, width)) {
+                let mixed = &part[row * width..][..width];
+                let (its_top, its_sum) = (part[rows * width + row], part[rows * (width + 1) + row]);
+                let now = its_top.max(top);
+                let (before, more) = (exp(top - now), exp(its_top - now));
+                sum = sum * before + its_sum * more;
+                top = now;
+                for (out, mixed) in out.iter_mut().zip(mixed) {
+                    *out = *out * before + mixed * more;
+                }
             }
+            finish(out, sum);
         }
     }
-    for (out, sum) in out.chunks_exact_mut(width).zip(sums) {
-        out.iter_mut().for_each(|x| *x /= sum);
-    }
+}
+
+/// What was mixed, by the sum of its shares.
+#[inline(always)]
+fn finish(out: &mut [f32], sum: f32) {
+    let inverse = 1.0 / sum;
+    out.iter_mut().for_each(|x| *x *= inverse);
 }
 
 /// What is known of the rows so far: greatest score and sum of shares relative to it.
@@ -72,23 +93,23 @@ impl WithSimd for Tile<'_, '_> {
         // Vectors per block of keys, and rows at a time as registers allow.
         match S::F32_LANES {
             16 => self.compute::<S, 8, 1>(simd),
-            8 => self.compute::<S, 4, 2>(simd),
+            8 => self.compute::<S, 3, 2>(simd),
             4 => self.compute::<S, 4, 4>(simd),
             _ => self.compute::<S, 1, 16>(simd),
         }
     }
 }
 
-/// Runs `$call` with as many of the rows from `$row` to `$rows` as `R` and the registers allow; with
-/// fewer rows there are more sums in turn, since one would wait for itself.
+/// Runs `$call` with as many of the rows from `$row` to `$rows` as `R` and the registers allow.
 macro_rules! by_rows {
     ($rows:expr, $R:ident, |$row:ident| $this:ident.$call:ident($($arg:expr),*)) => {
         let mut $row = 0;
         while $row < $rows {
             $row += match $rows - $row {
-                left if left >= $R => $this.$call::<S, $R, 1, V>($($arg),*),
-                left if left >= 2 => $this.$call::<S, 2, 2, V>($($arg),*),
-                _ => $this.$call::<S, 1, 4, V>($($arg),*),
+                left if left >= $R => $this.$call::<S, $R, V>($($arg),*),
+                left if left >= 3 && $R > 3 => $this.$call::<S, 3, V>($($arg),*),
+                left if left >= 2 && $R > 2 => $this.$call::<S, 2, V>($($arg),*),
+                _ => $this.$call::<S, 1, V>($($arg),*),
             };
         }
     };
@@ -109,10 +130,13 @@ impl<'a> Tile<'a, '_> {
         self.out.iter_mut().for_each(|out| out.fill(0.0));
         let first = self.how.first(earliest.position).max(self.positions.start);
         let end = (latest.position + 1).min(self.positions.end);
-        let skipped = first / BLOCK_TOKENS;
-        let blocks = &latest.blocks[skipped..end.div_ceil(BLOCK_TOKENS)];
-        for (nth, blocks) in blocks.chunks(BLOCKS).enumerate() {
-            let from = (skipped + nth * BLOCKS) * BLOCK_TOKENS;
+        let mut next = first / BLOCK_TOKENS;
+        let all = &latest.blocks[..end.div_ceil(BLOCK_TOKENS)];
+        while next < all.len() {
+            // Those of one multiple of so many tokens, wherever the first row begins to see.
+            let from = next * BLOCK_TOKENS;
+            let blocks = &all[next..all.len().min((next / BLOCKS + 1) * BLOCKS)];
+            next += blocks.len();
             for (nth, block) in blocks.iter().enumerate() {
                 let keys = self.part(*block, 0);
                 by_rows!(rows, R, |row| self.score(
@@ -134,8 +158,7 @@ impl<'a> Tile<'a, '_> {
             return;
         }
         for row in 0..rows {
-            let inverse = 1.0 / running.sum[row];
-            self.out_of(row).iter_mut().for_each(|x| *x *= inverse);
+            finish(self.out_of(row), running.sum[row]);
         }
     }
 
@@ -162,7 +185,7 @@ impl<'a> Tile<'a, '_> {
 
     /// The products of R rows with the 16 keys of the `nth` block at hand.
     #[inline(always)]
-    fn score<S: Simd, const R: usize, const W: usize, const V: usize>(
+    fn score<S: Simd, const R: usize, const V: usize>(
         &self,
         simd: S,
         keys: &[f32],
@@ -180,7 +203,7 @@ impl<'a> Tile<'a, '_> {
                 for r in 0..R {
                     let q = simd.splat_f32s(q[r][at * W + way]);
                     for v in 0..V {
-                        sums[way][r][v] = simd.mul_add_f32s(q, keys[way][v], sums[way][r][v]);
+                        sums[way][r][v] = simd.mul_add_e_f32s(q, keys[way][v], sums[way][r][v]);
                     }
                 }
             }
@@ -238,7 +261,7 @@ impl<'a> Tile<'a, '_> {
 
     /// Adds the values of the blocks at hand, by their shares, to R rows.
     #[inline(always)]
-    fn mix<S: Simd, const R: usize, const W: usize, const V: usize>(
+    fn mix<S: Simd, const R: usize, const V: usize>(
         &mut self,
         simd: S,
         blocks: &[u32],
@@ -258,7 +281,7 @@ impl<'a> Tile<'a, '_> {
                         let value = S::as_simd_f32s(value).0[0];
                         for r in 0..R {
                             let p = simd.splat_f32s(p[r][nth * BLOCK_TOKENS + at + way]);
-                            sums[way][r] = simd.mul_add_f32s(p, value, sums[way][r]);
+                            sums[way][r] = simd.mul_add_e_f32s(p, value, sums[way][r]);
                         }
                     }
                 }

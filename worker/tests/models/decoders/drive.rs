@@ -121,11 +121,12 @@ pub fn answers(decoder: &mut dyn Decoder, prompts: &[Vec<u32>], count: usize) ->
         .collect()
 }
 
-/// Logits after each prompt, read in one pass that is left before every stage, while a pass of `others` comes and
-/// goes in between. Before the stage `at`, `dropped` is taken out of it.
+/// Logits after each of the first `answering` prompts, all of which are read in one pass that is left before every
+/// stage, while a pass of `others` comes and goes in between. Before the stage `at`, `dropped` is taken out of it.
 pub fn stopped(
     decoder: &mut dyn Decoder,
     prompts: &[Vec<u32>],
+    answering: usize,
     others: &[Vec<u32>],
     (at, dropped): (usize, Option<usize>),
 ) -> Vec<Vec<f32>> {
@@ -139,17 +140,19 @@ pub fn stopped(
     };
     let (mine, theirs) = (0..prompts.len(), prompts.len()..all.len());
     let mut parts: Vec<usize> = mine.collect();
+    let vocabulary = decoder.shape().vocabulary;
     let mut stage = 0;
     loop {
         if stage == at
             && let Some(dropped) = dropped
         {
-            let (rows, answers) = without(prompts, dropped);
+            let (rows, answers) = without(prompts, answering, dropped);
             let scrubbed = decoder.keep(PassKind::Reading, &rows, &answers);
             assert_eq!(scrubbed.residue, 0);
             parts.retain(|part| *part != dropped);
         }
-        let (rows, wanted) = whole(parts.iter().map(|part| &all[*part]));
+        let (rows, mut wanted) = whole(parts.iter().map(|part| &all[*part]));
+        wanted.truncate(parts.iter().filter(|part| **part < answering).count());
         let tables: Vec<&[u32]> = parts
             .iter()
             .map(|part| blocks(*part..part + 1)[0])
@@ -165,7 +168,7 @@ pub fn stopped(
             false
         });
         if let Some(logits) = done.expect("it computes") {
-            let vocabulary = logits.len() / parts.len();
+            assert_eq!(logits.len(), wanted.len() * vocabulary);
             return logits.chunks(vocabulary).map(<[f32]>::to_vec).collect();
         }
         assert_eq!(next, stage + 1, "one stage at a time");
@@ -197,14 +200,14 @@ fn whole<'a>(prompts: impl Iterator<Item = &'a Vec<u32>>) -> (Vec<Row>, Vec<usiz
     (rows, wanted)
 }
 
-/// The rows and the answers of all prompts but one.
-fn without(prompts: &[Vec<u32>], dropped: usize) -> (Vec<usize>, Vec<usize>) {
+/// The rows and the answers of all prompts but one, where the first `answering` answer.
+fn without(prompts: &[Vec<u32>], answering: usize, dropped: usize) -> (Vec<usize>, Vec<usize>) {
     let (rows, _) = whole(prompts.iter());
     let kept = rows
         .iter()
         .enumerate()
         .filter(|(_, row)| row.table != dropped);
-    let answers = (0..prompts.len()).filter(|prompt| *prompt != dropped);
+    let answers = (0..answering).filter(|prompt| *prompt != dropped);
     (kept.map(|(row, _)| row).collect(), answers.collect())
 }
 
