@@ -2,6 +2,7 @@
 //! long past. What PERFORMANCE.md says of them is measured here: `cargo bench -p bulkhead-benches`.
 
 use bulkhead_kernels::compute::paged::{self, Attention, BLOCK_TOKENS, Layout, Query};
+use bulkhead_kernels::compute::simd::{self, Level};
 use bulkhead_kernels::compute::{GROUP, Linear, Rows, ragged};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -30,6 +31,8 @@ fn products(criterion: &mut Criterion) {
         ("f32", 384, 1536, 38),
         ("f32", 384, 1536, 1216),
         ("4bit", 576, 3072, 1),
+        ("4bit", 576, 3072, 2),
+        ("4bit", 576, 3072, 4),
         ("4bit", 576, 3072, 8),
         ("4bit", 576, 3072, 64),
         ("4bit", 576, 49_152, 1),
@@ -46,6 +49,27 @@ fn products(criterion: &mut Criterion) {
             bencher.iter(|| linear.forward(black_box(&x), &mut out, |_| ()));
         });
     }
+    group.finish();
+}
+
+/// The same product with each of the instruction sets that the processor has.
+fn instructions(criterion: &mut Criterion) {
+    let (inputs, outputs) = (576, 3072);
+    let linear = Linear::new(inputs, outputs, &four_bits(inputs, outputs), &[]);
+    let linear = linear.expect("the sizes agree");
+    let mut group = criterion.benchmark_group("instructions");
+    for rows in [1, 8] {
+        let (x, mut out) = (noise(rows * inputs), vec![0.0; rows * outputs]);
+        for level in [Level::Scalar, Level::Avx2, Level::Avx512, Level::Best] {
+            group.throughput(Throughput::Elements((inputs * outputs * rows) as u64));
+            let id = BenchmarkId::new("4bit", format!("{rows}{level:?}"));
+            group.bench_function(id, |bencher| {
+                simd::limit(level);
+                bencher.iter(|| linear.forward(black_box(&x), &mut out, |_| ()));
+            });
+        }
+    }
+    simd::limit(Level::Best);
     group.finish();
 }
 
@@ -119,6 +143,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = products, paged_attention, ragged_attention
+    targets = products, instructions, paged_attention, ragged_attention
 }
 criterion_main!(kernels);

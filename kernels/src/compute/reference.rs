@@ -3,9 +3,10 @@
 //! For tests, here and in crates that build on these functions. Nothing that serves calls this: it is
 //! many times slower, and never changes for speed.
 
-use super::Rows;
+use super::linear::ROUNDED;
 use super::paged::{Attention, BLOCK_TOKENS, Query};
 use super::simd::Activation;
+use super::{GROUP, Rows};
 use std::ops::Range;
 
 /// `x · Wᵀ + bias`: `weights` has a row of `inputs` per output, `x` whole rows of `inputs`, and the
@@ -27,6 +28,18 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
         .zip(b)
         .map(|(a, b)| f64::from(*a) * f64::from(*b))
         .sum()
+}
+
+/// `x` as products in integers take it: per group of inputs, rounded to 65,535 equal steps between minus and
+/// plus the greatest magnitude.
+pub fn rounded(x: &[f32]) -> Vec<f32> {
+    let group = |x: &[f32]| {
+        let top = x.iter().fold(0f32, |top, x| top.max(x.abs()));
+        let inverse = if top > 0.0 { ROUNDED / top } else { 0.0 };
+        let one = |x: &f32| (x * inverse).round_ties_even() * (top / ROUNDED);
+        x.iter().map(one).collect::<Vec<_>>()
+    };
+    x.chunks(GROUP).flat_map(group).collect()
 }
 
 /// Softmax of `scores * scale`.

@@ -15,6 +15,8 @@ pub enum Level {
     Scalar,
     /// 256 bits and fused multiply-add.
     Avx2,
+    /// 512 bits.
+    Avx512,
     /// The most that the processor has.
     Best,
 }
@@ -27,15 +29,26 @@ pub fn limit(level: Level) {
     LIMIT.store(level as u8, Ordering::Relaxed);
 }
 
+/// The limit.
+#[inline]
+pub(super) fn level() -> Level {
+    match LIMIT.load(Ordering::Relaxed) {
+        0 => Level::Scalar,
+        1 => Level::Avx2,
+        2 => Level::Avx512,
+        _ => Level::Best,
+    }
+}
+
 /// The instruction set to use.
 #[inline]
 pub(super) fn arch() -> Arch {
-    let limit = LIMIT.load(Ordering::Relaxed);
-    if limit == Level::Best as u8 {
+    let limit = level();
+    if limit >= Level::Avx512 {
         return Arch::new();
     }
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    if limit == Level::Avx2 as u8
+    if limit == Level::Avx2
         && let Some(simd) = pulp::x86::V3::try_new()
     {
         return Arch::V3(simd);
@@ -320,7 +333,7 @@ fn dot<S: Simd>(simd: S, left: &[f32], right: &[f32]) -> f32 {
     let (right, right_tail) = S::as_simd_f32s(right);
     let mut all = simd.splat_f32s(0.0);
     for (l, r) in left.iter().zip(right) {
-        all = simd.mul_add_f32s(*l, *r, all);
+        all = simd.mul_add_e_f32s(*l, *r, all);
     }
     let tail: f32 = left_tail.iter().zip(right_tail).map(|(l, r)| l * r).sum();
     simd.reduce_sum_f32s(all) + tail

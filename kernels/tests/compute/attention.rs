@@ -123,7 +123,7 @@ proptest! {
             for text in &texts {
                 let mut alone = vec![f32::NAN; text.len() * hidden];
                 let its = &qkv[text.start * 3 * hidden..text.end * 3 * hidden];
-                ragged::attend(its, &[0..text.len()], hidden, heads, &mut alone);
+                ragged::attend(its, std::slice::from_ref(&(0..text.len())), hidden, heads, &mut alone);
                 let together = &out[text.start * hidden..text.end * hidden];
                 assert_eq!(alone, together, "{level:?} {texts:?}");
             }

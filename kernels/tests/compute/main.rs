@@ -14,7 +14,7 @@ static TURN: Mutex<()> = Mutex::new(());
 /// Runs `test` with each instruction set.
 fn at_each_level(test: impl Fn(Level)) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    for level in [Level::Scalar, Level::Avx2, Level::Best] {
+    for level in [Level::Scalar, Level::Avx2, Level::Avx512, Level::Best] {
         simd::limit(level);
         test(level);
     }

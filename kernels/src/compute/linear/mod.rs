@@ -2,16 +2,22 @@
 //!
 //! Weights are kept in tiles of 32 outputs, so that one vector load gives many outputs their weight for
 //! one input, and a tile is read once for up to eight rows. Quantised weights (4 or 8 bits, affine per
-//! 32 inputs) stay packed and are unpacked in registers; activations are never quantised, so the result
-//! is that of f32 arithmetic on the file's weights, and no copy of an activation is left in scratch.
+//! 32 inputs) stay packed and are unpacked in registers. Where the processor multiplies integers,
+//! activations are rounded for them to 16 bits per group, far finer than any weight of theirs; elsewhere
+//! the result is that of f32 arithmetic on the file's weights.
 
 mod half;
+mod integer;
 mod kernel;
 mod pack;
+mod pairs;
 
 use super::simd;
-use kernel::Tiles;
+use integer::Rounded;
+use kernel::{Affine, Halves, Part, Plain};
+use pairs::Available;
 use rayon::prelude::*;
+use std::ops::Range;
 
 use half::Format;
 pub use pack::Rows;
@@ -26,6 +32,26 @@ pub const GROUP: usize = 32;
 const ROWS_PER_THREAD: usize = 48;
 /// Rows of one thread are a multiple of this, so that most go through the widest kernel.
 const ROWS_TOGETHER: usize = 8;
+/// The greatest integer that an activation is rounded to.
+pub(super) const ROUNDED: f32 = 32767.0;
+
+/// Rows of activations.
+struct Activations<'a> {
+    exact: &'a [f32],
+    by_group: ByGroup,
+}
+
+/// What packed weights are multiplied with beside or instead of the activations.
+enum ByGroup {
+    /// Sums of the activations, for the weights' offsets; none for weights that have no groups.
+    Sums(Vec<f32>),
+    Rounded(Rounded),
+}
+
+/// Whether products with packed weights round activations here: [`super::reference::rounded`] is how.
+pub fn rounds() -> bool {
+    Available::best().is_some()
+}
 
 /// A packed matrix, ready to multiply.
 #[derive(Debug)]
@@ -87,8 +113,8 @@ impl Linear {
     pub fn forward(&self, x: &[f32], out: &mut [f32], finish: impl Fn(&mut [f32]) + Sync) {
         let rows = x.len() / self.inputs;
         let threads = rayon::current_num_threads();
-        let groups = self.group_sums(x);
-        let (width, per_row) = (self.outputs, groups.len() / rows.max(1));
+        let x = self.activations(x);
+        let width = self.outputs;
         if rows >= ROWS_PER_THREAD * threads {
             let chunk = rows.div_ceil(threads).next_multiple_of(ROWS_TOGETHER);
             out.par_chunks_mut(chunk * width)
@@ -96,9 +122,13 @@ impl Linear {
                 .for_each(|(at, out)| {
                     let first = at * chunk;
                     let count = out.len() / width;
-                    let x = &x[first * self.inputs..][..count * self.inputs];
-                    let groups = &groups[first * per_row..][..count * per_row];
-                    self.tiles(0, padded(width) / TILE, x, groups, out, width);
+                    self.tiles(
+                        &x,
+                        first..first + count,
+                        0..padded(width) / TILE,
+                        out,
+                        width,
+                    );
                     finish(out);
                 });
         } else {
@@ -109,8 +139,8 @@ impl Linear {
                 .par_chunks_mut(chunk * TILE * rows)
                 .enumerate()
                 .for_each(|(at, part)| {
-                    let count = part.len() / (TILE * rows);
-                    self.tiles(at * chunk, count, x, &groups, part, count * TILE);
+                    let (first, count) = (at * chunk, part.len() / (TILE * rows));
+                    self.tiles(&x, 0..rows, first..first + count, part, count * TILE);
                 });
             for (at, part) in parts.chunks(chunk * TILE * rows).enumerate() {
                 let (first, count) = (at * chunk * TILE, part.len() / rows);
@@ -123,35 +153,77 @@ impl Linear {
         }
     }
 
-    /// Sums of every row's inputs by group: what the offsets are multiplied with.
-    fn group_sums(&self, x: &[f32]) -> Vec<f32> {
-        match self.packed {
-            Packed::F32(_) | Packed::Half { .. } => Vec::new(),
-            Packed::Affine { .. } => x
-                .chunks_exact(GROUP)
-                .map(|group| group.iter().sum())
-                .collect(),
-        }
+    /// `x` as the kernel for these weights reads it.
+    fn activations<'a>(&self, exact: &'a [f32]) -> Activations<'a> {
+        let by_group = match self.packed {
+            Packed::F32(_) | Packed::Half { .. } => ByGroup::Sums(Vec::new()),
+            Packed::Affine { bits, .. } => match Available::best() {
+                Some(with) => ByGroup::Rounded(Rounded::new(with, exact, bits)),
+                None => {
+                    let groups = exact.chunks_exact(GROUP);
+                    ByGroup::Sums(groups.map(|group| group.iter().sum()).collect())
+                }
+            },
+        };
+        Activations { exact, by_group }
     }
 
+    /// So many rows times so many tiles, into rows of `stride`.
     fn tiles(
         &self,
-        first: usize,
-        count: usize,
-        x: &[f32],
-        groups: &[f32],
+        x: &Activations<'_>,
+        rows: Range<usize>,
+        tiles: Range<usize>,
         out: &mut [f32],
         stride: usize,
     ) {
-        simd::run(Tiles {
-            linear: self,
-            first,
-            count,
-            x,
-            groups,
+        let (inputs, groups) = (self.inputs, self.inputs / GROUP);
+        let part = Part {
+            inputs,
+            bias: &self.bias,
+            tiles,
             out,
             stride,
-        });
+        };
+        let exact = &x.exact[rows.start * inputs..rows.end * inputs];
+        let of_rows = rows.start * groups..rows.end * groups;
+        match &self.packed {
+            Packed::F32(w) => part.exact(exact, Plain(w)),
+            Packed::Half { words, format } => match format {
+                Format::Bf16 => part.exact(exact, Halves::<false>(words)),
+                Format::F16 => part.exact(exact, Halves::<true>(words)),
+            },
+            Packed::Affine {
+                scales,
+                words,
+                bits,
+            } => match (&x.by_group, bits) {
+                (ByGroup::Sums(sums), 4) => {
+                    let sums = &sums[of_rows];
+                    part.exact(
+                        exact,
+                        Affine::<4> {
+                            scales,
+                            words,
+                            sums,
+                        },
+                    );
+                }
+                (ByGroup::Sums(sums), _) => {
+                    let sums = &sums[of_rows];
+                    part.exact(
+                        exact,
+                        Affine::<8> {
+                            scales,
+                            words,
+                            sums,
+                        },
+                    );
+                }
+                (ByGroup::Rounded(x), 4) => part.rounded::<4>(x.of(of_rows), scales, words),
+                (ByGroup::Rounded(x), _) => part.rounded::<8>(x.of(of_rows), scales, words),
+            },
+        }
     }
 
     /// The weights of one output, unpacked: a row of an embedding table.
@@ -244,35 +316,6 @@ mod tests {
             let w = noise(inputs * outputs, 1);
             for rows in (1..20).chain([33, 64, 1000]) {
                 check(inputs, outputs, rows, &Rows::F32(w.clone()), &w);
-            }
-        }
-    }
-
-    #[test]
-    fn packed_weights_multiply_like_unpacked_ones() {
-        for bits in [4, 8] {
-            let (inputs, outputs) = (96, 70);
-            let groups = inputs / GROUP * outputs;
-            let q: Vec<u8> = noise(inputs * outputs, 5)
-                .iter()
-                .map(|x| ((x + 1.0) / 2.0 * ((1 << bits) - 1) as f32) as u8)
-                .collect();
-            let scale: Vec<f32> = noise(groups, 9)
-                .iter()
-                .map(|x| x / (1 << bits) as f32)
-                .collect();
-            let offset = noise(groups, 11);
-            let plain: Vec<f32> = (0..q.len())
-                .map(|at| scale[at / GROUP] * f32::from(q[at]) + offset[at / GROUP])
-                .collect();
-            for rows in [1, 2, 3, 5, 8, 13, 40] {
-                let rows_of = Rows::Affine {
-                    scale: scale.clone(),
-                    offset: offset.clone(),
-                    q: q.clone(),
-                    bits,
-                };
-                check(inputs, outputs, rows, &rows_of, &plain);
             }
         }
     }
