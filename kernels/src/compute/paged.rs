@@ -25,6 +25,8 @@ const ROWS: usize = 24;
 const SPAN: usize = 1024;
 /// Products of single numbers that are worth handing to another thread: some 20 µs.
 const THREAD_WORK: usize = 500_000;
+/// Floats of parts that wait to be joined, at most, if there is more than one run: 1 MiB.
+const FOUND_MAX: usize = 1 << 18;
 /// Results that one thread joins before another would have something to do.
 const JOINS_PER_TASK: usize = 8;
 
@@ -128,21 +130,85 @@ pub fn attend(
     if queries.is_empty() {
         return;
     }
+    let row = out.len() / queries.len();
+    let heads = Heads::of(how, row);
+    let runs: Vec<Range<usize>> = runs(queries, (ROWS / heads.together).max(1)).collect();
+    let (mut runs, mut left) = (runs.as_slice(), out);
+    while let Some(first) = runs.first() {
+        let mut floats = 0;
+        let fitting = runs.iter().take_while(|run| {
+            floats += heads.found(how, &queries[(*run).clone()]);
+            floats <= FOUND_MAX
+        });
+        let (some, others) = runs.split_at(fitting.count().max(1));
+        let end = others.first().map_or(queries.len(), |run| run.start);
+        let (out, rest) = left.split_at_mut((end - first.start) * row);
+        attend_runs(q, q_stride, queries, some, kv, how, &heads, out);
+        (runs, left) = (others, rest);
+    }
+}
+
+/// How query heads are divided into tasks.
+struct Heads {
+    /// That share a key-value head.
+    shared: usize,
+    /// Of one task: all that share, or a part of them if they are many.
+    together: usize,
+    /// Tasks that have all heads of a token.
+    parts: usize,
+}
+
+impl Heads {
+    /// For rows of so many floats.
+    fn of(how: &Attention, row: usize) -> Self {
+        let all = row / how.layout.width;
+        let shared = all / how.layout.heads;
+        let fitting = (1..=shared.min(ROWS)).rev();
+        let together = fitting.into_iter().find(|n| shared.is_multiple_of(*n));
+        let together = together.unwrap_or(1);
+        Heads {
+            shared,
+            together,
+            parts: all / together,
+        }
+    }
+
+    /// Floats that the tasks of a run leave to be joined, if they are several.
+    fn found(&self, how: &Attention, queries: &[Query<'_>]) -> usize {
+        match how.spans(queries).len() {
+            1 => 0,
+            spans => {
+                let rows = queries.len() * self.together;
+                self.parts * spans * tile::found(rows, how.layout.width)
+            }
+        }
+    }
+}
+
+/// Some of the runs that queries are divided into; `out` has these alone.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "those of `attend`, and what it made of them"
+)]
+fn attend_runs(
+    q: &[f32],
+    q_stride: usize,
+    queries: &[Query<'_>],
+    runs: &[Range<usize>],
+    kv: &[f32],
+    how: &Attention,
+    heads: &Heads,
+    out: &mut [f32],
+) {
     let width = how.layout.width;
-    let shared = out.len() / queries.len() / how.layout.heads / width;
-    // Query heads of one task: all that share a key-value head, or a part of them if they are many.
-    let together = (1..=shared.min(ROWS)).rev();
-    let together = together.into_iter().find(|n| shared.is_multiple_of(*n));
-    let together = together.unwrap_or(1);
-    let parts = out.len() / queries.len() / width / together;
+    let &Heads {
+        shared,
+        together,
+        parts,
+    } = heads;
     let mut outs = out.chunks_exact_mut(together * width);
-    let runs: Vec<Range<usize>> = runs(queries, (ROWS / together).max(1)).collect();
-    // What the tasks of a run leave together, if they are several.
-    let places = |run: &Range<usize>| match how.spans(&queries[run.clone()]).len() {
-        1 => 0,
-        spans => spans * tile::found(run.len() * together, width),
-    };
-    let mut found = vec![0f32; parts * runs.iter().map(places).sum::<usize>()];
+    let of_run = |run: &Range<usize>| heads.found(how, &queries[run.clone()]);
+    let mut found = vec![0f32; runs.iter().map(of_run).sum()];
     let mut left = found.as_mut_slice();
     let (mut tasks, mut joins) = (Vec::new(), Vec::new());
     for run in runs {
@@ -183,7 +249,8 @@ pub fn attend(
             }
         }
     }
-    let work: usize = queries.iter().map(|query| query.position + 1).sum();
+    let of_run = |run: &Range<usize>| queries[run.clone()].iter().map(|one| one.position + 1);
+    let work: usize = runs.iter().flat_map(of_run).sum();
     let each = 2 * work * shared * how.layout.heads * width / tasks.len();
     tasks
         .into_par_iter()

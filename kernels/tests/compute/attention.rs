@@ -2,6 +2,7 @@
 
 use crate::{apart, at_each_level, noise};
 use bulkhead_kernels::compute::paged::{self, Attention, BLOCK_TOKENS, Layout, Query};
+use bulkhead_kernels::compute::simd::Level;
 use bulkhead_kernels::compute::{ragged, reference};
 use proptest::prelude::*;
 use std::ops::Range;
@@ -143,4 +144,33 @@ fn thousands_of_positions_are_as_exact_as_few() {
     let sequences = [(4000, 20), (0, 1), (2999, 1), (1010, 30)];
     check_paged(&sequences, layout, 3, None, 1);
     check_paged(&sequences, layout, 3, Some(1000), 2);
+}
+
+/// What their parts leave is more than is kept at a time.
+#[test]
+fn many_tokens_after_thousands_are_as_each_alone() {
+    let layout = Layout {
+        layers: 1,
+        heads: 2,
+        width: 64,
+    };
+    let step = Step::new(&[(2980, 320)]);
+    let queries = step.queries();
+    let stride = 8 * layout.width;
+    let q = noise(queries.len() * stride, 1);
+    let kv = noise(step.blocks() * layout.block(), 2);
+    let how = Attention::new(layout, 0);
+    at_each_level(|level| {
+        if level != Level::Best {
+            return;
+        }
+        let mut out = vec![f32::NAN; queries.len() * 4 * layout.width];
+        paged::attend(&q, stride, &queries, &kv, &how, &mut out);
+        let rows = out.chunks(4 * layout.width).zip(q.chunks(stride));
+        for (query, (together, q)) in queries.iter().zip(rows) {
+            let mut alone = vec![f32::NAN; together.len()];
+            paged::attend(q, stride, &[*query], &kv, &how, &mut alone);
+            assert_eq!(alone, together, "{}", query.position);
+        }
+    });
 }
