@@ -132,7 +132,8 @@ impl WithSimd for Apply<'_> {
             Activation::Gelu => each(self.1, gelu_one),
             Activation::GeluTanh => each(self.1, gelu_tanh_one),
             Activation::Silu => each(self.1, silu_one),
-            Activation::Relu => each(self.1, |x| x.max(0.0)),
+            // As it stands, it leaves NaN alone.
+            Activation::Relu => each(self.1, |x| if x < 0.0 { 0.0 } else { x }),
         }
     }
 }
@@ -170,6 +171,16 @@ pub fn swiglu(gate_up: &[f32], out: &mut [f32]) {
     run(SwiGlu { gate_up, out });
 }
 
+/// What a norm multiplies with. Squares beyond f32 give no number, where their inverse would give zeros.
+#[inline(always)]
+fn inverse_root(mean: f32, epsilon: f32) -> f32 {
+    if mean.is_finite() {
+        1.0 / (mean + epsilon).sqrt()
+    } else {
+        f32::NAN
+    }
+}
+
 struct Norm<'a> {
     row: &'a mut [f32],
     add: &'a [f32],
@@ -196,7 +207,7 @@ impl WithSimd for Norm<'_> {
         for x in row.iter_mut() {
             *x -= mean;
         }
-        let scale = 1.0 / (dot(simd, row, row) / count + epsilon).sqrt();
+        let scale = inverse_root(dot(simd, row, row) / count, epsilon);
         for ((x, w), b) in row.iter_mut().zip(weight).zip(bias) {
             *x = *x * scale * w + b;
         }
@@ -230,7 +241,7 @@ impl WithSimd for Rms<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let mean = dot(simd, self.row, self.row) / self.row.len() as f32;
-        let scale = 1.0 / (mean + self.epsilon).sqrt();
+        let scale = inverse_root(mean, self.epsilon);
         for ((out, x), w) in self.out.iter_mut().zip(self.row).zip(self.weight) {
             *out = x * scale * w;
         }
@@ -258,7 +269,7 @@ impl WithSimd for RmsHeads<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         for head in self.row.chunks_exact_mut(self.weight.len()) {
             let mean = dot(simd, head, head) / head.len() as f32;
-            let scale = 1.0 / (mean + self.epsilon).sqrt();
+            let scale = inverse_root(mean, self.epsilon);
             for (x, w) in head.iter_mut().zip(self.weight) {
                 *x *= scale * w;
             }

@@ -78,3 +78,23 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn what_is_beyond_f32_gives_no_number_and_no_zeros() {
+    let (weight, bias) = ([1.0; 8], [0.0; 8]);
+    at_each_level(|level| {
+        for huge in [1e30, f32::INFINITY, f32::NAN] {
+            let row = [huge, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+            let mut out = [0.0; 8];
+            simd::rms_norm(&row, &weight, 1e-5, &mut out);
+            let (mut heads, mut layer, mut gated) = (row, row, row);
+            simd::rms_norm_heads(&mut heads, &weight, 1e-5);
+            simd::layer_norm(&mut layer, &weight, &bias, 1e-5);
+            for row in [out, heads, layer] {
+                assert!(row.iter().all(|x| x.is_nan()), "{level:?} {huge}: {row:?}");
+            }
+            Activation::Relu.apply(&mut gated);
+            assert_eq!(gated[0].to_bits(), huge.to_bits());
+        }
+    });
+}

@@ -112,6 +112,9 @@ impl Linear {
     /// that it is called in. `x` holds whole rows; `out` as many.
     pub fn forward(&self, x: &[f32], out: &mut [f32], finish: impl Fn(&mut [f32]) + Sync) {
         let rows = x.len() / self.inputs;
+        if rows == 0 {
+            return;
+        }
         let threads = rayon::current_num_threads();
         let x = self.activations(x);
         let width = self.outputs;

@@ -77,6 +77,17 @@ impl Rows {
         }
     }
 
+    /// Whether every weight is a finite number.
+    pub fn are_finite(&self) -> bool {
+        let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
+        match self {
+            Rows::F32(values) => finite(values),
+            Rows::Bf16(bits) => bits.iter().all(|bits| bits & 0x7F80 != 0x7F80),
+            Rows::F16(bits) => bits.iter().all(|bits| bits & 0x7C00 != 0x7C00),
+            Rows::Affine { scale, offset, .. } => finite(scale) && finite(offset),
+        }
+    }
+
     /// Bytes that they take.
     pub fn bytes(&self) -> usize {
         match self {

@@ -47,36 +47,48 @@ pub struct Raw<'a> {
 }
 
 impl Raw<'_> {
-    /// All values as f32.
+    /// All values as f32, which are finite.
     pub fn floats(&self) -> Result<Vec<f32>, LoadError> {
         let pairs = || self.bytes.as_chunks::<2>().0.iter();
-        match self.kind {
+        let floats: Vec<f32> = match self.kind {
             Kind::F32 => {
                 let words = self.bytes.as_chunks::<4>().0;
-                Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+                words.iter().map(|word| f32::from_le_bytes(*word)).collect()
             }
-            Kind::F16 => Ok(pairs().map(|[low, high]| half(*low, *high)).collect()),
-            Kind::Bf16 => Ok(pairs()
+            Kind::F16 => pairs().map(|[low, high]| half(*low, *high)).collect(),
+            Kind::Bf16 => pairs()
                 .map(|[low, high]| f32::from_le_bytes([0, 0, *low, *high]))
-                .collect()),
+                .collect(),
             Kind::Blocks(dtype) => {
-                blocks::floats(dtype, self.bytes).map_err(|error| self.bad(error))
+                blocks::floats(dtype, self.bytes).map_err(|error| self.bad(error))?
             }
+        };
+        match floats.iter().all(|x| x.is_finite()) {
+            true => Ok(floats),
+            false => Err(self.not_finite()),
         }
     }
 
-    /// The values as rows of `inputs` each. Most quantised formats are taken over exactly, the others become
-    /// 8 bits. Groups that would straddle rows become plain, and 16
-    /// bits stay 16 bits.
+    /// The values, which are finite, as rows of `inputs` each. Most quantised formats are taken over exactly, the
+    /// others become 8 bits. Groups that would straddle rows become plain, and 16 bits stay 16 bits.
     pub fn rows(&self, inputs: usize) -> Result<Rows, LoadError> {
-        match self.kind {
+        let rows = match self.kind {
             Kind::Blocks(dtype) if inputs.is_multiple_of(GROUP) => {
-                blocks::rows(dtype, self.bytes).map_err(|error| self.bad(error))
+                blocks::rows(dtype, self.bytes).map_err(|error| self.bad(error))?
             }
-            Kind::F16 => Ok(Rows::F16(self.bits())),
-            Kind::Bf16 => Ok(Rows::Bf16(self.bits())),
-            _ => self.floats().map(Rows::F32),
+            Kind::F16 => Rows::F16(self.bits()),
+            Kind::Bf16 => Rows::Bf16(self.bits()),
+            _ => return self.floats().map(Rows::F32),
+        };
+        match rows.are_finite() {
+            true => Ok(rows),
+            false => Err(self.not_finite()),
         }
+    }
+
+    /// One such weight would make all answers meaningless, and those of others whose prompts begin alike.
+    fn not_finite(&self) -> LoadError {
+        self.bad("a weight in it is infinite or not a number: the file is damaged, fetch it again")
     }
 
     /// Values of 16 bits, raw.
@@ -106,6 +118,35 @@ pub(super) fn half(low: u8, high: u8) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn weights_that_are_no_finite_numbers_are_refused() {
+        let refused = |kind, bytes: &[u8], inputs| {
+            let raw = Raw {
+                kind,
+                bytes,
+                name: "w",
+                file: "f",
+            };
+            for error in [raw.floats().err(), raw.rows(inputs).err()] {
+                let said = error.expect("refused").to_string();
+                assert!(said.contains("infinite or not a number"), "{said}");
+            }
+        };
+        let words = |bad: f32| [1f32.to_le_bytes(), bad.to_le_bytes()].concat();
+        refused(Kind::F32, &words(f32::NAN), 2);
+        refused(Kind::F32, &words(f32::NEG_INFINITY), 2);
+        for high in [0x7C, 0xFC, 0x7E] {
+            refused(Kind::F16, &[0, 0x3C, 0, high], 2);
+        }
+        for (low, high) in [(0x80, 0x7F), (0x80, 0xFF), (0xC0, 0x7F)] {
+            refused(Kind::Bf16, &[0x80, 0x3F, low, high], 2);
+        }
+        // A block of Q8_0 is its scale in half precision, and 32 numbers.
+        let mut block = [1u8; 34];
+        block[..2].copy_from_slice(&[0, 0x7C]);
+        refused(Kind::Blocks(GgmlDType::Q8_0), &block, 32);
+    }
 
     #[test]
     fn halves_have_their_values() {
