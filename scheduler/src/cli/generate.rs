@@ -22,10 +22,10 @@ pub struct Generate {
     /// Give the prompt to the model as it is, without its chat template
     #[arg(long)]
     pub raw: bool,
-    #[command(flatten)]
-    pub sampling: SamplingArgs,
     /// The prompt
     pub prompt: String,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
 }
 
 /// How tokens are chosen and when they end.

@@ -357,7 +357,8 @@ impl Template {
             (Some(Told::Loaded(loaded)), State::Loading(..)) => {
                 self.resident_bytes = sys::resident_bytes(self.pid).unwrap_or(0);
                 let ms = loaded.load_ns / 1_000_000;
-                tracing::info!(pid = self.pid.as_raw(), load_ms = ms, "a model is loaded");
+                let (model, pid) = (&self.model, self.pid.as_raw());
+                tracing::info!(model, pid, load_ms = ms, "a model is loaded");
                 self.loaded = Some(now);
             }
             (Some(Told::Refused(refused)), State::Loading(..)) => {

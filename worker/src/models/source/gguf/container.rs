@@ -55,10 +55,11 @@ pub(super) struct Container<'a> {
 impl<'a> Container<'a> {
     /// Parses everything before the tensors' data, and checks that those lie in the file, apart.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, String> {
-        let mut reader = Reader { bytes, at: 0 };
-        if reader.take(MAGIC.len())? != MAGIC {
+        if !bytes.starts_with(MAGIC) {
             return Err("it is no GGUF file".into());
         }
+        let at = MAGIC.len();
+        let mut reader = Reader { bytes, at };
         match reader.u32()? {
             2 | 3 => (),
             other => {

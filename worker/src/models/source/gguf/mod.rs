@@ -242,6 +242,9 @@ mod tests {
 
     #[test]
     fn lying_counts_lengths_and_shapes_are_refused() {
+        for other in [&b""[..], b"hi", b"some text"] {
+            assert!(refused(other).contains("no GGUF file"));
+        }
         assert!(refused(&header(u64::MAX, 0, &[])).contains("cut short"));
         assert!(refused(&header(0, u64::MAX, &[])).contains("cut short"));
         assert!(refused(&header(0, 1, &words(&[u64::MAX, 1]))).contains("cut short"));
