@@ -330,7 +330,7 @@ pub(super) fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
 #[inline(always)]
 pub(super) fn max<S: Simd>(simd: S, values: &[f32]) -> f32 {
     let (body, tail) = S::as_simd_f32s(values);
-    let mut all = simd.splat_f32s(f32::MIN);
+    let mut all = simd.splat_f32s(f32::NEG_INFINITY);
     for x in body {
         all = simd.max_f32s(all, *x);
     }

@@ -174,3 +174,24 @@ fn many_tokens_after_thousands_are_as_each_alone() {
         }
     });
 }
+
+#[test]
+fn scores_beyond_f32_give_no_number() {
+    let layout = Layout {
+        layers: 1,
+        heads: 1,
+        width: 4,
+    };
+    let step = Step::new(&[(2, 1)]);
+    let queries = step.queries();
+    for key in [-1e30, 1e30] {
+        let mut kv = vec![1.0; step.blocks() * layout.block()];
+        kv[..layout.part()].fill(key);
+        at_each_level(|level| {
+            let (q, mut out) = ([1e30; 12], [0.0; 4]);
+            let how = Attention::new(layout, 0);
+            paged::attend(&q, 12, &queries, &kv, &how, &mut out);
+            assert!(out.iter().all(|x| x.is_nan()), "{level:?} {key}: {out:?}");
+        });
+    }
+}

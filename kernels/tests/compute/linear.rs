@@ -102,19 +102,21 @@ fn many_rows_are_divided_among_the_threads_and_none_is_lost() {
 
 #[test]
 fn whole_rows_are_finished_once() {
-    for (rows, outputs) in [(1, 3), (5, 64), (40, 100), (500, 33)] {
-        let weights = Rows::F32(noise(32 * outputs, 1));
-        let linear = Linear::new(32, outputs, &weights, &[]).expect("sizes agree");
-        let x = noise(rows * 32, 2);
-        let (mut plain, mut finished) = (vec![0.0; rows * outputs], vec![0.0; rows * outputs]);
-        linear.forward(&x, &mut plain, |_| ());
-        linear.forward(&x, &mut finished, |part| {
-            assert!(part.len() % outputs == 0);
-            part.iter_mut().for_each(|x| *x += 1000.0);
-        });
-        plain.iter_mut().for_each(|x| *x += 1000.0);
-        assert_eq!(apart(&finished, &plain), 0.0);
-    }
+    at_each_level(|level| {
+        for (rows, outputs) in [(1, 3), (5, 64), (40, 100), (500, 33)] {
+            let weights = Rows::F32(noise(32 * outputs, 1));
+            let linear = Linear::new(32, outputs, &weights, &[]).expect("sizes agree");
+            let x = noise(rows * 32, 2);
+            let (mut plain, mut finished) = (vec![0.0; rows * outputs], vec![0.0; rows * outputs]);
+            linear.forward(&x, &mut plain, |_| ());
+            linear.forward(&x, &mut finished, |part| {
+                assert!(part.len() % outputs == 0);
+                part.iter_mut().for_each(|x| *x += 1000.0);
+            });
+            plain.iter_mut().for_each(|x| *x += 1000.0);
+            assert_eq!(apart(&finished, &plain), 0.0, "{level:?}");
+        }
+    });
 }
 
 #[test]

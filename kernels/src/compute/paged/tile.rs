@@ -123,7 +123,7 @@ impl<'a> Tile<'a, '_> {
         };
         let rows = self.queries.len() * self.shared;
         let mut running = Running {
-            top: [f32::MIN; ROWS],
+            top: [f32::NEG_INFINITY; ROWS],
             sum: [0.0; ROWS],
             shares: [[0.0; TOKENS]; ROWS],
         };
