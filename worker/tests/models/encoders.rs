@@ -2,11 +2,12 @@
 
 use crate::fixture::{STEP_LIMIT_NS, cosine, drain, embed_item, load, reference, values};
 use crate::tiny::{CONTEXT, Tiny};
+use bulkhead_proto::internal::Outcome;
 use bulkhead_worker::engine::Engine;
 use bulkhead_worker::load::FileBytes;
 use bulkhead_worker::models::LoadError;
 use bulkhead_worker::models::encoder::TextEncoder;
-use safetensors::Dtype;
+use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -382,4 +383,30 @@ fn tensors_that_are_missing_or_of_another_shape_are_named() {
         bytes[at..at + truth.len()].copy_from_slice(lie.as_bytes());
         assert!(refusal(files).contains("model.safetensors"));
     }
+}
+
+/// Finite weights whose products are beyond f32.
+#[test]
+fn a_vector_that_is_not_of_finite_numbers_is_no_answer() {
+    let mut files = Tiny::bert().files();
+    for file in &mut files {
+        if file.name.ends_with(".safetensors") {
+            let (header, told) = SafeTensors::read_metadata(&file.bytes).expect("it is whole");
+            for (name, tensor) in told.tensors() {
+                if name.ends_with("output.LayerNorm.weight") {
+                    let (from, to) = tensor.data_offsets;
+                    let (weights, _) = file.bytes[8 + header..][from..to].as_chunks_mut::<4>();
+                    weights.fill(3e38f32.to_le_bytes());
+                }
+            }
+        }
+    }
+    let mut engine = load(files, "bert").expect("the model loads");
+    engine.assign(0, STEP_LIMIT_NS);
+    engine.add(embed_item(1, &["a text"]));
+    let said = drain(engine.as_mut());
+    let finished = said.finished(1);
+    assert_eq!(finished.outcome(), Outcome::Internal);
+    assert!(finished.vectors.is_empty());
+    assert!(finished.detail.contains("finite"), "{}", finished.detail);
 }

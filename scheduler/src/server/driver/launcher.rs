@@ -82,7 +82,10 @@ impl Driver {
             (false, for_ns) => StartFailure::Waiting { for_ns },
         };
         if !matches!(failure, StartFailure::Waiting { .. }) {
-            tracing::error!(worker = failed.worker, reason = %failed.reason, "a worker could not be started");
+            let model = self.workers.get(&WorkerId(failed.worker));
+            let model = model.and_then(|worker| self.model_name(worker.model));
+            let (model, reason) = (model.as_deref().unwrap_or_default(), &failed.reason);
+            tracing::error!(worker = failed.worker, model, %reason, "a worker could not be started");
         }
         let worker = WorkerId(failed.worker);
         if let Some(fault) = &failed.fault {

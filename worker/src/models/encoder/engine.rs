@@ -43,6 +43,8 @@ struct SentenceConfig {
 struct Request {
     tokens: Tokens,
     vectors: Vec<Vector>,
+    /// Whether one of them is not of finite numbers.
+    broken: bool,
     left: usize,
 }
 
@@ -210,6 +212,7 @@ impl Embedder {
         let known = Request {
             tokens,
             vectors,
+            broken: false,
             left,
         };
         self.requests.insert(request, known);
@@ -266,6 +269,7 @@ impl Embedder {
             };
             self.pooling
                 .pool(&rows[text.start * hidden..text.end * hidden], pooled);
+            request.broken |= !pooled.iter().all(|x| x.is_finite());
             request.vectors[pick.index].values = pooled
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
@@ -282,6 +286,16 @@ impl Embedder {
 }
 
 fn finish(request: u64, done: Request) -> Finished {
+    if done.broken {
+        let detail = "the model computed a vector that is not of finite numbers; its weights or the device \
+                      are broken";
+        return Finished {
+            request,
+            outcome: Outcome::Internal.into(),
+            detail: detail.into(),
+            ..Finished::default()
+        };
+    }
     Finished {
         request,
         outcome: Outcome::Ok.into(),

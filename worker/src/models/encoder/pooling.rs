@@ -111,7 +111,11 @@ impl Pooling {
         }
         if self.normalise {
             let length = out.iter().map(|x| x * x).sum::<f32>().sqrt();
-            let inverse = 1.0 / length.max(LENGTH_MIN);
+            // A length beyond f32 gives no number, where its inverse would give zeros.
+            let inverse = match length.is_finite() {
+                true => 1.0 / length.max(LENGTH_MIN),
+                false => f32::NAN,
+            };
             out.iter_mut().for_each(|x| *x *= inverse);
         }
     }
@@ -212,6 +216,14 @@ mod tests {
             pooling(true).pool(&rows, &mut out);
             assert!((out[0].hypot(out[1]) - 1.0).abs() < 1e-6);
         }
+        // Its squares are beyond f32: zeros would be a wrong vector.
+        let normalised = Pooling {
+            mode: Mode::First,
+            normalise: true,
+        };
+        let mut out = [0.0; 2];
+        normalised.pool(&[1e30, 1.0], &mut out);
+        assert!(out.iter().all(|x| x.is_nan()));
     }
 
     #[test]
