@@ -10,7 +10,8 @@
 //! past is divided by positions too, and what comes of the parts is put together as that softmax allows.
 //!
 //! A token's result depends on its own query, keys and values alone, bit for bit: whatever is computed
-//! beside it, sums are taken at the same positions in the same order.
+//! beside it, sums are taken at the same positions in the same order. That is so of finite numbers: shares of
+//! zero times values that are none, of later tokens in the same blocks, are none.
 
 mod tile;
 

@@ -100,7 +100,9 @@ impl Pooling {
             Mode::Last => out.copy_from_slice(&rows[rows.len() - width..]),
             Mode::Max => {
                 out.fill(f32::NEG_INFINITY);
-                fold(rows, out, f32::max);
+                // Unlike `f32::max`, keeps what is no number.
+                let greater = |top: f32, x: f32| if top.is_nan() || x <= top { top } else { x };
+                fold(rows, out, greater);
             }
             Mode::Mean => {
                 out.fill(0.0);
@@ -224,6 +226,17 @@ mod tests {
         let mut out = [0.0; 2];
         normalised.pool(&[1e30, 1.0], &mut out);
         assert!(out.iter().all(|x| x.is_nan()));
+        let greatest = Pooling {
+            mode: Mode::Max,
+            normalise: false,
+        };
+        for rows in [
+            [f32::NAN, f32::NAN, 1.0, 2.0],
+            [1.0, 2.0, f32::NAN, f32::NAN],
+        ] {
+            greatest.pool(&rows, &mut out);
+            assert!(out.iter().all(|x| x.is_nan()));
+        }
     }
 
     #[test]
