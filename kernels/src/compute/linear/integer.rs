@@ -3,7 +3,7 @@
 //! What is rounded belongs to one call and is dropped with it. Activations that are no numbers make
 //! results that are none.
 
-use super::kernel::Part;
+use super::kernel::{ByRows, Part, each};
 use super::pairs::{Available, Pairs, WithPairs, Words};
 use super::{GROUP, ROUNDED, TILE};
 use pulp::{Simd, WithSimd};
@@ -155,38 +155,19 @@ struct Tiles<'a, const B: usize> {
 impl<const B: usize> WithPairs for Tiles<'_, B> {
     #[inline(always)]
     fn with_pairs<P: Pairs>(mut self, pairs: P) {
+        let rows = self.x.steps.len() / (self.part.inputs / GROUP);
+        let tiles = self.part.tiles.clone();
         // Vectors per tile, and rows at a time as registers allow.
         match P::S::F32_LANES {
-            16 => self.each::<P, 8, 2>(pairs),
-            _ => self.each::<P, 2, 4>(pairs),
+            16 => each::<P, 8, 2>(pairs, tiles, rows, &mut self),
+            _ => each::<P, 2, 4>(pairs, tiles, rows, &mut self),
         }
     }
 }
 
-impl<const B: usize> Tiles<'_, B> {
+impl<P: Pairs, const B: usize> ByRows<P> for Tiles<'_, B> {
     #[inline(always)]
-    fn each<P: Pairs, const R: usize, const V: usize>(&mut self, pairs: P) {
-        let rows = self.x.steps.len() / (self.part.inputs / GROUP);
-        for tile in self.part.tiles.clone() {
-            let mut row = 0;
-            while row < rows {
-                row += match rows - row {
-                    left if left >= R => self.rows::<P, R, V>(pairs, tile, row),
-                    left if left >= 4 && R > 4 => self.rows::<P, 4, V>(pairs, tile, row),
-                    left if left >= 2 && R > 2 => self.rows::<P, 2, V>(pairs, tile, row),
-                    _ => self.rows::<P, 1, V>(pairs, tile, row),
-                };
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn rows<P: Pairs, const R: usize, const V: usize>(
-        &mut self,
-        pairs: P,
-        tile: usize,
-        row: usize,
-    ) -> usize {
+    fn rows<const R: usize, const V: usize>(&mut self, pairs: P, tile: usize, row: usize) -> usize {
         let groups = self.part.inputs / GROUP;
         let x = std::array::from_fn(|r| &self.x.words[(row + r) * groups..][..groups]);
         let steps = std::array::from_fn(|r| &self.x.steps[(row + r) * groups..][..groups]);

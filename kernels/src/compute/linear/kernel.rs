@@ -79,40 +79,48 @@ impl<W: Weights> WithSimd for Tiles<'_, W> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
+        let rows = self.x.len() / self.part.inputs;
+        let tiles = self.part.tiles.clone();
         // Vectors per tile, and rows at a time as registers allow.
         match S::F32_LANES {
-            16 => self.each::<S, 8, 2>(simd),
-            8 => self.each::<S, 3, 4>(simd),
-            4 => self.each::<S, 3, 8>(simd),
-            _ => self.each::<S, 1, 32>(simd),
+            16 => each::<S, 8, 2>(simd, tiles, rows, &mut self),
+            8 => each::<S, 3, 4>(simd, tiles, rows, &mut self),
+            4 => each::<S, 3, 8>(simd, tiles, rows, &mut self),
+            _ => each::<S, 1, 32>(simd, tiles, rows, &mut self),
         }
     }
 }
 
-impl<W: Weights> Tiles<'_, W> {
-    #[inline(always)]
-    fn each<S: Simd, const R: usize, const V: usize>(&mut self, simd: S) {
-        let rows = self.x.len() / self.part.inputs;
-        for tile in self.part.tiles.clone() {
-            let mut row = 0;
-            while row < rows {
-                row += match rows - row {
-                    left if left >= R => self.rows::<S, R, V>(simd, tile, row),
-                    left if left >= 4 && R > 4 => self.rows::<S, 4, V>(simd, tile, row),
-                    left if left >= 2 && R > 2 => self.rows::<S, 2, V>(simd, tile, row),
-                    _ => self.rows::<S, 1, V>(simd, tile, row),
-                };
-            }
+/// A product that is computed by rows and tiles, with what vectors are (`C`).
+pub(super) trait ByRows<C> {
+    /// R rows, from `row` on, of one tile of V vectors; says R.
+    fn rows<const R: usize, const V: usize>(&mut self, with: C, tile: usize, row: usize) -> usize;
+}
+
+/// All rows of some tiles, R of V vectors at a time and fewer at the end.
+#[inline(always)]
+pub(super) fn each<C: Copy, const R: usize, const V: usize>(
+    with: C,
+    tiles: Range<usize>,
+    rows: usize,
+    product: &mut impl ByRows<C>,
+) {
+    for tile in tiles {
+        let mut row = 0;
+        while row < rows {
+            row += match rows - row {
+                left if left >= R => product.rows::<R, V>(with, tile, row),
+                left if left >= 4 && R > 4 => product.rows::<4, V>(with, tile, row),
+                left if left >= 2 && R > 2 => product.rows::<2, V>(with, tile, row),
+                _ => product.rows::<1, V>(with, tile, row),
+            };
         }
     }
+}
 
+impl<S: Simd, W: Weights> ByRows<S> for Tiles<'_, W> {
     #[inline(always)]
-    fn rows<S: Simd, const R: usize, const V: usize>(
-        &mut self,
-        simd: S,
-        tile: usize,
-        row: usize,
-    ) -> usize {
+    fn rows<const R: usize, const V: usize>(&mut self, simd: S, tile: usize, row: usize) -> usize {
         let inputs = self.part.inputs;
         let x = std::array::from_fn(|r| &self.x[(row + r) * inputs..][..inputs]);
         let start = [self.part.start::<S, V>(tile); R];
