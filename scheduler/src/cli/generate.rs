@@ -9,7 +9,7 @@ use clap::Args;
 #[command(after_help = "Examples:
   bulkhead generate --credentials reader.json --max-tokens 64 'What is a bulkhead?'
   bulkhead generate --credentials reader.json --temperature 0.8 --top-p 0.95 --seed 7 'A tale'
-  bulkhead generate --credentials reader.json --json --logprobs 5 'Yes or no?' | jq .logprobs")]
+  bulkhead generate --credentials reader.json --json --logprobs 5 'Yes or no?' | jq '.logprobs // empty'")]
 pub struct Generate {
     #[command(flatten)]
     pub caller: Caller,

@@ -57,6 +57,7 @@ struct Logprob {
 struct Alternative {
     token: u32,
     text: String,
+    bytes: Vec<u8>,
     logprob: f32,
 }
 
@@ -66,6 +67,7 @@ impl From<TokenLogprob> for Logprob {
         let alternatives = entry.top.into_iter().map(|one| Alternative {
             token: one.token,
             text: text(&one.bytes),
+            bytes: one.bytes,
             logprob: one.logprob,
         });
         Logprob {

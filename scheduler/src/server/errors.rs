@@ -131,7 +131,7 @@ impl Refused {
             End::Worker(Outcome::Invalid) => Refused::new(Code::InvalidArgument, "REQUEST_INVALID", said("the model cannot run this request")),
             End::Worker(Outcome::OverQuota) => Refused::new(Code::ResourceExhausted, "MEMORY_QUOTA", said("the request does not fit into your tenant's memory quota")),
             End::Worker(Outcome::Cancelled) | End::Cancelled(CancelReason::Client) => Refused::new(Code::Cancelled, "CANCELLED", "the request was cancelled"),
-            End::Worker(Outcome::Internal) => Refused::new(Code::Internal, "WORKER_FAILED", "the worker could not finish the request; trying again may help"),
+            End::Worker(Outcome::Internal) => Refused::new(Code::Internal, "WORKER_FAILED", said("the worker could not finish the request; trying again may help")),
             End::Cancelled(CancelReason::Revoked) => Refused::new(Code::PermissionDenied, "AGENT_REVOKED", "the agent may no longer act"),
             End::Cancelled(CancelReason::Shutdown) => Refused::stopping(),
             End::Cancelled(CancelReason::Audit) => Refused::audit_down(),

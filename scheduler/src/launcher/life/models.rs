@@ -67,7 +67,7 @@ impl Life<'_> {
                 for model in self.templates.models() {
                     if catalog.digest(&model.0) != Some(&model.1) {
                         self.templates
-                            .retire(&model.0, "its model was replaced", now);
+                            .retire(&model.0, "its model was replaced or removed", now);
                     }
                 }
                 self.templates.forgive();
