@@ -13,7 +13,12 @@ use std::{
     sync::OnceLock,
 };
 
-const PACKAGES: [&str; 3] = ["bulkhead", "bulkhead-worker", "bulkhead-audit"];
+const PACKAGES: [&str; 4] = [
+    "bulkhead",
+    "bulkhead-worker",
+    "bulkhead-audit",
+    "bulkhead-hostile",
+];
 
 /// The path of one of our programs.
 pub fn path(name: &str) -> &'static Path {

@@ -11,7 +11,7 @@
 use crate::engine::Engine;
 use crate::inbox;
 use crate::load::{self, FileError, ModelError};
-use crate::models;
+use crate::models::{self, StartWith};
 use crate::process::{self, STACK_BYTES};
 use crate::seal::{self, Restricted, Sealed};
 use crate::serve::{self, ServeError};
@@ -84,6 +84,8 @@ pub struct Newborn {
     pub load: Load,
     /// The model.
     pub model: models::Loaded,
+    /// How to start it.
+    pub start: StartWith,
     /// False where the model ran before, in another process.
     pub warm_up: bool,
     /// When its start began.
@@ -91,7 +93,7 @@ pub struct Newborn {
 }
 
 /// Lives one worker's life on the socket at descriptor 3. To be called once, with one thread.
-pub fn live() -> ! {
+pub fn live(start: StartWith) -> ! {
     let mut socket = match process::take_socket() {
         Ok(socket) => UnixStream::from(socket),
         Err(error) => {
@@ -105,6 +107,7 @@ pub fn live() -> ! {
             restricted,
             load,
             model,
+            start,
             warm_up: true,
             born,
         }),
@@ -140,6 +143,7 @@ fn prepare(
 /// What holds for the whole process, before it has other threads.
 pub fn set_up(load: &Load) {
     alloc::set_zeroing(load.zeroing);
+    alloc::settle();
     process::set_compute_threads(load.threads);
 }
 
@@ -177,15 +181,16 @@ fn run(newborn: Newborn, inbox: Receiver<Message>) -> ! {
         restricted,
         load,
         model,
+        start,
         warm_up,
         born,
     } = newborn;
-    let started = model.start(load.threads as usize, warm_up);
+    let started = start(model, load.threads as usize, warm_up);
     let ready = started
         .map_err(RefusedToServe::from)
         .and_then(|engine| make_ready(&mut socket, restricted, &load, engine, born));
     match ready {
-        Ok(engine) => serve(engine, socket, inbox),
+        Ok((engine, secret)) => serve(engine, secret, socket, inbox),
         Err(why) => refuse(socket, &why),
     }
 }
@@ -197,10 +202,11 @@ fn make_ready(
     load: &Load,
     engine: Box<dyn Engine>,
     born: Instant,
-) -> Result<Box<dyn Engine>, RefusedToServe> {
+) -> Result<(Box<dyn Engine>, u128), RefusedToServe> {
     let load_ns = u64::try_from(born.elapsed().as_nanos()).unwrap_or(u64::MAX);
     // From here on there are prompts. Until here a panic's message says more.
     process::abort_on_panic();
+    let secret = serve::secret().map_err(RefusedToServe::Socket)?;
     let sealed = lock(restricted, &load.required_layers)?;
     let info = engine.info();
     let ready = Ready {
@@ -213,7 +219,7 @@ fn make_ready(
         weights_bytes: info.weights_bytes,
     };
     serve::tell(socket, from_worker::Message::Ready(ready)).map_err(RefusedToServe::Socket)?;
-    Ok(engine)
+    Ok((engine, secret))
 }
 
 fn receive_load(socket: &mut UnixStream) -> Result<Load, RefusedToServe> {
@@ -238,8 +244,8 @@ fn lock(restricted: Restricted, required: &[String]) -> Result<Sealed, RefusedTo
 }
 
 /// From the assignment to the end.
-fn serve(engine: Box<dyn Engine>, socket: UnixStream, inbox: Receiver<Message>) -> ! {
-    let why = match serve::assign(engine, socket, inbox) {
+fn serve(engine: Box<dyn Engine>, secret: u128, socket: UnixStream, inbox: Receiver<Message>) -> ! {
+    let why = match serve::assign(engine, secret, socket, inbox) {
         Ok(server) => server.run(),
         Err(why) => why,
     };

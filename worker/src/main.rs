@@ -3,7 +3,7 @@
 //! `--probe`, to print as JSON which layers of the seal this machine grants.
 
 use bulkhead_kernels::ZeroingAllocator;
-use bulkhead_worker::{life, seal, template};
+use bulkhead_worker::{life, models::Loaded, seal, template};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -11,8 +11,8 @@ static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
-        None => life::live(),
-        Some("--template") => template::live(),
+        None => life::live(Loaded::start),
+        Some("--template") => template::live(Loaded::start),
         Some("--probe") => {
             println!("{}", seal::to_json(&seal::probe()));
             ExitCode::SUCCESS

@@ -43,9 +43,11 @@ pub struct Server {
     steps_over_limit: u64,
 }
 
-/// Waits for the assignment, which must be the first message, and binds the engine to it.
+/// Waits for the assignment, which must be the first message, and binds the engine to it. `secret` names what the
+/// engine caches.
 pub fn assign(
     mut engine: Box<dyn Engine>,
+    secret: u128,
     socket: UnixStream,
     inbox: Receiver<Message>,
 ) -> Result<Server, ServeError> {
@@ -69,7 +71,7 @@ pub fn assign(
         return Err(ServeError::Protocol("the assignment names no tenant"));
     }
     if prefix_cache {
-        engine.cache_prefixes(random()?, prefix_cache_idle_ns);
+        engine.cache_prefixes(secret, prefix_cache_idle_ns);
     }
     engine.assign(quota_bytes, step_limit_ns);
     let (evidence, started) = (Evidence::begin(), Instant::now());
@@ -230,11 +232,12 @@ impl Server {
     }
 }
 
-/// A number that nobody outside this process can know, drawn after any fork.
-fn random() -> Result<u128, ServeError> {
+/// A number that nobody outside this process can know. To be drawn after any fork, and before the lock: the library
+/// looks around when it is asked for the first time.
+pub fn secret() -> io::Result<u128> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| ServeError::Socket(io::Error::other("the system gave no random bytes")))?;
+        .map_err(|_| io::Error::other("the system gave no random bytes"))?;
     Ok(u128::from_le_bytes(bytes))
 }
 

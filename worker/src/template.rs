@@ -11,7 +11,7 @@
 
 use crate::life::{self, Newborn};
 use crate::load;
-use crate::models;
+use crate::models::{self, StartWith};
 use crate::process::{self, Fork, Threads};
 use crate::seal::{self, Restricted};
 use bulkhead_kernels::alloc;
@@ -78,11 +78,12 @@ struct Template {
     restricted: Restricted,
     load: Load,
     model: models::Loaded,
+    start: StartWith,
 }
 
 /// Lives a template's life on the packet socket at descriptor 3, and in its children a worker's. To be
 /// called once, with one thread.
-pub fn live() -> ! {
+pub fn live(start: StartWith) -> ! {
     let control = match process::take_socket() {
         Ok(control) => control,
         Err(error) => {
@@ -92,7 +93,7 @@ pub fn live() -> ! {
             process::end(life::EXIT_REFUSED)
         }
     };
-    match prepare(control) {
+    match prepare(control, start) {
         Ok(template) => life::born(template.fork_on_demand()),
         Err((control, why)) => {
             process::say(format_args!("{why}"));
@@ -105,7 +106,7 @@ pub fn live() -> ! {
 }
 
 /// Everything up to and including `Loaded`.
-fn prepare(control: OwnedFd) -> Result<Template, (OwnedFd, TemplateError)> {
+fn prepare(control: OwnedFd, start: StartWith) -> Result<Template, (OwnedFd, TemplateError)> {
     let parts = || -> Result<_, TemplateError> {
         // If it fails, the process has its program's name.
         let _ = nix::sys::prctl::set_name(NAMES[0]);
@@ -117,7 +118,7 @@ fn prepare(control: OwnedFd) -> Result<Template, (OwnedFd, TemplateError)> {
         keep.push(threads.as_raw_fd());
         restricted.closed_descriptors(seal::close_all_but(&keep));
         life::set_up(&load);
-        let start = Instant::now();
+        let began = Instant::now();
         let loaded = load::apart(&load, |progress| {
             // If the launcher is gone, the next packet is the last anyway.
             let _ = tell(&control, Tell::Progress(progress));
@@ -125,7 +126,7 @@ fn prepare(control: OwnedFd) -> Result<Template, (OwnedFd, TemplateError)> {
         let model = try_out(loaded, load.threads as usize)?;
         // What loading freed goes back to the system, so that no child copies it.
         alloc::give_back();
-        let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let load_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         tell(&control, Tell::Loaded(Loaded { load_ns }))?;
         Ok((launcher, threads, restricted, load, model))
     };
@@ -137,6 +138,7 @@ fn prepare(control: OwnedFd) -> Result<Template, (OwnedFd, TemplateError)> {
             restricted,
             load,
             model,
+            start,
         }),
         Err(why) => Err((control, why)),
     }
@@ -271,6 +273,7 @@ impl Template {
             restricted,
             load: self.load,
             model: self.model,
+            start: self.start,
             warm_up: false,
             born,
         }

@@ -64,6 +64,23 @@ pub fn give_back() {
     }
 }
 
+/// What the C library's allocator takes from the system as a block of its own, from this size on, bytes; and what
+/// may lie free at a heap's end. They are the most that it would come to by itself.
+#[cfg(target_env = "gnu")]
+const OWN_BLOCK_BYTES: libc::c_int = 32 << 20;
+
+/// Fixes how the C library's allocator deals with the system, so that it never asks a file whether memory may be
+/// given back: a sealed process would be killed for the question. Free memory goes back by [`give_back`] alone, and
+/// where a whole heap is free. To be called once, before other threads exist.
+pub fn settle() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets two integers of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, OWN_BLOCK_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * OWN_BLOCK_BYTES);
+    }
+}
+
 // SAFETY: every block comes from `System` with the caller's layout and goes back to it with the same
 // layout. In between only bytes inside the block are written, and only after the caller has given it
 // up. Nothing here unwinds: there is no indexing, no arithmetic that can overflow, no allocation.

@@ -1,6 +1,6 @@
 //! What each value may be. Every bound is named with its key, so that an operator knows what to mend.
 
-use super::{Config, ConfigError, LAYERS, QUOTA_BYTES_MIN};
+use super::{Config, ConfigError, LAYERS, QUOTA_BYTES_MIN, SCRATCH_BYTES_MIN};
 
 impl Config {
     /// Holds every value against its bounds. Again after values were changed by hand.
@@ -77,6 +77,12 @@ impl Config {
             self.worker.quota_bytes,
             |n| n >= QUOTA_BYTES_MIN,
             "must be at least 1 MiB",
+        )?;
+        bound(
+            "worker.scratch_bytes",
+            self.worker.scratch_bytes,
+            |n| n >= SCRATCH_BYTES_MIN,
+            "must be at least 128 MiB",
         )?;
         bound(
             "models.prefix_cache_idle_ms",

@@ -61,6 +61,7 @@ impl Default for Worker {
     fn default() -> Self {
         Worker {
             quota_bytes: 256 << 20,
+            scratch_bytes: 1 << 30,
             required_layers: [
                 "no_new_privs",
                 "non_dumpable",

@@ -44,8 +44,12 @@ pub enum ConfigError {
 /// Least quota of a worker, bytes.
 pub const QUOTA_BYTES_MIN: u64 = 1 << 20;
 
+/// Least memory of a worker beside model and quota, bytes: stacks alone take a good part of it.
+const SCRATCH_BYTES_MIN: u64 = 128 << 20;
+
 /// The layers of a worker's seal, as the worker names them; `bulkhead doctor` tries each.
-pub const LAYERS: [&str; 11] = [
+pub const LAYERS: [&str; 12] = [
+    "oom_score",
     "no_new_privs",
     "netns",
     "landlock",
@@ -146,6 +150,8 @@ pub struct Cpu {
 pub struct Worker {
     /// Bytes of KV and scratch, where the tenant has no quota of its own.
     pub quota_bytes: u64,
+    /// Bytes beside its model and its quota that a worker may have at most: activations, texts, answers.
+    pub scratch_bytes: u64,
     /// Layers of the seal without which no worker serves.
     pub required_layers: Vec<String>,
     /// Whether the workers of one model share the memory of its weights, copy-on-write. Those that do

@@ -4,7 +4,10 @@
 //! end. When the scheduler is gone the connection ends, and the audit process seals its log and ends
 //! by itself. Nothing here reads or writes the log.
 
-use super::{backoff::Backoff, sys};
+use super::{
+    backoff::Backoff,
+    sys::{self, Ended},
+};
 use crate::config::Config;
 use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
@@ -65,7 +68,7 @@ impl Audit {
         match self.state {
             State::Up { pid, since } => {
                 let how = sys::ended(pid)?;
-                Some(self.down(how, now.saturating_duration_since(since), now))
+                Some(self.down(how.to_string(), now.saturating_duration_since(since), now))
             }
             State::Down { until } if now < until => None,
             State::Down { .. } => match start(program, config) {
@@ -92,7 +95,7 @@ impl Audit {
             return;
         };
         match sys::ended_by(pid, Instant::now() + SEAL_WAIT) {
-            Ok(Some(how)) if how == "exit 0" => {}
+            Ok(Some(Ended::Code(0))) => {}
             Ok(Some(how)) => tracing::error!("the audit process ended with {how}"),
             Ok(None) | Err(_) => {
                 tracing::error!("the audit process did not seal its log in time; killing it");

@@ -64,6 +64,8 @@ pub struct Life<'a> {
     connected: bool,
     drained: bool,
     workers: BTreeMap<u64, Pid>,
+    /// Of workers that templates were asked for: what each may have beside its model, bytes.
+    rooms: BTreeMap<u64, u64>,
     templates: Templates,
     /// What each template had come to when the scheduler was told last.
     told: BTreeMap<String, Stage>,
@@ -81,6 +83,7 @@ impl<'a> Life<'a> {
             connected: true,
             drained: false,
             workers: BTreeMap::new(),
+            rooms: BTreeMap::new(),
             templates: Templates::new(setup.seed),
             told: BTreeMap::new(),
             reload: None,
@@ -161,7 +164,12 @@ impl<'a> Life<'a> {
             if let Some(pid) = self.workers.remove(&worker) {
                 self.templates.left(pid, now);
             }
-            self.tell(Tell::Exited(Exited { worker, how }), None);
+            let told = Exited {
+                worker,
+                how: how.to_string(),
+                signal: how.signal(),
+            };
+            self.tell(Tell::Exited(told), None);
         }
         let outcomes = self.templates.tick(now);
         self.settle(outcomes);
@@ -212,8 +220,13 @@ impl<'a> Life<'a> {
         if let Some(&pid) = self.workers.get(&worker) {
             sys::kill_now(pid);
         } else if self.templates.forget(worker) {
-            let how = "killed before it was there".to_owned();
-            self.tell(Tell::Exited(Exited { worker, how }), None);
+            self.rooms.remove(&worker);
+            let told = Exited {
+                worker,
+                how: "killed before it was there".to_owned(),
+                signal: 0,
+            };
+            self.tell(Tell::Exited(told), None);
         }
     }
 
@@ -263,12 +276,14 @@ impl<'a> Life<'a> {
                     .retire(&ask.model, "its model cannot be served any more", now);
             }
         })?;
+        let room = worker::room(config, ask);
         if !config.worker.share_weights {
-            return worker::start(&programs.worker, config, &opened).map(Some);
+            return worker::start(&programs.worker, config, &opened, room).map(Some);
         }
         let how = (programs.worker.as_path(), config);
         self.templates
             .ask(ask.worker, &ask.device, &opened, how, now)?;
+        self.rooms.insert(ask.worker, room);
         Ok(None)
     }
 
@@ -281,7 +296,7 @@ impl<'a> Life<'a> {
                     pid,
                     connection,
                     digest,
-                } => self.started(worker, pid, &connection, digest),
+                } => self.born(worker, pid, &connection, digest),
                 Outcome::Failed {
                     worker,
                     reason,
@@ -305,6 +320,17 @@ impl<'a> Life<'a> {
         }
     }
 
+    /// A template's worker is there. It is handed over once it has its bounds.
+    fn born(&mut self, worker: u64, pid: Pid, connection: &OwnedFd, digest: String) {
+        let room = self.rooms.remove(&worker).unwrap_or_default();
+        if let Err(error) = sys::bound_memory(pid, room) {
+            // Its end is told like that of any other worker, and no tenant's before.
+            tracing::error!(worker, "a worker's memory cannot be bounded: {error}");
+            sys::kill_now(pid);
+        }
+        self.started(worker, pid, connection, digest);
+    }
+
     fn started(&mut self, worker: u64, pid: Pid, connection: &OwnedFd, model_sha256: String) {
         self.workers.insert(worker, pid);
         let told = Spawned {
@@ -316,6 +342,7 @@ impl<'a> Life<'a> {
     }
 
     fn failed(&mut self, told: SpawnFailed) {
+        self.rooms.remove(&told.worker);
         // That a template waits was said when it failed.
         if told.wait_ns == 0 {
             tracing::warn!(worker = told.worker, "worker not started: {}", told.reason);

@@ -110,6 +110,7 @@ impl<'a> Pair<'a> {
             model,
             device,
             tenant: "acme".into(),
+            quota_bytes: 0,
         }));
         loop {
             match self.told() {
@@ -250,8 +251,8 @@ fn a_workers_end_is_told_and_its_place_is_free_again() {
         }
     };
     assert_eq!(
-        (exited.worker, exited.how.as_str()),
-        (1, "signal 9 (SIGKILL)")
+        (exited.worker, exited.how.as_str(), exited.signal),
+        (1, "signal 9 (SIGKILL)", 9)
     );
     pair.spawned(1);
     pair.life.end();

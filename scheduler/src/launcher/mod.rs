@@ -30,6 +30,7 @@ use std::{
     process::ExitCode,
     time::{Duration, Instant},
 };
+use sys::Ended;
 
 mod audit;
 mod backoff;
@@ -78,8 +79,8 @@ enum End {
     Asked { clean: bool },
     /// A second SIGINT came.
     Interrupted,
-    /// It died: how, in words.
-    Died(String),
+    /// It died.
+    Died(Ended),
 }
 
 /// Runs the server until it is told to end. Must be called while this process has one thread.
@@ -107,7 +108,7 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
             End::Interrupted => return Ok(ExitCode::from(INTERRUPTED_CODE)),
             End::Died(how) => how,
         };
-        let own_error = how == format!("exit {ERROR_CODE}");
+        let own_error = how == Ended::Code(ERROR_CODE);
         match restarts.after(born, Instant::now(), own_error) {
             Next::Start(wait) => {
                 tracing::error!("the scheduler ended ({how}); starting it again in {wait:?}");
@@ -221,7 +222,7 @@ fn watch(life: &mut Life<'_>, pid: Pid, signals: &Signals, drain_ms: u64) -> io:
             return Ok(match (interrupted, asked) {
                 (true, _) => End::Interrupted,
                 (_, true) => End::Asked {
-                    clean: how == "exit 0",
+                    clean: how == Ended::Code(0),
                 },
                 _ => End::Died(how),
             });

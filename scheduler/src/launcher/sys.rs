@@ -12,10 +12,11 @@ use nix::{
         signal::{SigSet, Signal, kill, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
-    unistd::{ForkResult, Pid, fork, getpid},
+    unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, setgid, setuid},
 };
 use std::{
     ffi::{CString, OsStr},
+    fmt,
     fs::File,
     io::{self, Read},
     os::{
@@ -269,6 +270,74 @@ pub fn is_child(pid: Pid) -> bool {
     pid.as_raw() > 0 && waitid(Id::Pid(pid), look).is_ok()
 }
 
+/// What allocators reserve and never touch, bytes: part of what a process maps, and not of what it can write.
+const RESERVED_BYTES: u64 = 4 << 30;
+
+/// Bounds a process to the memory that it has and `more` bytes: what it can write to, and so, with room for
+/// what is only reserved, what it can map. Not to be undone by the process.
+pub fn bound_memory(pid: Pid, more: u64) -> io::Result<()> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
+    let pages: Vec<u64> = (text.split_whitespace())
+        .map_while(|word| word.parse().ok())
+        .collect();
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.unwrap_or(4096) as u64;
+    // All that is mapped, and of that what is private and can be written.
+    let &[mapped, _, _, _, _, data, ..] = pages.as_slice() else {
+        return Err(io::Error::other(
+            "the kernel does not tell what a process maps",
+        ));
+    };
+    let limits = [
+        (libc::RLIMIT_DATA, data * page + more),
+        (libc::RLIMIT_AS, mapped * page + more + RESERVED_BYTES),
+    ];
+    let set = || {
+        limits.iter().try_for_each(|(resource, bytes)| {
+            let limit = libc::rlimit {
+                rlim_cur: *bytes,
+                rlim_max: *bytes,
+            };
+            // SAFETY: a plain system call on numbers and one pointer to a live struct; nothing is written back.
+            let rc = unsafe { libc::prlimit(pid.as_raw(), *resource, &limit, ptr::null_mut()) };
+            Errno::result(rc).map(drop)
+        })
+    };
+    match set() {
+        // Another user's process: its owner may, and so may who can become its owner.
+        Err(Errno::EPERM) => as_owner_of(pid, set),
+        other => Ok(other?),
+    }
+}
+
+/// Does something in a child that belongs to whom `pid` belongs to.
+fn as_owner_of(pid: Pid, what: impl FnOnce() -> nix::Result<()>) -> io::Result<()> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let id = |field| {
+        let mut lines = status.lines();
+        let ids = lines.find_map(|line| line.strip_prefix(field));
+        let first = ids.and_then(|ids| ids.split_whitespace().next()?.parse().ok());
+        first.ok_or_else(|| io::Error::other("the kernel does not tell whose a process is"))
+    };
+    let (user, group) = (Uid::from_raw(id("Uid:")?), Gid::from_raw(id("Gid:")?));
+    match fork_alone()? {
+        Fork::Child => {
+            let done = setgid(group)
+                .and_then(|()| setuid(user))
+                .and_then(|()| what());
+            // SAFETY: ends the child without running anything of the parent's.
+            unsafe { libc::_exit(done.map_or_else(|errno| errno as i32, |()| 0)) }
+        }
+        Fork::Parent(child) => loop {
+            return match waitpid(child, None) {
+                Err(Errno::EINTR) => continue,
+                Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+                Ok(WaitStatus::Exited(_, errno)) => Err(io::Error::from_raw_os_error(errno)),
+                other => Err(io::Error::other(format!("its helper ended: {other:?}"))),
+            };
+        },
+    }
+}
+
 /// From now on what descendants leave behind when they end becomes this process's child.
 pub fn adopt_orphans() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
@@ -298,17 +367,47 @@ pub fn kill_and_wait(child: Pid) {
     while waitpid(child, None) == Err(Errno::EINTR) {}
 }
 
-/// How a child ended, in words, if it has.
-pub fn ended(child: Pid) -> Option<String> {
-    match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
-        Ok(status) => describe(status),
-        Err(Errno::EINTR) => None,
-        Err(e) => Some(format!("lost: {e}")),
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Code(i32),
+    Signal(Signal),
+    /// Somebody else has waited for it.
+    Lost(Errno),
+}
+
+impl Ended {
+    /// The number of the signal that ended it; 0 where none did.
+    pub fn signal(self) -> i32 {
+        match self {
+            Ended::Signal(signal) => signal as i32,
+            Ended::Code(_) | Ended::Lost(_) => 0,
+        }
     }
 }
 
-/// How a child ended, in words; `None` if it is still there at `deadline`.
-pub fn ended_by(child: Pid, deadline: Instant) -> io::Result<Option<String>> {
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ended::Code(code) => write!(f, "exit {code}"),
+            Ended::Signal(signal) => write!(f, "signal {} ({signal})", *signal as i32),
+            Ended::Lost(errno) => write!(f, "lost: {errno}"),
+        }
+    }
+}
+
+/// How a child ended, if it has.
+pub fn ended(child: Pid) -> Option<Ended> {
+    match waitpid(child, Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(_, code)) => Some(Ended::Code(code)),
+        Ok(WaitStatus::Signaled(_, signal, _)) => Some(Ended::Signal(signal)),
+        Ok(_) | Err(Errno::EINTR) => None,
+        Err(errno) => Some(Ended::Lost(errno)),
+    }
+}
+
+/// How a child ended; `None` if it is still there at `deadline`.
+pub fn ended_by(child: Pid, deadline: Instant) -> io::Result<Option<Ended>> {
     // SAFETY: a plain system call; the descriptor it makes is ours alone.
     let watch = unsafe {
         let raw = libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0);
@@ -330,13 +429,5 @@ pub fn ended_by(child: Pid, deadline: Instant) -> io::Result<Option<String>> {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(e) => return Err(e.into()),
         }
-    }
-}
-
-fn describe(status: WaitStatus) -> Option<String> {
-    match status {
-        WaitStatus::Exited(_, code) => Some(format!("exit {code}")),
-        WaitStatus::Signaled(_, signal, _) => Some(format!("signal {} ({signal})", signal as i32)),
-        _ => None,
     }
 }

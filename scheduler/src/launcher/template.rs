@@ -6,7 +6,12 @@
 //! process that nobody knew. A template that says anything else, or takes too long, is ended together
 //! with what it has forked and not let go. Nothing here waits; time comes as an argument.
 
-use super::{catalog::Opened, pauses::Identity, sys, worker};
+use super::{
+    catalog::Opened,
+    pauses::Identity,
+    sys::{self, Ended},
+    worker,
+};
 use crate::config::Config;
 use bulkhead_proto::{
     internal::{
@@ -445,7 +450,7 @@ impl Template {
     }
 
     /// It has ended: what becomes of those who waited for it.
-    pub fn bury(&mut self, how: &str, outcomes: &mut Vec<Outcome>) {
+    pub fn bury(&mut self, how: Ended, outcomes: &mut Vec<Outcome>) {
         let told = self.why.take().filter(|why| !why.reason.is_empty());
         let why = told.unwrap_or_else(|| {
             Why::failed(format!("the process that holds the model ended with {how}"))

@@ -274,6 +274,6 @@ fn buried(template: &mut Template, outcomes: &mut Vec<Outcome>) -> bool {
     let Some(how) = sys::ended(template.pid()) else {
         return false;
     };
-    template.bury(&how, outcomes);
+    template.bury(how, outcomes);
     true
 }

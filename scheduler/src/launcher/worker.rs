@@ -11,7 +11,10 @@ use bulkhead_proto::{
     internal::{Load, ModelFault, ModelFile, SpawnWorker, ToWorker, to_worker},
 };
 use nix::{
-    sys::socket::{AddressFamily, SockFlag, SockType, socketpair},
+    sys::{
+        socket::{AddressFamily, SockFlag, SockType, socketpair},
+        stat::fstat,
+    },
     unistd::Pid,
 };
 use std::{
@@ -22,6 +25,10 @@ use std::{
     },
     path::Path,
 };
+
+/// What a model may take in memory while it is read, in sizes of its files: as they are and as they are
+/// computed with, of which the second may have four times the bits.
+const LOADING_TIMES: u64 = 8;
 
 /// The only device so far.
 const CPU: &str = "cpu";
@@ -103,8 +110,20 @@ pub fn known_device(device: &str) -> Result<(), SpawnError> {
     }
 }
 
-/// Starts a worker that loads the model itself and shares it with nobody.
-pub fn start(program: &Path, config: &Config, opened: &Opened<'_>) -> Result<Started, SpawnError> {
+/// What a worker may have beside its model, bytes. What the scheduler says of a quota can cost room, and no
+/// isolation.
+pub fn room(config: &Config, ask: &SpawnWorker) -> u64 {
+    let quota = ask.quota_bytes.max(config.worker.quota_bytes);
+    quota.saturating_add(config.worker.scratch_bytes)
+}
+
+/// Starts a worker that loads the model itself and shares it with nobody, with `room` beside its model.
+pub fn start(
+    program: &Path,
+    config: &Config,
+    opened: &Opened<'_>,
+    room: u64,
+) -> Result<Started, SpawnError> {
     let (theirs, connection) = socketpair(
         AddressFamily::Unix,
         SockType::Stream,
@@ -123,6 +142,15 @@ pub fn start(program: &Path, config: &Config, opened: &Opened<'_>) -> Result<Sta
     let mut fds = vec![theirs.as_fd()];
     fds.extend(opened.files.iter().map(AsFd::as_fd));
     let pid = sys::spawn(program, &[], &fds)?;
+    let files =
+        (opened.files.iter()).try_fold(0u64, |sum, file| Ok(sum + fstat(file)?.st_size as u64));
+    let bounded = files.and_then(|bytes| {
+        sys::bound_memory(
+            pid,
+            room.saturating_add(bytes.saturating_mul(LOADING_TIMES)),
+        )
+    });
+    bounded.inspect_err(|_: &io::Error| sys::kill_and_wait(pid))?;
     Ok(Started {
         pid,
         connection: stream.into(),

@@ -138,7 +138,10 @@ fn describe() {
         "Bytes found not zero after a scrub; must stay 0"
     );
     describe_counter!("bulkhead_worker_starts_total", "Workers that became ready");
-    describe_counter!("bulkhead_worker_deaths_total", "Workers that ended, by how");
+    describe_counter!(
+        "bulkhead_worker_deaths_total",
+        "Workers that ended, by tenant, how and why"
+    );
     describe_counter!(
         "bulkhead_worker_backoffs_total",
         "Restarts of workers that were put off, by tenant, model and what failed: a start, a worker that died or was killed, or the process that holds the model"
@@ -275,9 +278,10 @@ pub fn worker_started() {
     counter!("bulkhead_worker_starts_total").increment(1);
 }
 
-/// A worker ended: "evicted", "crashed" or "killed".
-pub fn worker_ended(how: &'static str) {
-    counter!("bulkhead_worker_deaths_total", "how" => how).increment(1);
+/// A worker ended. `how` and `why` are of our own fixed words.
+pub fn worker_ended(tenant: &Arc<str>, how: &'static str, why: &'static str) {
+    counter!("bulkhead_worker_deaths_total", "tenant" => tenant.to_string(), "how" => how, "why" => why)
+        .increment(1);
 }
 
 /// A restart is put off. `cause` is one of our own fixed words.

@@ -24,6 +24,7 @@ mod metrics;
 mod oauth;
 mod operators;
 mod records;
+mod seal;
 mod state;
 mod submit;
 
@@ -36,11 +37,15 @@ use bulkhead_proto::internal::{
     Drained, Models, RecordKind, ToLauncher, from_launcher, to_launcher,
 };
 use catalog::Catalog;
+use listen::Doors;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use state::App;
 use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 use submit::Submitter;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot, watch},
+};
 
 /// The resource that access tokens are for.
 pub const AUDIENCE: &str = "bulkhead";
@@ -85,11 +90,22 @@ pub enum ServerError {
 pub fn run(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
     fail_whole();
     let config = within_descriptors(config)?;
+    let doors = Doors::open(&config)?;
+    doors.announce(&config)?;
+    // Asked of files that are out of reach below.
+    let processors = std::thread::available_parallelism()?.get();
+    for seal::Layer { name, outcome } in seal::restrict(&config.paths()) {
+        match outcome {
+            Ok(how) => tracing::info!(layer = name, how, "the scheduler is sealed"),
+            Err(why) => tracing::warn!(layer = name, why, "the scheduler is not sealed"),
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(processors)
         .enable_all()
         .thread_name("io")
         .build()?;
-    runtime.block_on(serve(config, launcher))
+    runtime.block_on(serve(config, launcher, doors))
 }
 
 /// Takes as many descriptors as this process may have, and lets agents open no more connections than
@@ -126,15 +142,12 @@ fn fail_whole() {
     }));
 }
 
-async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
+async fn serve(config: Config, launcher: OwnedFd, doors: Doors) -> Result<(), ServerError> {
     let metrics = metrics::install().map_err(ServerError::Metrics)?;
     let paths = config.paths();
-    let agents = listen::tcp(config.server.listen).await?;
-    let operators = listen::tcp(config.server.operators).await?;
-    let issuer = match config.server.issuer.as_str() {
-        "" => format!("https://{}", agents.local_addr()?),
-        given => given.to_string(),
-    };
+    let issuer = doors.issuer(&config)?;
+    let agents = TcpListener::from_std(doors.agents)?;
+    let operators = TcpListener::from_std(doors.operators)?;
     let identity = Identity::open(&paths.identity_db(), &issuer, AUDIENCE, clock::unix_s()).await?;
     let policy_dir = paths.policy_dir();
     let policy = PolicyEngine::new(policy_dir.exists().then_some(policy_dir.as_path()))?;
@@ -159,6 +172,7 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
         launcher: link.clone(),
         known: catalog.clone(),
         faults: faults.clone(),
+        audit: audit.clone(),
     })?;
     let submitter = Submitter {
         identity: identity.clone(),
@@ -187,12 +201,10 @@ async fn serve(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
     }
 
     let (stop, stopped) = watch::channel(false);
-    let endpoints = listen::endpoints(&app, &agents, &operators)?;
-    let admin = listen::admin(app.clone())?;
+    let admin = listen::admin(app.clone(), doors.admin)?;
     let door = tokio::spawn(door::serve(app.clone(), agents, tls, stopped));
     let http = tokio::spawn(listen::operators(app.clone(), operators));
     tokio::spawn(upkeep(app.clone()));
-    listen::write_endpoints(&app, &endpoints)?;
     started(&app);
 
     let drain = obey(&mut said, &driver, &audit).await;

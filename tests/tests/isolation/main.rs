@@ -3,6 +3,7 @@
 
 mod crash_loops;
 mod fork_fails;
+mod hostile;
 mod left_behind;
 mod memory;
 mod seal;

@@ -12,6 +12,7 @@ const ALL: &[&str] = &[
     "bulkhead-benches",
     "bulkhead-client",
     "bulkhead-core",
+    "bulkhead-hostile",
     "bulkhead-identity",
     "bulkhead-kernels",
     "bulkhead-policy",

@@ -170,6 +170,10 @@ fn generates(files: &ModelFiles) -> Result<bool, LoadError> {
     Ok(generates)
 }
 
+/// How a loaded model becomes an engine. That of every worker that serves is [`Loaded::start`]; tests of the
+/// seal put a hostile one in its place.
+pub type StartWith = fn(Loaded, usize, bool) -> Result<Box<dyn Engine>, LoadError>;
+
 impl Loaded {
     /// Starts `threads` compute threads. With `warm_up`, runs one small job, so that everything that is
     /// made on first use exists before the process is sealed, and a model that cannot run is found out.

@@ -20,6 +20,8 @@ mod seccomp;
 pub use files::close_all_but;
 pub use probe::{probe, to_json};
 
+/// When the machine runs out of memory, workers end first, and nothing of the scheduler's.
+pub const OOM_SCORE: &str = "oom_score";
 /// No gain of privileges by any exec, ever.
 pub const NO_NEW_PRIVS: &str = "no_new_privs";
 /// No file can be opened by its path.
@@ -44,7 +46,8 @@ pub const SECCOMP: &str = "seccomp";
 pub const NO_NETWORK: &str = "no_network";
 
 /// All names that a seal can report, in the order of applying.
-pub const LAYERS: [&str; 11] = [
+pub const LAYERS: [&str; 12] = [
+    OOM_SCORE,
     NO_NEW_PRIVS,
     NETNS,
     LANDLOCK,
@@ -94,7 +97,10 @@ pub struct Sealed {
 
 /// Applies the layers that must come before any thread exists.
 pub fn restrict() -> Restricted {
-    let mut layers = vec![LayerStatus::of(NO_NEW_PRIVS, privileges::no_new_privs())];
+    let mut layers = vec![
+        LayerStatus::of(OOM_SCORE, limits::end_first()),
+        LayerStatus::of(NO_NEW_PRIVS, privileges::no_new_privs()),
+    ];
     layers.push(LayerStatus::of(NETNS, namespaces::leave_network()));
     layers.extend(landlock::restrict());
     layers.push(LayerStatus::of(
@@ -107,13 +113,13 @@ pub fn restrict() -> Restricted {
 
 /// Applies them once more, in a process that was forked from a restricted one. Where the machine
 /// grants it, what the two shared is its own afterwards: a network namespace, a Landlock domain. What
-/// cannot be had a second time is still in force, and says that it is shared.
+/// cannot be had a second time is in force as the template has it, and says so.
 pub fn restrict_again(template: &Restricted) -> Restricted {
     let mut again = restrict();
     for layer in &mut again.layers {
         if !layer.available && template.has(layer.name) {
             layer.available = true;
-            layer.detail = format!("shared by the workers of one model ({})", layer.detail);
+            layer.detail = format!("as its model's template has it ({})", layer.detail);
         }
     }
     again

@@ -1,17 +1,12 @@
 //! The last layer: which system calls are left once the model is loaded and all threads run.
 //!
-//! What is allowed is what computing needs: reading and writing sockets that are open, waiting,
-//! anonymous memory that is never executable, a clock, random bytes, ending. Everything else falls in one
-//! of three classes:
-//! - *Answered "not permitted"*: calls by which libraries look around (is there a cgroup file, how
-//!   much memory is there). They reveal nothing, and a library that asks late must not cost a tenant
-//!   its worker.
-//! - *Answered "no such call"*: `clone3`, whose flags a filter cannot read; C libraries then try `clone`.
-//! - *The process is killed*: all the rest, `clone` and `execve` and `socket` among it. No correct worker
-//!   calls them, so whoever does is not a worker any more.
+//! What is allowed is what computing needs: reading and writing sockets that are open, waiting, anonymous memory of
+//! its own that is never executable, a clock, random bytes, ending. Everything else kills the process: no correct
+//! worker makes such a call, so whoever does is not a worker any more, and its end is on record. The list is that of
+//! a worker under load, traced; what libraries look up in files they have looked up before, and the C library's
+//! allocator is set so that it looks up nothing (see `bulkhead_kernels::alloc::settle`).
 //!
-//! Three filters, since a filter has one answer to give; the kernel obeys the strictest of them. They are
-//! put on all threads at once, and where one thread cannot take them none does.
+//! The filter is put on all threads at once, and where one thread cannot take it none does.
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -73,106 +68,46 @@ const ALLOWED: &[i64] = &[
     libc::SYS_time,
 ];
 
-/// Calls that are answered with EPERM.
-const REFUSED: &[i64] = &[
-    libc::SYS_openat,
-    libc::SYS_faccessat,
-    libc::SYS_faccessat2,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_statx,
-    libc::SYS_statfs,
-    libc::SYS_readlinkat,
-    libc::SYS_getcwd,
-    libc::SYS_lseek,
-    libc::SYS_fcntl,
-    libc::SYS_ioctl,
-    libc::SYS_prlimit64,
-    libc::SYS_getrusage,
-    libc::SYS_sysinfo,
-    libc::SYS_uname,
-    libc::SYS_sched_setaffinity,
-    libc::SYS_setpriority,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_open,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_access,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_stat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_lstat,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_readlink,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_getrlimit,
-];
+/// Calls that are allowed with some arguments: mmap, mprotect, prctl, fcntl, tgkill.
+const CONDITIONAL: usize = 5;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 pub(super) fn lock() -> Result<String, String> {
-    let filters = filters().map_err(|error| error.to_string())?;
-    // The allow list last: it leaves no call to install another filter with.
-    for filter in &filters {
-        apply_filter_all_threads(filter).map_err(|error| error.to_string())?;
-    }
+    let filter = filter().map_err(|error| error.to_string())?;
+    apply_filter_all_threads(&filter).map_err(|error| error.to_string())?;
     Ok(format!(
         "{} calls are left, on all threads",
-        ALLOWED.len() + 3
+        ALLOWED.len() + CONDITIONAL
     ))
 }
 
-/// The three filters, in the order of applying.
-fn filters() -> Result<[BpfProgram; 3], seccompiler::BackendError> {
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let answer = |rules: Rules, errno: i32| {
-        let answer = SeccompAction::Errno(errno.unsigned_abs());
-        SeccompFilter::new(rules, SeccompAction::Allow, answer, arch)?.try_into()
-    };
-    let (unknown, refused) = (Rules::from([(libc::SYS_clone3, Vec::new())]), refused()?);
-    let mut rules = allowed()?;
-    // Answered by the other two, and so not to be killed for.
-    rules.extend(
-        unknown
-            .keys()
-            .chain(refused.keys())
-            .map(|call| (*call, Vec::new())),
-    );
-    let killing = SeccompFilter::new(
-        rules,
-        SeccompAction::KillProcess,
-        SeccompAction::Allow,
-        arch,
-    )?;
-    Ok([
-        answer(unknown, libc::ENOSYS)?,
-        answer(refused, libc::EPERM)?,
-        killing.try_into()?,
-    ])
-}
-
-/// The refused calls. Of `prctl` one use stays: setting no_new_privs again, which changes nothing and
-/// comes with the installation of every filter.
-fn refused() -> Result<Rules, seccompiler::BackendError> {
-    let mut rules: Rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    let no_new_privs = libc::PR_SET_NO_NEW_PRIVS as u64;
-    let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, no_new_privs)?;
-    rules.insert(libc::SYS_prctl, vec![SeccompRule::new(vec![other])?]);
-    Ok(rules)
+    let (other, listed) = (SeccompAction::KillProcess, SeccompAction::Allow);
+    SeccompFilter::new(allowed()?, other, listed, arch)?.try_into()
 }
 
 /// The allow list, with conditions on the arguments of what would be dangerous without.
 fn allowed() -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    let anonymous = libc::MAP_ANONYMOUS as u64;
-    let map = vec![not_executable()?, has_bits(3, anonymous, anonymous)?];
+    // Private alone: what is shared counts for no limit of the process.
+    let kinds = (libc::MAP_ANONYMOUS | libc::MAP_TYPE) as u64;
+    let private = (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE) as u64;
+    let map = vec![not_executable()?, has_bits(3, kinds, private)?];
     rules.insert(libc::SYS_mmap, vec![SeccompRule::new(map)?]);
     rules.insert(
         libc::SYS_mprotect,
         vec![SeccompRule::new(vec![not_executable()?])?],
     );
+    // A thread that was made before the lock may come to its first lines after it, and gives itself its name.
+    let name = is(0, libc::PR_SET_NAME)?;
+    rules.insert(libc::SYS_prctl, vec![SeccompRule::new(vec![name])?]);
+    // Asked of a descriptor before it is closed, where the standard library checks itself.
+    let flags = is(1, libc::F_GETFD)?;
+    rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(vec![flags])?]);
     // A process may raise a signal in itself (abort does), and in nobody else.
-    let own = u64::from(std::process::id());
-    let own = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, own)?;
+    let own = is(0, std::process::id().cast_signed())?;
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![own])?]);
     Ok(rules)
 }
@@ -180,6 +115,11 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
 /// The third argument of mmap and mprotect has no PROT_EXEC.
 fn not_executable() -> Result<SeccompCondition, seccompiler::BackendError> {
     has_bits(2, libc::PROT_EXEC as u64, 0)
+}
+
+fn is(argument: u8, value: libc::c_int) -> Result<SeccompCondition, seccompiler::BackendError> {
+    let value = u64::from(value.cast_unsigned());
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
 fn has_bits(
@@ -196,10 +136,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_filters_compile_and_fit_the_kernels_limit() {
-        for filter in filters().expect("a supported processor") {
-            assert!(!filter.is_empty() && filter.len() < 4096);
-        }
+    fn the_filter_compiles_and_fits_the_kernels_limit() {
+        let filter = filter().expect("a supported processor");
+        assert!(!filter.is_empty() && filter.len() < 4096);
+        assert_eq!(
+            allowed().expect("valid rules").len(),
+            ALLOWED.len() + CONDITIONAL
+        );
     }
 
     #[test]
@@ -209,8 +152,10 @@ mod tests {
             libc::SYS_socket,
             libc::SYS_connect,
             libc::SYS_clone,
+            libc::SYS_clone3,
             libc::SYS_execve,
             libc::SYS_openat,
+            libc::SYS_ioctl,
             libc::SYS_ptrace,
             libc::SYS_process_vm_readv,
             libc::SYS_kill,
@@ -221,6 +166,5 @@ mod tests {
         ] {
             assert!(!allowed.contains_key(&call), "call {call}");
         }
-        assert!(ALLOWED.iter().all(|call| !REFUSED.contains(call)));
     }
 }

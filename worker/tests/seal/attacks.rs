@@ -180,6 +180,9 @@ pub const ATTACKS: &[Attack] = &[
         // SAFETY: the name is a C string.
         answer(unsafe { libc::memfd_create(c"x".as_ptr(), 0) }.into())
     }),
+    attack("mapping_memory_that_no_limit_counts", &[], nothing, |_| {
+        map_as(libc::PROT_READ, libc::MAP_SHARED)
+    }),
     attack("making_a_pipe", &[], nothing, |_| {
         nix::unistd::pipe().map(drop).map_err(io::Error::from)
     }),
@@ -222,13 +225,17 @@ fn of(prepared: &Prepared) -> (libc::pid_t, usize) {
 }
 
 fn map(extra: libc::c_int) -> io::Result<()> {
+    map_as(libc::PROT_READ | extra, libc::MAP_PRIVATE)
+}
+
+fn map_as(protection: libc::c_int, sharing: libc::c_int) -> io::Result<()> {
     // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
     let page = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
             4096,
-            libc::PROT_READ | extra,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            protection,
+            sharing | libc::MAP_ANONYMOUS,
             -1,
             0,
         )

@@ -76,6 +76,7 @@ fn unknown(name: &str) -> Check {
 /// What a worker that was taken over could do without this layer.
 fn loss(layer: &str) -> &'static str {
     match layer {
+        "oom_score" => "other processes could be ended for the memory that a worker took",
         "no_new_privs" => "a set-uid program could give a worker privileges",
         "no_capabilities" => "a worker started by root would keep root's powers",
         "non_dumpable" => "processes of the same user could read a worker's memory",

@@ -1,13 +1,15 @@
 //! Each effect of the core becomes one call here.
 
 use super::{
-    Driver, Update, request,
+    Driver, Update,
+    ends::Cause,
+    request,
     worker::{State, Worker},
 };
 use crate::server::metrics;
 use bulkhead_core::{
-    BackoffCause, Effect, End, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId,
-    StartFailure, TenantId, WorkerId,
+    BackoffCause, Effect, End, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId,
+    WorkerId,
 };
 use bulkhead_proto::internal::{
     Cancel, Grant, KillWorker, SpawnWorker, ToLauncher, Work, Yield, to_launcher, to_worker,
@@ -29,7 +31,7 @@ impl Driver {
                 ..
             } => self.start_worker(worker, tenant, model, now),
             Effect::StopWorker { worker } => self.stop_worker(worker),
-            Effect::KillWorker { worker, why } => self.kill_worker(worker, why),
+            Effect::KillWorker { worker, why } => self.kill_worker(worker, why.into()),
             Effect::Assign { worker, requests } => self.assign(worker, &requests, now),
             Effect::Grant {
                 worker,
@@ -78,13 +80,15 @@ impl Driver {
         };
         self.workers
             .insert(worker, Worker::starting(tenant, model, now));
+        let facts = self.tenants.get(&tenant);
         let spawn = SpawnWorker {
             worker: worker.0,
             model: name.to_string(),
             device: "cpu".into(),
-            tenant: (self.tenants.get(&tenant))
+            tenant: facts
                 .map(|facts| facts.name.to_string())
                 .unwrap_or_default(),
+            quota_bytes: facts.map(|facts| facts.quota_bytes).unwrap_or_default(),
         };
         self.to_launcher(to_launcher::Message::Spawn(spawn));
     }
@@ -93,15 +97,15 @@ impl Driver {
     /// only asked to end could refuse, and starve whoever waits for the place.
     fn stop_worker(&mut self, worker: WorkerId) {
         if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.stop();
+            entry.condemn(Cause::Evicted);
         }
         self.to_launcher(to_launcher::Message::Kill(KillWorker { worker: worker.0 }));
     }
 
-    pub(super) fn kill_worker(&mut self, worker: WorkerId, why: KillReason) {
-        tracing::warn!(worker = worker.0, ?why, "killing a worker");
+    pub(super) fn kill_worker(&mut self, worker: WorkerId, cause: Cause) {
+        tracing::warn!(worker = worker.0, ?cause, "killing a worker");
         if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.killed = true;
+            entry.condemn(cause);
         }
         self.to_launcher(to_launcher::Message::Kill(KillWorker { worker: worker.0 }));
     }
@@ -118,7 +122,7 @@ impl Driver {
                     worker = worker.0,
                     "a batch was not this tenant's alone; the worker is killed unserved"
                 );
-                self.kill_worker(worker, KillReason::Protocol);
+                self.kill_worker(worker, Cause::MixedBatch);
             }
         }
     }

@@ -14,8 +14,9 @@ impl Driver {
             Some(from_launcher::Message::Spawned(spawned)) => self.spawned(&spawned, descriptor),
             Some(from_launcher::Message::SpawnFailed(failed)) => self.spawn_failed(&failed),
             Some(from_launcher::Message::Exited(exited)) => {
-                tracing::info!(worker = exited.worker, how = %exited.how, "a worker ended");
-                self.worker_gone(WorkerId(exited.worker));
+                let worker = WorkerId(exited.worker);
+                self.worker_gone(worker);
+                self.buried(worker, &exited);
             }
             Some(from_launcher::Message::ModelFault(fault)) => self.note_fault(&fault),
             Some(from_launcher::Message::Models(models)) => self.models_changed(models),

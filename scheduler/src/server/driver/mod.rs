@@ -8,6 +8,7 @@
 mod closing;
 mod counting;
 mod effects;
+mod ends;
 mod forgetting;
 mod launcher;
 mod output;
@@ -20,7 +21,7 @@ pub use output::Text;
 pub use request::{Ended, Job, NewRequest, Update, Usage};
 pub use status::Snapshot;
 
-use super::{clock::Clock, metrics::TenantLabels};
+use super::{audit_log::AuditLog, clock::Clock, metrics::TenantLabels};
 use bulkhead_core::{
     AgentId, CancelReason, Core, DeviceId, Effect, Event, Limits, ModelId, Nanos, RequestId,
     TenantId, TenantSettings, WorkerId,
@@ -56,10 +57,10 @@ pub enum Message {
         agent: AgentId,
         why: CancelReason,
     },
-    /// What a worker said; `None`: its connection ended. `slot` is given back once it was heard.
+    /// What a worker said. `slot` is given back once it was heard.
     Worker {
         worker: WorkerId,
-        frame: Option<Box<FromWorker>>,
+        heard: Heard,
         slot: OwnedSemaphorePermit,
     },
     Launcher {
@@ -75,6 +76,15 @@ pub enum Message {
     Drain(oneshot::Sender<()>),
     /// End what is still open.
     CancelAll,
+}
+
+/// What came out of a worker's socket.
+pub enum Heard {
+    Frame(Box<FromWorker>),
+    /// What is no frame; nothing comes after it.
+    Nonsense,
+    /// The connection has ended.
+    End,
 }
 
 /// What the driver knows of a tenant.
@@ -105,6 +115,8 @@ pub struct Setup {
     pub known: Arc<super::catalog::Catalog>,
     /// Models whose files are not what was installed.
     pub faults: Arc<super::faults::Faults>,
+    /// Where ends of workers are recorded.
+    pub audit: AuditLog,
 }
 
 /// The driver's own state. All maps are bounded by what the core admits.
@@ -119,6 +131,8 @@ pub(super) struct Driver {
     /// When each of those has waited long enough, earliest first.
     overdue: VecDeque<(Nanos, RequestId)>,
     workers: HashMap<WorkerId, Worker>,
+    /// Those that are not heard any more, until their processes are buried.
+    ending: HashMap<WorkerId, ends::Ending>,
     effects: Vec<Effect>,
     wake_at: Option<u64>,
     drained: Option<oneshot::Sender<()>>,
@@ -156,6 +170,7 @@ impl Driver {
             closing: HashMap::new(),
             overdue: VecDeque::new(),
             workers: HashMap::new(),
+            ending: HashMap::new(),
             effects: Vec::new(),
             wake_at: None,
             drained: None,
@@ -234,10 +249,10 @@ impl Driver {
             }
             Message::Worker {
                 worker,
-                frame,
+                heard,
                 slot,
             } => {
-                self.worker_said(worker, frame);
+                self.worker_said(worker, heard);
                 drop(slot);
             }
             Message::Launcher {

@@ -3,7 +3,10 @@
 //! What a worker says is data. It can only end requests that it was given, and its own measurements
 //! are for metrics alone.
 
-use super::{Driver, Message, Text, Update};
+use super::{
+    Driver, Heard, Message, Text, Update,
+    ends::{Cause, Ending},
+};
 use crate::{
     launcher::CHANGED,
     server::{
@@ -12,11 +15,10 @@ use crate::{
     },
 };
 use bulkhead_core::{
-    Event, KillReason, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId,
-    WorkerId,
+    Event, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId, WorkerId,
 };
 use bulkhead_proto::{
-    frame,
+    frame::{self, FrameError},
     internal::{
         self, Assign, Counters, FromWorker, Piece, Ready, Released, ScrubReport, Step, ToWorker,
         from_worker, to_worker,
@@ -71,8 +73,8 @@ pub(super) struct Worker {
     pub held: Held,
     /// What it said last that it had done.
     pub counters: Counters,
-    pub killed: bool,
-    pub stopped: bool,
+    /// What it was ended for. Nothing that it says is heard any more.
+    cause: Option<Cause>,
     /// It said that no other would do better.
     refused_for_good: bool,
     since: Nanos,
@@ -90,16 +92,16 @@ impl Worker {
             seal: Vec::new(),
             held: Held::default(),
             counters: Counters::default(),
-            killed: false,
-            stopped: false,
+            cause: None,
             refused_for_good: false,
             since,
             socket: None,
         }
     }
 
-    pub(super) fn stop(&mut self) {
-        self.stopped = true;
+    /// It is to end because of this; the first reason counts.
+    pub(super) fn condemn(&mut self, cause: Cause) {
+        self.cause.get_or_insert(cause);
         self.socket = None;
     }
 }
@@ -142,11 +144,17 @@ impl Driver {
         }
     }
 
-    pub(super) fn worker_said(&mut self, worker: WorkerId, frame: Option<Box<FromWorker>>) {
-        if !self.workers.contains_key(&worker) {
+    pub(super) fn worker_said(&mut self, worker: WorkerId, heard: Heard) {
+        let known = self.workers.get(&worker);
+        if known.is_none_or(|entry| entry.cause.is_some()) {
             return;
         }
-        match frame.and_then(|f| f.message) {
+        let message = match heard {
+            Heard::Frame(frame) => frame.message,
+            Heard::Nonsense => None,
+            Heard::End => return self.lost(worker),
+        };
+        match message {
             Some(from_worker::Message::Ready(ready)) => self.ready(worker, ready),
             Some(from_worker::Message::Refused(refused)) => self.refused(worker, refused),
             Some(from_worker::Message::Step(step)) => self.stepped(worker, step),
@@ -157,14 +165,16 @@ impl Driver {
                     self.counted(worker, expired.kv_bytes, counters);
                 }
             }
-            None => {
-                // Its connection ended, or it spoke nonsense: either way it is of no more use.
-                self.to_launcher(internal::to_launcher::Message::Kill(internal::KillWorker {
-                    worker: worker.0,
-                }));
-                self.worker_gone(worker);
-            }
+            None => self.kill_worker(worker, Cause::Frame),
         }
+    }
+
+    /// Its connection ended: it is of no more use, and why it ended its burial will tell.
+    fn lost(&mut self, worker: WorkerId) {
+        self.to_launcher(internal::to_launcher::Message::Kill(internal::KillWorker {
+            worker: worker.0,
+        }));
+        self.worker_gone(worker);
     }
 
     fn ready(&mut self, worker: WorkerId, ready: Ready) {
@@ -172,7 +182,7 @@ impl Driver {
             return;
         };
         if entry.state != State::Starting {
-            return self.kill_worker(worker, KillReason::Protocol);
+            return self.kill_worker(worker, Cause::Protocol);
         }
         entry.state = State::Idle;
         entry.seal = ready.seal.clone();
@@ -205,10 +215,13 @@ impl Driver {
         let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
+        if entry.state != State::Starting {
+            return self.kill_worker(worker, Cause::Protocol);
+        }
         entry.refused_for_good = refused.permanent;
-        let (starting, model) = (entry.state == State::Starting, entry.model);
-        if starting
-            && !refused.file.is_empty()
+        entry.condemn(Cause::Refused);
+        let model = entry.model;
+        if !refused.file.is_empty()
             && let Some(model) = self.model_name(model)
         {
             let fault = internal::ModelFault {
@@ -259,8 +272,11 @@ impl Driver {
         let Some(request) = self.requests.get_mut(&RequestId(piece.request)) else {
             return;
         };
-        if request.worker != Some(worker) || !request.output.admits(&piece) {
-            return self.kill_worker(worker, KillReason::Protocol);
+        if request.worker != Some(worker) {
+            return self.kill_worker(worker, Cause::Protocol);
+        }
+        if !request.output.admits(&piece) {
+            return self.kill_worker(worker, Cause::Output);
         }
         request.output_tokens = piece.output_tokens;
         let _ = request.updates.send(Update::Piece(Text {
@@ -319,7 +335,7 @@ impl Driver {
             bytes = scrub.residue_bytes,
             "a scrub left residue; the worker is killed"
         );
-        self.kill_worker(worker, KillReason::Protocol);
+        self.kill_worker(worker, Cause::Residue);
         self.worker_gone(worker);
         false
     }
@@ -332,7 +348,7 @@ impl Driver {
         });
         let slow: Vec<WorkerId> = slow.map(|(id, _)| *id).collect();
         for worker in slow {
-            self.kill_worker(worker, KillReason::HeldLane);
+            self.kill_worker(worker, Cause::SlowStart);
         }
     }
 
@@ -341,12 +357,12 @@ impl Driver {
         let Some(entry) = self.workers.remove(&worker) else {
             return;
         };
-        let how = match (entry.stopped, entry.killed) {
-            (true, _) => "evicted",
-            (false, true) => "killed",
-            (false, false) => "crashed",
+        let ending = Ending {
+            tenant: entry.tenant,
+            model: entry.model,
+            cause: entry.cause,
         };
-        metrics::worker_ended(how);
+        self.ending.insert(worker, ending);
         self.let_go(&entry);
         self.close_all_of(worker);
         let event = match entry.state {
@@ -399,17 +415,18 @@ async fn write_frames(mut socket: OwnedWriteHalf, mut frames: mpsc::UnboundedRec
 async fn read_frames(worker: WorkerId, mut socket: OwnedReadHalf, inbox: mpsc::Sender<Message>) {
     let slots = Arc::new(Semaphore::new(FRAMES_WAITING_MAX));
     while let Ok(slot) = slots.clone().acquire_owned().await {
-        let frame = match frames::read::<FromWorker>(&mut socket).await {
-            Ok(frame) => frame,
+        let heard = match frames::read::<FromWorker>(&mut socket).await {
+            Ok(Some(frame)) => Heard::Frame(Box::new(frame)),
+            Ok(None) | Err(FrameError::Io(_)) => Heard::End,
             Err(error) => {
-                tracing::warn!(worker = worker.0, %error, "lost a worker's connection");
-                None
+                tracing::warn!(worker = worker.0, %error, "a worker spoke nonsense");
+                Heard::Nonsense
             }
         };
-        let ended = frame.is_none();
+        let ended = !matches!(heard, Heard::Frame(_));
         let message = Message::Worker {
             worker,
-            frame: frame.map(Box::new),
+            heard,
             slot,
         };
         if inbox.send(message).await.is_err() || ended {
