@@ -19,7 +19,7 @@ use std::process::Command;
 use std::thread;
 
 /// What came of an attempt that its worker outlived.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Came {
     /// It worked: the seal has a hole.
     Done,
@@ -27,6 +27,8 @@ pub enum Came {
     Denied(String),
     /// To be idle from now on.
     Idle,
+    /// To be said in the step that it is in.
+    Said(Vec<Piece>, Vec<Finished>),
 }
 
 /// Makes the attempt of this name, with the number that may follow it.
@@ -47,12 +49,31 @@ pub fn make(name: &str, request: u64) -> Came {
         "memory" => memory(),
         "lane" => hold(),
         "idle" => Came::Idle,
+        "others-answer" => Came::Said(vec![], vec![answer(request + 1)]),
+        "others-text" => Came::Said(vec![text(request + 1, 4)], vec![]),
+        "endless-text" => Came::Said(vec![text(request, 1 << 20)], vec![]),
         "flood" => flood(),
         _ => {
-            say(name, request);
+            say(name);
             // The scheduler's turn.
             hold()
         }
+    }
+}
+
+fn answer(request: u64) -> Finished {
+    Finished {
+        request,
+        outcome: Outcome::Ok.into(),
+        ..Finished::default()
+    }
+}
+
+fn text(request: u64, bytes: usize) -> Piece {
+    Piece {
+        request,
+        text: "x".repeat(bytes),
+        ..Piece::default()
     }
 }
 
@@ -106,20 +127,7 @@ fn flood() -> ! {
 }
 
 /// Says what no worker may say.
-fn say(name: &str, request: u64) {
-    let others = Finished {
-        request: request + 1,
-        outcome: Outcome::Ok.into(),
-        ..Finished::default()
-    };
-    let step = |lease, pieces, finished| {
-        Message::Step(Step {
-            lease,
-            pieces,
-            finished,
-            ..Step::default()
-        })
-    };
+fn say(name: &str) {
     match name {
         "junk" => raw(&[&16u32.to_le_bytes()[..], &[0xFF; 16]].concat()),
         "huge-frame" => raw(&u32::MAX.to_le_bytes()),
@@ -127,29 +135,14 @@ fn say(name: &str, request: u64) {
         "no-message" => raw(&0u32.to_le_bytes()),
         "second-ready" => tell(Message::Ready(Ready::default())),
         "late-refusal" => tell(Message::Refused(Refused::default())),
-        "others-answer" => tell(step(u64::MAX, vec![], vec![others])),
-        "others-lease" => tell(step(u64::MAX, vec![], vec![])),
+        "others-lease" => tell(Message::Step(Step {
+            lease: u64::MAX,
+            ..Step::default()
+        })),
         "others-release" => tell(Message::Released(Released {
             lease: u64::MAX,
             ..Released::default()
         })),
-        "others-text" => {
-            let piece = Piece {
-                request: request + 1,
-                text: "mine".into(),
-                ..Piece::default()
-            };
-            // Whoever's it is, it is not shown; and then an answer that nobody gave it.
-            tell(step(u64::MAX, vec![piece], vec![]));
-        }
-        "endless-text" => {
-            let piece = Piece {
-                request,
-                text: "x".repeat(1 << 20),
-                ..Piece::default()
-            };
-            tell(step(u64::MAX, vec![piece], vec![]));
-        }
         "residue" => {
             let scrub = ScrubReport {
                 residue_bytes: 1,

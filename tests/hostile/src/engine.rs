@@ -65,12 +65,21 @@ impl Engine for Hostile {
         let Some((request, name)) = self.asked.pop() else {
             return self.honest.step(now_ns);
         };
-        let came = attempts::make(&name, request);
-        if came == Came::Idle {
-            self.idle = true;
-            self.asked.push((request, name));
-            return StepOutcome::default();
-        }
+        let came = match attempts::make(&name, request) {
+            Came::Idle => {
+                self.idle = true;
+                self.asked.push((request, name));
+                return StepOutcome::default();
+            }
+            Came::Said(pieces, finished) => {
+                return StepOutcome {
+                    pieces,
+                    finished,
+                    ..StepOutcome::default()
+                };
+            }
+            came => came,
+        };
         let finished = Finished {
             request,
             outcome: Outcome::Invalid.into(),
