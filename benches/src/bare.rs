@@ -79,7 +79,6 @@ impl Bare {
         let load = Load {
             format: format.to_owned(),
             threads: u32::try_from(threads)?,
-            zeroing: true,
             ..Load::default()
         };
         let files = files.iter().map(read).collect::<Result<_, _>>()?;

@@ -12,6 +12,7 @@ pub mod canary;
 pub mod compute;
 pub mod device;
 mod fill;
+mod measures;
 pub mod pool;
 mod report;
 pub mod stack;
@@ -19,6 +20,7 @@ mod verify;
 
 pub use alloc::ZeroingAllocator;
 pub use fill::fill_zero;
+pub use measures::Measure;
 pub use pool::{Pool, PoolError};
 pub use report::ScrubReport;
 pub use verify::{Residue, verify_zero};

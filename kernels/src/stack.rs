@@ -5,7 +5,7 @@
 //! pushes zeroed frames over that region and pops them again. Only memory below the caller's frame is
 //! touched; live frames cannot be.
 
-use crate::fill_zero;
+use crate::{Measure, fill_zero};
 
 /// Bytes of one pushed frame.
 const FRAME_BYTES: usize = 4096;
@@ -15,8 +15,11 @@ const FRAME_BYTES: usize = 4096;
 pub const SCRUB_BYTES_MAX: usize = 1 << 20;
 
 /// Overwrites about `bytes` of the current thread's unused stack with zero (at most
-/// [`SCRUB_BYTES_MAX`]), and returns how many bytes that were.
+/// [`SCRUB_BYTES_MAX`]), and returns how many bytes that were: none where [`Measure::Stacks`] is off.
 pub fn scrub(bytes: usize) -> u64 {
+    if !Measure::Stacks.is_on() {
+        return 0;
+    }
     let frames = bytes.min(SCRUB_BYTES_MAX).div_ceil(FRAME_BYTES);
     push(frames);
     (frames * FRAME_BYTES) as u64

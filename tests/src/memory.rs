@@ -1,87 +1,113 @@
-//! Searching a process's memory for traces of a prompt: its text, and its token ids.
+//! Searching a process's memory for traces of a job: texts, token ids, vectors.
 //!
-//! Text is looked for in pieces, so that a copy of which half was overwritten is found too; ids as
-//! 32-bit and 64-bit little-endian numbers, the two widths in which models take them.
+//! A trace is any 16 bytes in a row of a secret, so that a copy of which half was overwritten is found too. Token ids
+//! are looked for as 32-bit and 64-bit little-endian numbers, the two widths in which models take them. Some runs of
+//! common words or small numbers lie in every such process, job or no job: a process that never saw the job says
+//! which, and they are left out.
 
 use crate::process;
-use memchr::memmem::Finder;
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Bytes of each piece of a text that is searched by itself. Any run of 16 bytes of the text holds
-/// one of these pieces whole.
+/// Bytes of each piece of a secret that is searched by itself. Any run of 16 bytes of the secret holds one of these
+/// pieces whole.
 const PIECE: usize = 8;
-/// A trace of a text is this many bytes of it in a row.
+/// A trace is this many bytes of a secret in a row.
 const TRACE: usize = 16;
+
+/// Pieces that were found in memory as part of a trace: which secret's, and from where in it.
+pub type Found = BTreeSet<(usize, usize)>;
 
 /// What is looked for.
 pub struct Traces {
-    texts: Vec<Vec<u8>>,
-    ids: Vec<Vec<u8>>,
+    secrets: Vec<(&'static str, Vec<u8>)>,
+    pieces: Vec<(usize, usize)>,
+    finder: AhoCorasick,
+}
+
+/// What a job must not leave behind.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets(Vec<(&'static str, Vec<u8>)>);
+
+impl Secrets {
+    /// Any bytes; fewer than a trace hold none.
+    pub fn bytes(mut self, what: &'static str, bytes: impl Into<Vec<u8>>) -> Secrets {
+        let mut bytes = bytes.into();
+        bytes.truncate(bytes.len() / PIECE * PIECE);
+        if bytes.len() >= TRACE {
+            self.0.push((what, bytes));
+        }
+        self
+    }
+
+    /// Token ids, in both widths.
+    pub fn ids(self, what: &'static str, ids: &[u32]) -> Secrets {
+        let narrow: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let wide = ids.iter().map(|id| u64::from(*id));
+        let wide: Vec<u8> = wide.flat_map(u64::to_le_bytes).collect();
+        self.bytes(what, narrow).bytes(what, wide)
+    }
+
+    /// How to find them.
+    pub fn traces(self) -> Traces {
+        let secrets = self.0;
+        let places = |(which, (_, bytes)): (usize, &(&str, Vec<u8>))| {
+            (0..bytes.len()).step_by(PIECE).map(move |at| (which, at))
+        };
+        let pieces: Vec<_> = secrets.iter().enumerate().flat_map(places).collect();
+        let piece = |(which, at): &(usize, usize)| &secrets[*which].1[*at..*at + PIECE];
+        let finder = AhoCorasick::builder()
+            .kind(Some(AhoCorasickKind::DFA))
+            .build(pieces.iter().map(piece));
+        Traces {
+            finder: finder.expect("a few thousand short patterns"),
+            pieces,
+            secrets,
+        }
+    }
 }
 
 impl Traces {
-    /// Any 16 bytes in a row of `text`, and all of `ids` in a row.
-    pub fn of(text: &str, ids: &[u32]) -> Traces {
-        assert!(
-            text.len() >= TRACE && text.len().is_multiple_of(PIECE),
-            "a canary's length"
-        );
-        assert!(
-            ids.is_empty() || ids.len() >= 8,
-            "fewer ids could be there by chance"
-        );
-        let mut numbers = Vec::new();
-        if !ids.is_empty() {
-            numbers.push(ids.iter().flat_map(|id| id.to_le_bytes()).collect());
-            let wide = ids.iter().map(|id| u64::from(*id));
-            numbers.push(wide.flat_map(u64::to_le_bytes).collect());
-        }
-        Traces {
-            texts: vec![text.as_bytes().to_vec()],
-            ids: numbers,
-        }
+    /// Pieces that the secrets have.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
     }
 
-    /// How often the memory of a process holds a trace.
-    pub fn count_in(&self, pid: i32) -> usize {
-        let longest = self
-            .texts
-            .iter()
-            .chain(&self.ids)
-            .map(Vec::len)
-            .max()
-            .unwrap_or(0);
-        let mut places = 0;
-        let read = process::read_memory(pid, longest, |piece| places += self.count(piece));
+    /// What the memory of a process holds of them.
+    pub fn found_in(&self, pid: i32) -> Found {
+        let longest = self.secrets.iter().map(|(_, bytes)| bytes.len()).max();
+        let mut found = Found::new();
+        let read = process::read_memory(pid, longest.unwrap_or(0), |memory| {
+            self.look(memory, &mut found);
+        });
         read.unwrap_or_else(|e| panic!("reading the memory of {pid}: {e}"));
-        places
+        found
     }
 
-    fn count(&self, memory: &[u8]) -> usize {
-        let texts = self.texts.iter().map(|text| text_traces(memory, text));
-        let ids = self
-            .ids
-            .iter()
-            .map(|ids| Finder::new(ids).find_iter(memory).count());
-        texts.chain(ids).sum()
+    fn look(&self, memory: &[u8], found: &mut Found) {
+        for hit in self.finder.find_overlapping_iter(memory) {
+            let place = self.pieces[hit.pattern().as_usize()];
+            let (which, at) = place;
+            if run(memory, hit.start(), &self.secrets[which].1, at) >= TRACE {
+                found.insert(place);
+            }
+        }
+    }
+
+    /// How many pieces of which kind of secret there are in `found`.
+    pub fn tell(&self, found: &Found) -> BTreeMap<&'static str, usize> {
+        let mut told = BTreeMap::new();
+        for (which, _) in found {
+            *told.entry(self.secrets[*which].0).or_default() += 1;
+        }
+        told
     }
 }
 
-fn text_traces(memory: &[u8], text: &[u8]) -> usize {
-    let mut traces = 0;
-    for at in (0..text.len()).step_by(PIECE) {
-        let piece = Finder::new(&text[at..at + PIECE]);
-        traces += piece
-            .find_iter(memory)
-            .filter(|found| run(memory, *found, text, at) >= TRACE)
-            .count();
-    }
-    traces
-}
-
-/// Length of the run around `found` in which memory and text agree, `found` being where `at` is.
-fn run(memory: &[u8], found: usize, text: &[u8], at: usize) -> usize {
-    let before = memory[..found].iter().rev().zip(text[..at].iter().rev());
-    let after = memory[found..].iter().zip(&text[at..]);
+/// Length of the run around `found` in which memory and secret agree, `found` being where `at` is.
+fn run(memory: &[u8], found: usize, secret: &[u8], at: usize) -> usize {
+    let before = memory[..found].iter().rev().zip(secret[..at].iter().rev());
+    let after = memory[found..].iter().zip(&secret[at..]);
     before.take_while(|(a, b)| a == b).count() + after.take_while(|(a, b)| a == b).count()
 }
 
@@ -100,21 +126,36 @@ mod tests {
     #[test]
     fn sixteen_bytes_in_a_row_are_a_trace_and_fifteen_are_not() {
         let text: Vec<u8> = (b'a'..=b'z').chain(b'A'..=b'F').collect();
+        let traces = Secrets::default().bytes("text", text.clone()).traces();
+        let count = |memory: &[u8]| {
+            let mut found = Found::new();
+            traces.look(memory, &mut found);
+            found.len()
+        };
         for start in 0..=16 {
             let memory = [b"..", &text[start..start + 16], b".."].concat();
-            assert!(text_traces(&memory, &text) > 0, "from {start}");
+            assert!(count(&memory) > 0, "from {start}");
             let memory = [b"..", &text[start..start + 15], b".."].concat();
-            assert_eq!(text_traces(&memory, &text), 0, "from {start}");
+            assert_eq!(count(&memory), 0, "from {start}");
         }
     }
 
     #[test]
     fn a_process_finds_its_own_secrets() {
         let (text, ids) = (canary(), [7_000_001, 2, 3, 4, 5, 6, 7, 8_000_003]);
-        let traces = Traces::of(&text, &ids);
+        let secrets = Secrets::default().bytes("text", text.clone());
+        let traces = secrets.ids("ids", &ids).traces();
         let wide: Vec<u64> = ids.iter().map(|id| u64::from(*id)).collect();
         let me = std::process::id().try_into().unwrap();
-        assert!(traces.count_in(me) > 2);
-        drop(wide);
+        let found = traces.found_in(me);
+        assert_eq!(traces.tell(&found).keys().len(), 2, "{found:?}");
+        assert!(found.len() <= traces.pieces());
+        drop((text, wide));
+    }
+
+    #[test]
+    fn what_is_too_short_to_be_a_trace_is_not_looked_for() {
+        let secrets = Secrets::default().bytes("short", "fifteen bytes..");
+        assert_eq!(secrets.traces().pieces(), 0);
     }
 }

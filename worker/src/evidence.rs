@@ -32,9 +32,7 @@ impl Evidence {
     pub fn scrub(&mut self, engine: &mut dyn Engine) -> ScrubReport {
         let start = Instant::now();
         let own = engine.scrub();
-        if alloc::zeroing() {
-            stack::scrub(STACK_BYTES);
-        }
+        stack::scrub(STACK_BYTES);
         let now = alloc::snapshot();
         let freed = now.since(&self.reported);
         self.reported = now;

@@ -6,7 +6,7 @@
 
 use crate::evidence::STACK_BYTES;
 use crate::process;
-use bulkhead_kernels::{alloc, stack};
+use bulkhead_kernels::stack;
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::{ToWorker, to_worker::Message};
 use crossbeam::channel::{Receiver, bounded};
@@ -27,9 +27,7 @@ pub fn start(mut socket: UnixStream) -> io::Result<Receiver<Message>> {
         loop {
             let message = next(&mut socket);
             // Decoding left pieces of the frame below this call.
-            if alloc::zeroing() {
-                stack::scrub(STACK_BYTES);
-            }
+            stack::scrub(STACK_BYTES);
             if sender.send(message).is_err() {
                 return;
             }

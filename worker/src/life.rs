@@ -15,7 +15,7 @@ use crate::models::{self, StartWith};
 use crate::process::{self, STACK_BYTES};
 use crate::seal::{self, Restricted, Sealed};
 use crate::serve::{self, ServeError};
-use bulkhead_kernels::alloc;
+use bulkhead_kernels::{Measure, alloc};
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::to_worker::Message;
 use bulkhead_proto::internal::{Load, Ready, Refused, ToWorker, from_worker};
@@ -142,7 +142,11 @@ fn prepare(
 
 /// What holds for the whole process, before it has other threads.
 pub fn set_up(load: &Load) {
-    alloc::set_zeroing(load.zeroing);
+    let off = load
+        .zeroing_off
+        .iter()
+        .filter_map(|name| Measure::named(name));
+    off.for_each(Measure::switch_off);
     alloc::settle();
     process::set_compute_threads(load.threads);
 }

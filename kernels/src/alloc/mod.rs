@@ -12,13 +12,12 @@ mod counters;
 pub use counters::{AllocCounters, BATCH_BYTES, snapshot};
 
 use crate::fill::fill_zero_uninit;
-use crate::{Residue, verify_zero};
+use crate::{Measure, Residue, verify_zero};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-static ZEROING: AtomicBool = AtomicBool::new(true);
 static VERIFYING: AtomicBool = AtomicBool::new(true);
 
 /// The system's allocator, but every freed byte is zeroed and read back first.
@@ -35,19 +34,6 @@ static VERIFYING: AtomicBool = AtomicBool::new(true);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ZeroingAllocator;
-
-/// Switches zeroing for the whole process. To be called once, at the start, before any thread exists.
-///
-/// Off serves two ends only: measuring what zeroing costs, and showing that a memory scan finds
-/// canaries without it.
-pub fn set_zeroing(on: bool) {
-    ZEROING.store(on, Relaxed);
-}
-
-/// Whether freed memory is zeroed.
-pub fn zeroing() -> bool {
-    ZEROING.load(Relaxed)
-}
 
 /// Switches the read-back of freed memory, from now on and on all threads. On at the start.
 pub fn set_verifying(on: bool) {
@@ -108,7 +94,7 @@ unsafe impl GlobalAlloc for ZeroingAllocator {
 
     #[inline]
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if ZEROING.load(Relaxed)
+        if Measure::Heap.is_on()
             && let Some(start) = NonNull::new(block)
         {
             // SAFETY: the caller gives the block up, so nobody else reads or writes these bytes,

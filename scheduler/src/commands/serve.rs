@@ -6,6 +6,7 @@ use crate::{
     launcher,
     tls::Made,
 };
+use bulkhead_kernels::Measure;
 
 /// Runs the server until it is told to end.
 pub fn run(globals: &Globals, args: Serve) -> Outcome {
@@ -17,10 +18,11 @@ pub fn run(globals: &Globals, args: Serve) -> Outcome {
         config.server.operators = address;
     }
     config.check()?;
-    bulkhead_kernels::alloc::set_zeroing(config.zeroing());
-    if !config.zeroing() {
-        tracing::warn!("unsafe.disable: memory is not zeroed; for measurements only");
+    let off = config.zeroing_off();
+    if !off.is_empty() {
+        tracing::warn!(measures = ?off, "unsafe.disable: memory is not zeroed; for measurements only");
     }
+    off.into_iter().for_each(Measure::switch_off);
     for (what, made, path) in init::ensure(&config)? {
         if made != Made::Kept {
             tracing::info!("made {what}: {}", path.display());

@@ -1,6 +1,7 @@
 //! What each value may be. Every bound is named with its key, so that an operator knows what to mend.
 
 use super::{Config, ConfigError, LAYERS, QUOTA_BYTES_MIN, SCRATCH_BYTES_MIN};
+use bulkhead_kernels::Measure;
 
 impl Config {
     /// Holds every value against its bounds. Again after values were changed by hand.
@@ -106,8 +107,12 @@ impl Config {
             bound(
                 "unsafe.disable",
                 name.clone(),
-                |n| n == "zeroing",
-                "must be \"zeroing\": nothing else can be switched off",
+                |n| match n.strip_prefix("zeroing.") {
+                    Some(one) => Measure::named(one).is_some(),
+                    None => n == "zeroing",
+                },
+                "must be \"zeroing\", or of it \"zeroing.heap\", \".stacks\", \".scratch\" or \".blocks\": nothing \
+                 else can be switched off",
             )?;
         }
         let unknown = |name: &&String| !LAYERS.contains(&name.as_str());

@@ -7,6 +7,7 @@ mod bounds;
 mod defaults;
 mod paths;
 
+use bulkhead_kernels::Measure;
 pub use paths::{Paths, default_data_dir, default_models_dir};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -195,7 +196,7 @@ pub struct Audit {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Unsafe {
-    /// "zeroing" is known.
+    /// "zeroing", or one measure of it: "zeroing.heap", "zeroing.stacks", "zeroing.scratch", "zeroing.blocks".
     pub disable: Vec<String>,
 }
 
@@ -220,9 +221,13 @@ impl Config {
         Ok(config)
     }
 
-    /// True where the operator left zeroing on.
-    pub fn zeroing(&self) -> bool {
-        !self.unsafe_.disable.iter().any(|p| p == "zeroing")
+    /// The measures that keep memory clean and that the operator switched off.
+    pub fn zeroing_off(&self) -> Vec<Measure> {
+        let of = |name: &String| match name.strip_prefix("zeroing.") {
+            Some(one) => Measure::named(one).into_iter().collect(),
+            None => Measure::ALL.to_vec(),
+        };
+        self.unsafe_.disable.iter().flat_map(of).collect()
     }
 
     /// Threads of one worker.

@@ -213,7 +213,7 @@ fn the_load_frame_is_the_first_thing_a_worker_reads() {
         (4, "model.gguf")
     );
     assert_eq!(load.required_layers, setup.config.worker.required_layers);
-    assert!(load.zeroing);
+    assert!(load.zeroing_off.is_empty());
     pair.life.end();
 }
 

@@ -173,7 +173,9 @@ pub fn load(config: &Config, opened: &Opened<'_>) -> Load {
         files,
         threads: config.worker_threads(),
         required_layers: config.worker.required_layers.clone(),
-        zeroing: config.zeroing(),
+        zeroing_off: (config.zeroing_off().into_iter())
+            .map(|measure| measure.name().to_owned())
+            .collect(),
         null_ns_per_token: config.models.null_ns_per_token,
     }
 }

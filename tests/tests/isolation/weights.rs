@@ -4,7 +4,7 @@
 
 use bulkhead_tests::{
     agent::{chat, collect},
-    memory::{Traces, canary},
+    memory::{Secrets, canary},
     models::{self, turn},
     options::Options,
     process::{Memory, as_root, memory, open_files, private_mappings},
@@ -87,8 +87,9 @@ async fn what_a_worker_writes_to_the_weights_nobody_else_sees() {
     let sockets = open_files(template);
     let sockets = sockets.iter().filter(|file| file.starts_with("socket:"));
     assert_eq!(sockets.count(), 1, "the launcher's");
+    let traces = Secrets::default().bytes("prompt", secret).traces();
     for pid in [victim, template] {
-        assert_eq!(Traces::of(&secret, &[]).count_in(pid), 0, "in {pid}");
+        assert_eq!(traces.found_in(pid).len(), 0, "in {pid}");
     }
 
     // What both have at the same place came from the template; the pool is each worker's own.

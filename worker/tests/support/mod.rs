@@ -32,7 +32,6 @@ pub fn null_load() -> Load {
         model: "null".to_owned(),
         format: "null".to_owned(),
         threads: 1,
-        zeroing: true,
         null_ns_per_token: 1_000_000,
         ..Load::default()
     }
