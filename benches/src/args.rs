@@ -43,7 +43,7 @@ pub enum Scenario {
     Noisy(Noisy),
     /// Texts and tokens a second: the bare engine, beside PyTorch and llama.cpp, and through the server
     Engine(Engine),
-    /// Zeroing and reading back: speed beside plain memset, and its share of the lane's time
+    /// Zeroing and reading back: speed beside memset and memchr, and the price for a busy server
     Scrub(Scrub),
     /// Durable records a second, and what they add to a bare fdatasync
     Audit(Audit),
@@ -115,9 +115,12 @@ pub enum Part {
 
 #[derive(Debug, Group)]
 pub struct Scrub {
-    /// How long the server is measured
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
-    pub seconds: u64,
+    /// Pairs of servers, one with zeroing and one without
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub pairs: u32,
+    /// How often those of a pair take turns
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
     /// Size of the buffer that is filled and read back, MiB
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub mib: u32,

@@ -2,13 +2,21 @@
 //!
 //! The same code on the same zeroing allocator as in a worker, unsealed, with nobody to answer to.
 
-use crate::{Failure, waiting::Waiting};
+use crate::{
+    Failure,
+    args::ServerArgs,
+    waiting::Waiting,
+    workload::{EMBED_MODEL, GENERATE_MODEL},
+};
 use bulkhead_proto::internal::{
     EmbedJob, Finished, GenerateJob, Load, Outcome, WorkItem, work_item::Job,
 };
 use bulkhead_worker::engine::{Engine, StepOutcome};
 use bulkhead_worker::{load::FileBytes, models};
-use std::{path::Path, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 /// The longest step that a worker plans for, where the configuration does not say otherwise.
 pub const STEP_LIMIT_NS: u64 = 25_000_000;
@@ -21,6 +29,45 @@ pub struct Bare {
     began: Instant,
     next: u64,
     waiting: Option<Waiting>,
+}
+
+/// Both starter models.
+pub struct Starters {
+    pub minilm: Bare,
+    pub smollm2: Bare,
+}
+
+impl Starters {
+    /// Loads them, each with so many compute threads.
+    pub fn open(server: &ServerArgs, threads: usize) -> Result<Starters, Failure> {
+        const BERT: [&str; 4] = [
+            "config.json",
+            "model.safetensors",
+            "sentence_bert_config.json",
+            "tokenizer.json",
+        ];
+        let models = models_dir(server)?;
+        let (minilm, smollm2) = (models.join(EMBED_MODEL), models.join(GENERATE_MODEL));
+        Ok(Starters {
+            minilm: Bare::open(&minilm, "bert", &BERT, threads)?,
+            smollm2: Bare::open(&smollm2, "gguf", &["model.gguf"], threads)?,
+        })
+    }
+}
+
+/// Where the models are.
+pub fn models_dir(server: &ServerArgs) -> Result<PathBuf, Failure> {
+    let cache = || {
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        let base = base.filter(|base| base.is_absolute());
+        let base = base.or_else(|| std::env::home_dir().map(|home| home.join(".cache")))?;
+        Some(base.join("bulkhead/models"))
+    };
+    let named = std::env::var_os("BULKHEAD_MODELS").filter(|dir| !dir.is_empty());
+    (server.models.clone())
+        .or_else(|| named.map(PathBuf::from))
+        .or_else(cache)
+        .ok_or_else(|| "no home folder is known; say --models DIR".into())
 }
 
 /// A piece of text that came out.

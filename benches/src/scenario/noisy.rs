@@ -234,7 +234,7 @@ fn figures(args: &args::Noisy, m: &Measured) -> Vec<Figure> {
 }
 
 /// Where the time goes, by the server's own clock: before the lane, on it, and for the records.
-fn inside(run: &str, span: &Span) -> [Figure; 4] {
+fn inside(run: &str, span: &Span) -> [Figure; 6] {
     let mean = |name: &str, value_ms: f64, what: &str| {
         Figure::lower(&format!("{name}/{run}"), value_ms, "ms", what)
     };
@@ -258,6 +258,18 @@ fn inside(run: &str, span: &Span) -> [Figure; 4] {
             "audit_mean_ms",
             span.audit_mean_ms(),
             "until a record is durable; two a request",
+        ),
+        Figure::lower(
+            &format!("dispatch_p50_us/{run}"),
+            span.dispatch_us(VICTIM, 0.5),
+            "µs",
+            "the victim's leases beside their steps; a bucket's upper bound",
+        ),
+        Figure::lower(
+            &format!("dispatch_p99_us/{run}"),
+            span.dispatch_us(VICTIM, 0.99),
+            "µs",
+            "the same",
         ),
     ]
 }

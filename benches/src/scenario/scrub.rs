@@ -1,32 +1,27 @@
-//! What clean memory costs: the kernels' speed beside plain memset, and their share of the lane's time.
+//! What clean memory costs: the kernels' speed beside plain memset and memchr, and the price that a busy server pays.
 //!
-//! Fill, read-back and memset take turns over one buffer, so that a change of clock speed meets all
-//! three alike; each figure is a median. The share is an estimate, and says so: bytes that a server
-//! reported to have zeroed and read back, at the kernels' speed, over the lane time of the same span.
+//! Fill, read-back, memset and memchr take turns over one buffer, so that a change of clock speed meets them alike;
+//! each figure is a median.
+
+mod price;
 
 use crate::{
     Failure, Figure,
     args::{self, ServerArgs},
     device::Device,
-    server::Server,
-    workload,
 };
 use bulkhead_kernels::{Pool, fill_zero, pool::CpuPool, verify_zero};
-use std::{
-    hint::black_box,
-    time::{Duration, Instant},
-};
+use std::{hint::black_box, time::Instant};
 
 /// Rounds over the buffer: an odd number has a median.
 const ROUNDS: usize = 31;
-/// Texts in each request of the server's load.
-const TEXTS: usize = 32;
 
 /// GB/s of each kernel.
 struct Speed {
     fill: f64,
     memset: f64,
     verify: f64,
+    memchr: f64,
 }
 
 /// Runs the scenario.
@@ -44,7 +39,7 @@ pub async fn measure(
             let mut figures = cpu_figures(&speed, args.mib);
             figures.extend(pool_figures("cpu", &mut pool, bytes)?);
             if !args.kernels_only {
-                figures.extend(share(&speed, args.seconds, server).await?);
+                figures.extend(price::measure(args, server).await?);
             }
             Ok(figures)
         }
@@ -54,7 +49,8 @@ pub async fn measure(
 /// Median speeds over a buffer that is written before each round, as a job would have.
 fn kernels(bytes: usize) -> Speed {
     let mut buffer = vec![1u8; bytes];
-    let (mut fill, mut memset, mut verify) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut fill, mut memset) = (Vec::new(), Vec::new());
+    let (mut verify, mut memchr) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         // In turns, so that neither always finds the caches as the other left them.
         for ours in [round % 2 == 0, round % 2 == 1] {
@@ -64,15 +60,24 @@ fn kernels(bytes: usize) -> Speed {
                 false => memset.push(seconds(|| black_box(&mut buffer).fill(0))),
             }
         }
-        verify.push(seconds(|| {
-            black_box(verify_zero(&buffer));
-        }));
+        for ours in [round % 2 == 0, round % 2 == 1] {
+            match ours {
+                true => verify.push(seconds(|| {
+                    black_box(verify_zero(&buffer));
+                })),
+                // All of it is read, since none of it is this.
+                false => memchr.push(seconds(|| {
+                    black_box(memchr::memchr(1, &buffer));
+                })),
+            }
+        }
     }
     let speed = |times: Vec<f64>| bytes as f64 / 1e9 / median(times);
     Speed {
         fill: speed(fill),
         memset: speed(memset),
         verify: speed(verify),
+        memchr: speed(memchr),
     }
 }
 
@@ -85,6 +90,13 @@ fn cpu_figures(speed: &Speed, mib: u32) -> Vec<Figure> {
             "ratio",
             "plain memset of the same buffer, same run",
         ),
+        Figure::higher(
+            "cpu/verify_vs_memchr",
+            speed.verify / speed.memchr,
+            "ratio",
+            "memchr for a byte that is not there, same buffer and run",
+        ),
+        Figure::higher("cpu/memchr_gb_s", speed.memchr, "GB/s", over.clone()),
         Figure::higher("cpu/memset_gb_s", speed.memset, "GB/s", over.clone()),
         Figure::higher("cpu/fill_gb_s", speed.fill, "GB/s", over.clone()),
         Figure::higher("cpu/verify_gb_s", speed.verify, "GB/s", over),
@@ -134,48 +146,6 @@ fn cuda(ordinal: usize, _bytes: usize) -> Result<Vec<Figure>, Failure> {
         "cuda:{ordinal}: this build has no CUDA; build with `--features bulkhead-benches/cuda`"
     )
     .into())
-}
-
-/// The share of scrubbing in a server's lane time, from its own counters and the kernels' speed.
-async fn share(speed: &Speed, secs: u64, server: &ServerArgs) -> Result<[Figure; 2], Failure> {
-    let server = Server::start(server).await?;
-    let client = server.tenant("scrub").await?;
-    workload::embed(client.clone(), TEXTS).await?;
-    let before = server.metrics().await?;
-    let started = Instant::now();
-    let mut texts = 0;
-    while started.elapsed() < Duration::from_secs(secs) {
-        texts += workload::embed(client.clone(), TEXTS).await?;
-    }
-    let after = server.metrics().await?;
-    server.stop().await?;
-    let grown = |name: &str, label: &str| after.sum(name, label) - before.sum(name, label);
-    let zeroed = grown("bulkhead_scrub_bytes_total", "kind=\"zeroed\"");
-    let verified = grown("bulkhead_scrub_bytes_total", "kind=\"verified\"");
-    let lane_s = grown("bulkhead_lane_microseconds_total", "") / 1e6;
-    if zeroed == 0.0 || lane_s == 0.0 || texts == 0 {
-        return Err("the server reports no scrub or no lane time".into());
-    }
-    let scrub_s = zeroed / 1e9 / speed.fill + verified / 1e9 / speed.verify;
-    Ok([
-        Figure::lower(
-            "scrub_share",
-            scrub_s / lane_s,
-            "ratio",
-            format!(
-                "estimate: bytes zeroed and read back by the server, at this run's kernel speeds, over {lane_s:.1} s of lane time of embeddings"
-            ),
-        ),
-        Figure::lower(
-            "scrub_mb_per_text",
-            zeroed / 1e6 / texts as f64,
-            "MB/text",
-            format!(
-                "bytes zeroed; texts of {} tokens, {TEXTS} a request",
-                workload::TOKENS_PER_TEXT
-            ),
-        ),
-    ])
 }
 
 fn seconds(work: impl FnOnce()) -> f64 {

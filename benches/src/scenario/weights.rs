@@ -8,7 +8,7 @@
 use crate::{
     Failure, Figure,
     args::{self, ServerArgs},
-    memory,
+    process,
     server::Server,
     workload,
 };
@@ -65,7 +65,7 @@ async fn one_way(args: &args::Weights, server: &Server) -> Result<Measured, Fail
         return Err(format!("{} workers serve {} tenants", workers.len(), clients.len()).into());
     }
     let dirty = || -> Result<Vec<u64>, Failure> {
-        let of = |pid: &i32| Ok(memory::of(*pid)?.private_dirty);
+        let of = |pid: &i32| Ok(process::memory(*pid)?.private_dirty);
         workers.iter().map(of).collect()
     };
     let dirty_first = dirty()?;
@@ -75,10 +75,10 @@ async fn one_way(args: &args::Weights, server: &Server) -> Result<Measured, Fail
         }
     }
     let dirty_after = dirty()?;
-    let templates = memory::children(server.pid()?, TEMPLATE)?;
+    let templates = process::children_named(server.pid()?, TEMPLATE)?;
     let mut proportional = 0;
     for pid in workers.iter().chain(&templates) {
-        proportional += memory::of(*pid)?.proportional;
+        proportional += process::memory(*pid)?.proportional;
     }
     Ok(Measured {
         first: starts.remove(0),

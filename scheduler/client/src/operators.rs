@@ -98,6 +98,33 @@ impl Metrics {
         self.values(name, label).sum()
     }
 
+    /// Of a histogram, over all labels that hold `label`: the upper bound of each of its buckets, ascending and
+    /// infinity last, and how many values are at most that.
+    pub fn buckets(&self, name: &str, label: &str) -> Vec<(f64, f64)> {
+        let mut buckets: Vec<(f64, f64)> = Vec::new();
+        let prefix = format!("{name}_bucket{{");
+        let lines = self.0.lines().filter_map(|line| line.strip_prefix(&prefix));
+        for line in lines.filter(|line| line.contains(label)) {
+            let bound = line
+                .split_once("le=\"")
+                .and_then(|(_, rest)| rest.split_once('"'));
+            let bound = bound.and_then(|(bound, _)| bound.replace("+Inf", "inf").parse().ok());
+            let count = line
+                .rsplit(' ')
+                .next()
+                .and_then(|count| count.parse::<f64>().ok());
+            let (Some(bound), Some(count)) = (bound, count) else {
+                continue;
+            };
+            match buckets.iter_mut().find(|(known, _)| *known == bound) {
+                Some((_, sum)) => *sum += count,
+                None => buckets.push((bound, count)),
+            }
+        }
+        buckets.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        buckets
+    }
+
     fn values(&self, name: &str, label: &str) -> impl Iterator<Item = f64> {
         self.0
             .lines()
@@ -121,6 +148,17 @@ mod tests {
         assert_eq!(metrics.sum("step_max", ""), 1.25);
         assert_eq!(metrics.sum("step_max", "model=\"a\""), 0.5);
         assert_eq!(metrics.sum("other", ""), 0.0);
+    }
+
+    #[test]
+    fn a_histograms_buckets_are_added_up_over_its_labels() {
+        let text = "h_bucket{tenant=\"a\",le=\"0.1\"} 3\nh_bucket{tenant=\"a\",le=\"+Inf\"} 4\n\
+                    h_bucket{tenant=\"b\",le=\"0.1\"} 1\nh_bucket{tenant=\"b\",le=\"+Inf\"} 1\nh_sum 9\n";
+        let metrics = Metrics(text.into());
+        assert_eq!(metrics.buckets("h", ""), [(0.1, 4.0), (f64::INFINITY, 5.0)]);
+        let of_b = metrics.buckets("h", "tenant=\"b\"");
+        assert_eq!(of_b, [(0.1, 1.0), (f64::INFINITY, 1.0)]);
+        assert!(metrics.buckets("other", "").is_empty());
     }
 
     #[tokio::test]

@@ -17,6 +17,10 @@ const SECONDS: &[f64] = &[
     0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0,
 ];
+const DISPATCH_SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_15, 0.000_2, 0.000_25, 0.000_3, 0.000_4, 0.000_5, 0.000_75, 0.001,
+    0.002, 0.005, 0.01, 0.025,
+];
 /// A worker's counter: its metric's name, where it is, and what it means.
 type EngineCounter = (&'static str, fn(&Counters) -> u64, &'static str);
 
@@ -59,6 +63,8 @@ const ENGINE_COUNTERS: [EngineCounter; 7] = [
     ),
 ];
 
+const DISPATCH: &str = "bulkhead_dispatch_seconds";
+
 /// The most KV that one worker is shown to hold, bytes: its word is data.
 const HELD_BYTES_MAX: u64 = 1 << 44;
 
@@ -69,6 +75,7 @@ pub fn install() -> Result<PrometheusHandle, String> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
         .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_sequences".into()), SIZES))
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Full(DISPATCH.into()), DISPATCH_SECONDS))
         .map_err(|e| e.to_string())?
         .install_recorder()
         .map_err(|e| e.to_string())?;
@@ -107,6 +114,10 @@ fn describe() {
     describe_counter!(
         "bulkhead_tokens_total",
         "Tokens read (in) and generated (out)"
+    );
+    describe_histogram!(
+        DISPATCH,
+        "Lane time of a lease in which its worker did not step: hand-overs, by tenant"
     );
     describe_histogram!(
         "bulkhead_batch_sequences",
@@ -264,6 +275,11 @@ pub fn held(tenant: &Arc<str>, model: &Arc<str>, before: Held, now: Held) {
     };
     change("bulkhead_engine_kv_bytes", before.live, now.live);
     change("bulkhead_engine_cached_bytes", before.cached, now.cached);
+}
+
+/// What a lease took beside its steps.
+pub fn dispatch(tenant: &Arc<str>, dispatch_ns: u64) {
+    histogram!(DISPATCH, "tenant" => tenant.to_string()).record(seconds(dispatch_ns));
 }
 
 /// The evidence of a scrub.

@@ -13,10 +13,12 @@ mod served;
 mod stalls;
 mod steps;
 
+pub use served::answer;
+
 use crate::{
     Failure, Figure,
     args::{self, ServerArgs},
-    bare::Bare,
+    bare::{self, Bare, Starters},
     peer::{self, Peer},
     server::Server,
     workload::{self, EMBED_MODEL, GENERATE_MODEL},
@@ -45,7 +47,7 @@ pub async fn measure(args: &args::Engine, settings: &ServerArgs) -> Result<Vec<F
         return prefix::measure(args.rounds, settings).await;
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let models = models_dir(settings)?;
+    let models = bare::models_dir(settings)?;
     let (minilm, smollm2) = (models.join(EMBED_MODEL), models.join(GENERATE_MODEL));
     if args.only == Some(args::Part::Steps) {
         return steps::measure(&smollm2, threads, args.prompt_tokens).await;
@@ -67,19 +69,10 @@ pub async fn measure(args: &args::Engine, settings: &ServerArgs) -> Result<Vec<F
     let server = Server::start(settings).await?;
     let client = server.tenant("engine").await?;
     workload::check_tokens(&client).await?;
+    let starters = Starters::open(settings, threads)?;
     let mut contest = Contest {
-        minilm: Bare::open(
-            &minilm,
-            "bert",
-            &[
-                "config.json",
-                "model.safetensors",
-                "sentence_bert_config.json",
-                "tokenizer.json",
-            ],
-            threads,
-        )?,
-        smollm2: Bare::open(&smollm2, "gguf", &["model.gguf"], threads)?,
+        minilm: starters.minilm,
+        smollm2: starters.smollm2,
         peer,
         client,
         rounds: args.rounds,
@@ -104,20 +97,6 @@ fn python(args: &args::Engine) -> Option<PathBuf> {
         true => None,
         false => args.peers.clone().or_else(peer::installed),
     }
-}
-
-fn models_dir(server: &ServerArgs) -> Result<PathBuf, Failure> {
-    let cache = || {
-        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let base = base.filter(|base| base.is_absolute());
-        let base = base.or_else(|| std::env::home_dir().map(|home| home.join(".cache")))?;
-        Some(base.join("bulkhead/models"))
-    };
-    let named = std::env::var_os("BULKHEAD_MODELS").filter(|dir| !dir.is_empty());
-    (server.models.clone())
-        .or_else(|| named.map(PathBuf::from))
-        .or_else(cache)
-        .ok_or_else(|| "no home folder is known; say --models DIR".into())
 }
 
 /// The least share of the bare engine's speed that is left through the server.

@@ -42,6 +42,23 @@ impl Span {
         self.mean("bulkhead_audit_seconds", "") * 1e3
     }
 
+    /// What a lease took beside its steps, microseconds: the bound that this share of a tenant's leases kept to.
+    pub fn dispatch_us(&self, tenant: &str, share: f64) -> f64 {
+        const NAME: &str = "bulkhead_dispatch_seconds";
+        let before = self.before.buckets(NAME, &label(tenant));
+        let after = self.after.buckets(NAME, &label(tenant));
+        let was = |bound: f64| {
+            before
+                .iter()
+                .find(|(known, _)| *known == bound)
+                .map_or(0.0, |(_, n)| *n)
+        };
+        let grown = after.iter().map(|(bound, n)| (*bound, n - was(*bound)));
+        let all = grown.clone().map(|(_, n)| n).fold(0.0, f64::max);
+        let mut reached = grown.filter(|(_, n)| *n >= share * all);
+        reached.next().map_or(0.0, |(bound, _)| bound * 1e6)
+    }
+
     fn grown(&self, name: &str, label: &str) -> f64 {
         self.after.sum(name, label) - self.before.sum(name, label)
     }

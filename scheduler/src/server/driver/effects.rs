@@ -52,9 +52,10 @@ impl Driver {
             Effect::Settled {
                 tenant,
                 model,
+                worker,
                 lane_ns,
                 ..
-            } => self.settled(tenant, model, lane_ns),
+            } => self.settled(tenant, model, worker, lane_ns),
             Effect::BackoffBegan {
                 tenant,
                 model,
@@ -127,8 +128,12 @@ impl Driver {
         }
     }
 
-    fn settled(&mut self, tenant: TenantId, model: ModelId, lane_ns: Nanos) {
+    fn settled(&mut self, tenant: TenantId, model: ModelId, worker: WorkerId, lane_ns: Nanos) {
         let label = self.label(tenant);
+        let worker = self.workers.get_mut(&worker);
+        if let Some(dispatch_ns) = worker.and_then(|worker| worker.dispatch_ns(lane_ns)) {
+            metrics::dispatch(&label, dispatch_ns);
+        }
         if let Some(model) = self.model_name(model) {
             metrics::lane(&label, &model, lane_ns);
         }

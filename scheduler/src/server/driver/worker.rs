@@ -73,6 +73,8 @@ pub(super) struct Worker {
     pub held: Held,
     /// What it said last that it had done.
     pub counters: Counters,
+    /// What its steps took under the lease that it holds, by its own clock.
+    stepped_ns: Nanos,
     /// What it was ended for. Nothing that it says is heard any more.
     cause: Option<Cause>,
     /// It said that no other would do better.
@@ -92,11 +94,19 @@ impl Worker {
             seal: Vec::new(),
             held: Held::default(),
             counters: Counters::default(),
+            stepped_ns: 0,
             cause: None,
             refused_for_good: false,
             since,
             socket: None,
         }
+    }
+
+    /// A lease of it ended after so long on the scheduler's clock: what of that was no step. `None` where it did not
+    /// step at all.
+    pub(super) fn dispatch_ns(&mut self, lane_ns: Nanos) -> Option<Nanos> {
+        let stepped_ns = std::mem::take(&mut self.stepped_ns);
+        (stepped_ns > 0).then(|| lane_ns.saturating_sub(stepped_ns))
     }
 
     /// It is to end because of this; the first reason counts.
@@ -246,6 +256,7 @@ impl Driver {
             return;
         };
         let model = entry.model;
+        entry.stepped_ns = entry.stepped_ns.saturating_add(step.step_ns);
         self.longest_step_ns = self.longest_step_ns.max(step.step_ns);
         if let Some(model) = self.model_name(model) {
             metrics::step(&model, step.sequences, step.step_ns, self.longest_step_ns);

@@ -1,6 +1,6 @@
-//! What the kernel says of a process's memory.
+//! What the kernel says of a process: its memory, its children, its time.
 //!
-//! Workers are sealed: reading their account takes root.
+//! Workers are sealed: reading their memory's account takes root.
 
 use crate::Failure;
 use std::fs;
@@ -15,7 +15,7 @@ pub struct Memory {
 }
 
 /// The memory of a process now.
-pub fn of(pid: i32) -> Result<Memory, Failure> {
+pub fn memory(pid: i32) -> Result<Memory, Failure> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path)
         .map_err(|error| format!("{path}: {error}; run this scenario as root"))?;
@@ -34,16 +34,32 @@ fn parse(text: &str) -> Option<Memory> {
     })
 }
 
-/// The children of `parent` that the kernel calls `name`.
-pub fn children(parent: i32, name: &str) -> Result<Vec<i32>, Failure> {
-    let path = format!("/proc/{parent}/task/{parent}/children");
-    let pids = fs::read_to_string(path)?;
+/// The children of `parent`, a process with one thread.
+pub fn children(parent: i32) -> Result<Vec<i32>, Failure> {
+    let pids = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
     let pids = pids.split_whitespace().filter_map(|pid| pid.parse().ok());
+    Ok(pids.collect())
+}
+
+/// Those of them that the kernel calls `name`.
+pub fn children_named(parent: i32, name: &str) -> Result<Vec<i32>, Failure> {
     let named = |pid: &i32| {
         let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
         comm.is_ok_and(|comm| comm.trim() == name)
     };
-    Ok(pids.filter(named).collect())
+    Ok(children(parent)?.into_iter().filter(named).collect())
+}
+
+/// Time that a process spent on processors, in user and in kernel mode, clock ticks. `None` once it is gone.
+pub fn cpu_ticks(pid: i32) -> Option<u64> {
+    /// Places behind the name in `/proc/PID/stat`.
+    const USER: usize = 11;
+    const KERNEL: usize = 12;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<_> = fields.split_whitespace().collect();
+    let ticks = |place: usize| fields.get(place)?.parse::<u64>().ok();
+    Some(ticks(USER)? + ticks(KERNEL)?)
 }
 
 #[cfg(test)]
@@ -59,5 +75,11 @@ mod tests {
             (12 << 10, 4 << 10)
         );
         assert_eq!(parse("Pss: much\n"), None);
+    }
+
+    #[test]
+    fn this_process_has_spent_time_and_none_has_the_last_number() {
+        assert!(cpu_ticks(std::process::id() as i32).is_some());
+        assert_eq!(cpu_ticks(i32::MAX), None);
     }
 }

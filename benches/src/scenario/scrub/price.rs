@@ -1,0 +1,278 @@
+//! What clean memory costs a busy server, and what all protections cost together.
+//!
+//! A server with every measure, one with none, and the bare engine in this process with none and unsealed take turns
+//! over the same work. Two servers of the very same settings can differ by a tenth, by where their memory happens to
+//! lie, and the machine has other guests: so there are several pairs of servers, what is compared within a pair is the
+//! best of its rounds, and the figures are medians of the pairs. The share of zeroing is told a second time in processor
+//! time, which the servers' processes spent on the same work and which the kernel counts for them alone.
+
+use crate::{
+    Failure, Figure,
+    args::{self, ServerArgs},
+    bare::{Bare, Starters},
+    process,
+    scenario::engine::answer,
+    server::Server,
+    workload::{self, TEXT},
+};
+use bulkhead_client::AgentClient;
+use bulkhead_kernels::Measure;
+use std::time::Instant;
+use tokio::task::JoinSet;
+
+/// What switches every measure off in a server.
+const OFF: &str = "unsafe.disable=[\"zeroing\"]";
+
+/// Requests that are outstanding, texts of each, and how many there are in a round.
+const EMBED: (usize, usize, usize) = (4, 32, 8);
+/// Answers that are written side by side, how often, and tokens of each.
+const GENERATE: (usize, usize, u32) = (8, 1, 64);
+
+/// Who does a round's work.
+enum Who<'a> {
+    Server(&'a AgentClient),
+    Bare(&'a mut Bare),
+}
+
+/// What a round took: seconds, and seconds of processors where it was a server's.
+#[derive(Clone, Copy, Debug)]
+struct Took {
+    wall: f64,
+    cpu: f64,
+}
+
+/// One round: with every measure, without any, and the bare engine.
+type Round = [Took; 3];
+
+/// A server and its client.
+struct Side {
+    server: Server,
+    client: AgentClient,
+}
+
+impl Side {
+    async fn start(settings: &ServerArgs) -> Result<Side, Failure> {
+        let server = Server::start(settings).await?;
+        let client = server.tenant("price").await?;
+        Ok(Side { server, client })
+    }
+}
+
+/// Measures both starter models.
+pub async fn measure(args: &args::Scrub, settings: &ServerArgs) -> Result<Vec<Figure>, Failure> {
+    // This process's own: the bare engine is what everything off comes to.
+    Measure::ALL.into_iter().for_each(Measure::switch_off);
+    let mut without = settings.clone();
+    without.settings.push(OFF.into());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let Starters {
+        mut minilm,
+        mut smollm2,
+    } = Starters::open(settings, threads)?;
+    let (mut embedded, mut generated) = (Vec::new(), Vec::new());
+    for pair in 1..=args.pairs {
+        eprintln!("pair {pair} of {}", args.pairs);
+        let sides = [Side::start(settings).await?, Side::start(&without).await?];
+        embedded.push(all_rounds(args.rounds, &sides, &mut minilm, embed).await?);
+        generated.push(all_rounds(args.rounds, &sides, &mut smollm2, generate).await?);
+        for side in sides {
+            side.server.stop().await?;
+        }
+    }
+    let texts = (EMBED.1 * EMBED.2) as f64;
+    let tokens = (GENERATE.0 * GENERATE.1) as f64 * f64::from(GENERATE.2);
+    let mut figures = Vec::new();
+    figures.extend(prices("minilm", texts, "texts/s", &embedded));
+    figures.extend(prices("smollm2", tokens, "tokens/s", &generated));
+    let whole = ["scrub_share", "protection_price"].map(|name| {
+        let of_it = |figure: &&Figure| figure.name.starts_with(&format!("{name}/"));
+        let values = figures.iter().filter(of_it).map(|figure| figure.value);
+        let worst = values.max_by(f64::total_cmp).unwrap_or_default();
+        Figure::lower(name, worst, "ratio", "the greater of the two models'")
+    });
+    figures.extend(whole);
+    Ok(figures)
+}
+
+/// What the rounds took. One round more, that warms up, is left out.
+async fn all_rounds(
+    rounds: u32,
+    [on, off]: &[Side; 2],
+    bare: &mut Bare,
+    work: impl AsyncFn(Who<'_>) -> Result<(), Failure>,
+) -> Result<Vec<Round>, Failure> {
+    let served = async |side: &Side| {
+        let (before, started) = (cpu_seconds(&side.server)?, Instant::now());
+        work(Who::Server(&side.client)).await?;
+        let wall = started.elapsed().as_secs_f64();
+        let cpu = cpu_seconds(&side.server)? - before;
+        Ok::<_, Failure>(Took { wall, cpu })
+    };
+    let mut all = Vec::new();
+    for round in 0..=rounds {
+        // In turns, so that neither always comes after the other.
+        let (on, off) = match round % 2 {
+            0 => (served(on).await?, served(off).await?),
+            _ => {
+                let off = served(off).await?;
+                (served(on).await?, off)
+            }
+        };
+        let started = Instant::now();
+        work(Who::Bare(bare)).await?;
+        let wall = started.elapsed().as_secs_f64();
+        if round > 0 {
+            all.push([on, off, Took { wall, cpu: 0.0 }]);
+        }
+    }
+    Ok(all)
+}
+
+/// Processor time of a server and all that it started.
+fn cpu_seconds(server: &Server) -> Result<f64, Failure> {
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let launcher = server.pid()?;
+    let mut ticks = 0;
+    for process in process::children(launcher)?.into_iter().chain([launcher]) {
+        ticks += process::cpu_ticks(process).unwrap_or_default();
+    }
+    Ok(ticks as f64 / TICKS_PER_SECOND)
+}
+
+fn prices(model: &str, units: f64, unit: &str, pairs: &[Vec<Round>]) -> [Figure; 3] {
+    let best = |pair: &[Round], which: usize| {
+        let walls = pair.iter().map(|round| round[which].wall);
+        units / walls.fold(f64::MAX, f64::min)
+    };
+    let over = |value: &dyn Fn(&[Round]) -> f64| median(pairs.iter().map(|pair| value(pair)));
+    let rate = |which: usize| over(&|pair| best(pair, which));
+    let cpu = |pair: &[Round], which: usize| median(pair.iter().map(|round| round[which].cpu));
+    let share = |pair: &[Round]| 1.0 - best(pair, 0) / best(pair, 1);
+    let (least, most) = pairs
+        .iter()
+        .fold((f64::MAX, f64::MIN), |(least, most), pair| {
+            (least.min(share(pair)), most.max(share(pair)))
+        });
+    let of_all = format!("medians of {} pairs", pairs.len());
+    let (with, without, bare) = (rate(0), rate(1), rate(2));
+    [
+        Figure::lower(
+            &format!("scrub_share/{model}"),
+            over(&share),
+            "ratio",
+            format!(
+                "of throughput: {with:.1} {unit} with every measure, {without:.1} with none; {of_all}, {least:.3} to \
+                 {most:.3}"
+            ),
+        ),
+        Figure::lower(
+            &format!("scrub_cpu_share/{model}"),
+            over(&|pair| 1.0 - cpu(pair, 1) / cpu(pair, 0)),
+            "ratio",
+            format!("of the servers' processor time for the same work; {of_all}"),
+        ),
+        Figure::lower(
+            &format!("protection_price/{model}"),
+            over(&|pair| 1.0 - best(pair, 0) / best(pair, 2)),
+            "ratio",
+            format!(
+                "of throughput: the whole server with every protection, {with:.1} {unit}, beside the bare engine \
+                 without any and with nobody to serve, {bare:.1}; {of_all}"
+            ),
+        ),
+    ]
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    super::median(values.collect())
+}
+
+/// A round of texts.
+async fn embed(who: Who<'_>) -> Result<(), Failure> {
+    let (outstanding, texts, requests) = EMBED;
+    match who {
+        Who::Server(client) => {
+            let send = |client: AgentClient| async move {
+                for _ in 0..requests / outstanding {
+                    workload::embed(client.clone(), texts).await?;
+                }
+                Ok::<_, Failure>(())
+            };
+            side_by_side(outstanding, client, send).await?;
+        }
+        Who::Bare(engine) => {
+            let texts = vec![TEXT.to_owned(); texts];
+            for _ in 0..requests / outstanding {
+                for _ in 0..outstanding {
+                    engine.embed(&texts);
+                }
+                engine.drain()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A round of answers.
+async fn generate(who: Who<'_>) -> Result<(), Failure> {
+    let (outstanding, times, tokens) = GENERATE;
+    match who {
+        Who::Server(client) => {
+            let send = |client: AgentClient| async move {
+                for _ in 0..times {
+                    answer(&client, TEXT, tokens).await?;
+                }
+                Ok::<_, Failure>(())
+            };
+            side_by_side(outstanding, client, send).await?;
+        }
+        Who::Bare(engine) => {
+            for _ in 0..times {
+                for _ in 0..outstanding {
+                    engine.generate(TEXT, tokens);
+                }
+                engine.drain()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// So many senders at once, until all are done.
+async fn side_by_side<A>(
+    senders: usize,
+    client: &AgentClient,
+    send: impl Fn(AgentClient) -> A,
+) -> Result<(), Failure>
+where
+    A: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    let mut sending: JoinSet<_> = (0..senders).map(|_| send(client.clone())).collect();
+    while let Some(sent) = sending.join_next().await {
+        sent??;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prices_are_of_the_best_rounds_of_a_pair_and_medians_of_the_pairs() {
+        let round = |walls: [f64; 3]| {
+            walls.map(|wall| Took {
+                wall,
+                cpu: 2.0 * wall,
+            })
+        };
+        let pair = |with: f64| vec![round([with, 9.7, 9.0]), round([30.0, 20.0, 9.9])];
+        let pairs = [pair(10.0), pair(9.7), pair(14.0)];
+        let [share, cpu, price] = prices("m", 970.0, "texts/s", &pairs);
+        assert_eq!(share.name, "scrub_share/m");
+        assert!((share.value - 0.03).abs() < 1e-9, "{}", share.value);
+        assert!((price.value - 0.1).abs() < 1e-9, "{}", price.value);
+        // Of two rounds the later one is the middle.
+        assert!((cpu.value - 1.0 / 3.0).abs() < 1e-9, "{}", cpu.value);
+    }
+}
