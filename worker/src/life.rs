@@ -194,7 +194,7 @@ fn run(newborn: Newborn, inbox: Receiver<Message>) -> ! {
         .map_err(RefusedToServe::from)
         .and_then(|engine| make_ready(&mut socket, restricted, &load, engine, born));
     match ready {
-        Ok((engine, secret)) => serve(engine, secret, socket, inbox),
+        Ok(engine) => serve(engine, socket, inbox),
         Err(why) => refuse(socket, &why),
     }
 }
@@ -206,11 +206,10 @@ fn make_ready(
     load: &Load,
     engine: Box<dyn Engine>,
     born: Instant,
-) -> Result<(Box<dyn Engine>, u128), RefusedToServe> {
+) -> Result<Box<dyn Engine>, RefusedToServe> {
     let load_ns = u64::try_from(born.elapsed().as_nanos()).unwrap_or(u64::MAX);
     // From here on there are prompts. Until here a panic's message says more.
     process::abort_on_panic();
-    let secret = serve::secret().map_err(RefusedToServe::Socket)?;
     let sealed = lock(restricted, &load.required_layers)?;
     let info = engine.info();
     let ready = Ready {
@@ -223,7 +222,7 @@ fn make_ready(
         weights_bytes: info.weights_bytes,
     };
     serve::tell(socket, from_worker::Message::Ready(ready)).map_err(RefusedToServe::Socket)?;
-    Ok((engine, secret))
+    Ok(engine)
 }
 
 fn receive_load(socket: &mut UnixStream) -> Result<Load, RefusedToServe> {
@@ -248,8 +247,8 @@ fn lock(restricted: Restricted, required: &[String]) -> Result<Sealed, RefusedTo
 }
 
 /// From the assignment to the end.
-fn serve(engine: Box<dyn Engine>, secret: u128, socket: UnixStream, inbox: Receiver<Message>) -> ! {
-    let why = match serve::assign(engine, secret, socket, inbox) {
+fn serve(engine: Box<dyn Engine>, socket: UnixStream, inbox: Receiver<Message>) -> ! {
+    let why = match serve::assign(engine, socket, inbox) {
         Ok(server) => server.run(),
         Err(why) => why,
     };

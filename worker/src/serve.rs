@@ -8,6 +8,7 @@
 
 use crate::engine::{Engine, StepOutcome};
 use crate::evidence::{self, Evidence};
+use crate::process;
 use bulkhead_proto::frame;
 use bulkhead_proto::internal::{
     Assign, Counters, Expired, FromWorker, Released, Step, from_worker, to_worker::Message,
@@ -43,11 +44,9 @@ pub struct Server {
     steps_over_limit: u64,
 }
 
-/// Waits for the assignment, which must be the first message, and binds the engine to it. `secret` names what the
-/// engine caches.
+/// Waits for the assignment, which must be the first message, and binds the engine to it.
 pub fn assign(
     mut engine: Box<dyn Engine>,
-    secret: u128,
     socket: UnixStream,
     inbox: Receiver<Message>,
 ) -> Result<Server, ServeError> {
@@ -71,7 +70,9 @@ pub fn assign(
         return Err(ServeError::Protocol("the assignment names no tenant"));
     }
     if prefix_cache {
-        engine.cache_prefixes(secret, prefix_cache_idle_ns);
+        // Drawn after any fork, so that no other worker's is the same.
+        let key = u128::from_le_bytes(process::random()?);
+        engine.cache_prefixes(key, prefix_cache_idle_ns);
     }
     engine.assign(quota_bytes, step_limit_ns);
     let (evidence, started) = (Evidence::begin(), Instant::now());
@@ -230,15 +231,6 @@ impl Server {
         }
         Ok(())
     }
-}
-
-/// A number that nobody outside this process can know. To be drawn after any fork, and before the lock: the library
-/// looks around when it is asked for the first time.
-pub fn secret() -> io::Result<u128> {
-    let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| io::Error::other("the system gave no random bytes"))?;
-    Ok(u128::from_le_bytes(bytes))
 }
 
 /// Sends one message.
