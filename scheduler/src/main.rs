@@ -42,5 +42,7 @@ fn log_to_stderr() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // What cannot be written is lost: to say so on the same way would be a panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -287,17 +287,27 @@ pub fn bound_memory(pid: Pid, more: u64) -> io::Result<()> {
             "the kernel does not tell what a process maps",
         ));
     };
+    let beside = |pages: u64| pages.saturating_mul(page).saturating_add(more);
     let limits = [
-        (libc::RLIMIT_DATA, data * page + more),
-        (libc::RLIMIT_AS, mapped * page + more + RESERVED_BYTES),
+        (libc::RLIMIT_DATA, beside(data)),
+        (
+            libc::RLIMIT_AS,
+            beside(mapped).saturating_add(RESERVED_BYTES),
+        ),
     ];
     let set = || {
         limits.iter().try_for_each(|(resource, bytes)| {
-            let limit = libc::rlimit {
-                rlim_cur: *bytes,
-                rlim_max: *bytes,
+            let mut limit = libc::rlimit {
+                rlim_cur: 0,
+                rlim_max: 0,
             };
-            // SAFETY: a plain system call on numbers and one pointer to a live struct; nothing is written back.
+            // SAFETY: a plain system call on numbers and one pointer to a live struct, which it fills.
+            let rc = unsafe { libc::prlimit(pid.as_raw(), *resource, ptr::null(), &mut limit) };
+            Errno::result(rc)?;
+            // One that is tighter already stays.
+            limit.rlim_max = limit.rlim_max.min(*bytes);
+            limit.rlim_cur = limit.rlim_max;
+            // SAFETY: as above; nothing is written back.
             let rc = unsafe { libc::prlimit(pid.as_raw(), *resource, &limit, ptr::null_mut()) };
             Errno::result(rc).map(drop)
         })

@@ -40,7 +40,13 @@ use catalog::Catalog;
 use listen::Doors;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use state::App;
-use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::{self, Write as _},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use submit::Submitter;
 use tokio::{
     net::TcpListener,
@@ -137,7 +143,10 @@ fn fail_whole() {
             .location()
             .map(ToString::to_string)
             .unwrap_or_default();
-        eprintln!("bulkhead: the scheduler failed at {at}; it is started again");
+        let _ = writeln!(
+            io::stderr(),
+            "bulkhead: the scheduler failed at {at}; it is started again"
+        );
         std::process::abort();
     }));
 }

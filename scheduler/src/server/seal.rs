@@ -100,6 +100,27 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_pidfd_send_signal,
     libc::SYS_kill,
     libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
+    libc::SYS_setpriority,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setattr,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_semget,
+    libc::SYS_msgget,
+    // Files by their paths, where Landlock has no say: whose they are, who may, and on older kernels how long.
+    libc::SYS_truncate,
+    libc::SYS_fchmodat,
+    SYS_FCHMODAT2,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_utimensat,
     // Sockets: those that it needs are open, or come through these.
     libc::SYS_socket,
     libc::SYS_connect,
@@ -129,6 +150,7 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
     libc::SYS_memfd_create,
+    libc::SYS_pkey_mprotect,
     libc::SYS_personality,
     libc::SYS_quotactl,
     libc::SYS_acct,
@@ -139,12 +161,27 @@ const FORBIDDEN: &[i64] = &[
     #[cfg(target_arch = "x86_64")]
     libc::SYS_mknod,
     #[cfg(target_arch = "x86_64")]
+    libc::SYS_chmod,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_chown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lchown,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utime,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_utimes,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_futimesat,
+    #[cfg(target_arch = "x86_64")]
     libc::SYS_modify_ldt,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_ioperm,
     #[cfg(target_arch = "x86_64")]
     libc::SYS_iopl,
 ];
+
+/// Newer than the library that names the others.
+const SYS_FCHMODAT2: i64 = 452;
 
 /// What marks a call of x86-64's second kind, with 32-bit pointers, where the kernel has it.
 #[cfg(target_arch = "x86_64")]
@@ -182,11 +219,19 @@ fn forbidden() -> Result<Rules, BackendError> {
     let mut calls = FORBIDDEN.to_vec();
     #[cfg(target_arch = "x86_64")]
     {
-        let second: Vec<i64> = calls
-            .iter()
-            .chain(&X32_OWN)
-            .map(|call| call | X32)
-            .collect();
+        // All that is forbidden below with some arguments is forbidden here with any.
+        let with_arguments = [
+            libc::SYS_clone,
+            libc::SYS_clone3,
+            libc::SYS_mmap,
+            libc::SYS_mprotect,
+            libc::SYS_tgkill,
+            libc::SYS_prlimit64,
+            libc::SYS_socketpair,
+            libc::SYS_sendto,
+        ];
+        let second = calls.iter().chain(&X32_OWN).chain(&with_arguments);
+        let second: Vec<i64> = second.map(|call| call | X32).collect();
         calls.extend(second);
     }
     let mut rules: Rules = calls.into_iter().map(|call| (call, Vec::new())).collect();
@@ -200,9 +245,29 @@ fn forbidden() -> Result<Rules, BackendError> {
     let executable = || bits(2, libc::PROT_EXEC, libc::PROT_EXEC);
     rules.insert(libc::SYS_mmap, one(executable()?)?);
     rules.insert(libc::SYS_mprotect, one(executable()?)?);
-    let own = u64::from(std::process::id());
-    let other = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own)?;
-    rules.insert(libc::SYS_tgkill, one(other)?);
+    let not = |argument, value: u64| {
+        SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
+    };
+    rules.insert(libc::SYS_tgkill, one(not(0, std::process::id().into())?)?);
+    // Limits of its own alone, which is 0.
+    rules.insert(libc::SYS_prlimit64, one(not(0, 0)?)?);
+    // Pairs of streams alone: a datagram can be sent to any path.
+    const KINDS: libc::c_int = 0xF;
+    let kinds = [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_SEQPACKET];
+    let kinds = kinds.map(|kind| SeccompRule::new(vec![bits(1, KINDS, kind)?]));
+    rules.insert(
+        libc::SYS_socketpair,
+        kinds.into_iter().collect::<Result<_, _>>()?,
+    );
+    // No data that makes a connection by itself.
+    for (call, flags) in [
+        (libc::SYS_sendto, 3),
+        (libc::SYS_sendmsg, 2),
+        (libc::SYS_sendmmsg, 3),
+    ] {
+        let fast_open = bits(flags, libc::MSG_FASTOPEN, libc::MSG_FASTOPEN)?;
+        rules.insert(call, one(fast_open)?);
+    }
     Ok(rules)
 }
 

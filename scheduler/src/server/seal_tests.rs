@@ -11,7 +11,7 @@ use std::{
     fs::File,
     io,
     net::{TcpListener, TcpStream},
-    os::unix::process::ExitStatusExt,
+    os::unix::{net::UnixDatagram, process::ExitStatusExt},
     path::Path,
     process::{Command, ExitStatus, Stdio},
 };
@@ -23,7 +23,7 @@ const DENIED: i32 = 10;
 
 type Try = (&'static str, fn(&Path) -> io::Result<()>);
 
-const FORBIDDEN_TRIES: [Try; 12] = [
+const FORBIDDEN_TRIES: [Try; 14] = [
     ("anybody's file", |_| File::open("/etc/hostname").map(drop)),
     ("the log's keys", |data| {
         fs::read(data.join("keys/audit/key")).map(drop)
@@ -54,6 +54,14 @@ const FORBIDDEN_TRIES: [Try; 12] = [
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
             other => other.map(drop),
         }
+    }),
+    ("who may read the log", |data| {
+        let mut rights = fs::metadata(data.join("audit"))?.permissions();
+        rights.set_readonly(true);
+        fs::set_permissions(data.join("audit"), rights)
+    }),
+    ("a datagram to anybody's path", |_| {
+        UnixDatagram::pair().map(drop)
     }),
     ("a signal", |_| Ok(kill(getppid(), None)?)),
 ];

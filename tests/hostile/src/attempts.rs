@@ -132,6 +132,13 @@ fn say(name: &str) {
         "junk" => raw(&[&16u32.to_le_bytes()[..], &[0xFF; 16]].concat()),
         "huge-frame" => raw(&u32::MAX.to_le_bytes()),
         "half-a-frame" => raw(&[&100u32.to_le_bytes()[..], &[0; 10]].concat()),
+        // Ends of nothing, two bytes each.
+        "many-answers" => {
+            let step = [0x32, 0].repeat(7 << 20);
+            let length = varint(step.len());
+            let body = 1 + length.len() + step.len();
+            raw(&[&(body as u32).to_le_bytes()[..], &[0x1A], &length, &step].concat());
+        }
         "no-message" => raw(&0u32.to_le_bytes()),
         "second-ready" => tell(Message::Ready(Ready::default())),
         "late-refusal" => tell(Message::Refused(Refused::default())),
@@ -155,6 +162,16 @@ fn say(name: &str) {
         }
         other => panic!("no attempt is named {other}"),
     }
+}
+
+fn varint(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number > 0x7F {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
 }
 
 fn tell(message: Message) {

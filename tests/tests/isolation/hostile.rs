@@ -38,7 +38,7 @@ const ON_THE_MACHINE: [Attempt; 10] = [
 ];
 
 /// On the scheduler at the other end of its socket: that ends it.
-const ON_THE_SCHEDULER: [Attempt; 15] = [
+const ON_THE_SCHEDULER: [Attempt; 16] = [
     ("lane", "killed", "held_lane"),
     ("flood", "killed", "held_lane"),
     ("half-a-frame", "killed", "held_lane"),
@@ -46,6 +46,7 @@ const ON_THE_SCHEDULER: [Attempt; 15] = [
     ("junk", "killed", "frame"),
     ("huge-frame", "killed", "frame"),
     ("no-message", "killed", "frame"),
+    ("many-answers", "killed", "frame"),
     ("second-ready", "killed", "protocol"),
     ("late-refusal", "killed", "protocol"),
     ("others-answer", "killed", "protocol"),

@@ -25,7 +25,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_writev,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
-    libc::SYS_shutdown,
     libc::SYS_close,
     libc::SYS_ppoll,
     // Threads that exist already.
@@ -91,8 +90,9 @@ fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
 /// The allow list, with conditions on the arguments of what would be dangerous without.
 fn allowed() -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    // Private alone: what is shared counts for no limit of the process.
-    let kinds = (libc::MAP_ANONYMOUS | libc::MAP_TYPE) as u64;
+    // Private alone, and neither a stack nor of large pages: such counts for no limit of the process.
+    let uncounted = libc::MAP_GROWSDOWN | libc::MAP_HUGETLB;
+    let kinds = (libc::MAP_ANONYMOUS | libc::MAP_TYPE | uncounted) as u64;
     let private = (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE) as u64;
     let map = vec![not_executable()?, has_bits(3, kinds, private)?];
     rules.insert(libc::SYS_mmap, vec![SeccompRule::new(map)?]);
@@ -151,6 +151,7 @@ mod tests {
         for call in [
             libc::SYS_socket,
             libc::SYS_connect,
+            libc::SYS_shutdown,
             libc::SYS_clone,
             libc::SYS_clone3,
             libc::SYS_execve,

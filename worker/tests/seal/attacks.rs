@@ -183,6 +183,29 @@ pub const ATTACKS: &[Attack] = &[
     attack("mapping_memory_that_no_limit_counts", &[], nothing, |_| {
         map_as(libc::PROT_READ, libc::MAP_SHARED)
     }),
+    attack("mapping_a_stack_that_grows", &[], nothing, |_| {
+        map_as(
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_GROWSDOWN,
+        )
+    }),
+    attack(
+        "ending_a_connection_that_others_hold",
+        &[],
+        unix_socket,
+        |prepared| match prepared {
+            Prepared::Socket(socket) => {
+                nix::sys::socket::shutdown(socket.as_raw_fd(), nix::sys::socket::Shutdown::Both)
+                    .or_else(|errno| match errno {
+                        // It could be asked, of one that has nobody at the other end.
+                        nix::errno::Errno::ENOTCONN => Ok(()),
+                        other => Err(other),
+                    })
+                    .map_err(io::Error::from)
+            }
+            _ => unreachable!("prepared above"),
+        },
+    ),
     attack("making_a_pipe", &[], nothing, |_| {
         nix::unistd::pipe().map(drop).map_err(io::Error::from)
     }),

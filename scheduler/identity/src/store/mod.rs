@@ -43,6 +43,8 @@ impl Store {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
+            // There is no other file that the server's process may make.
+            .pragma("temp_store", "memory")
             .busy_timeout(WAIT_MAX);
         let pool = SqlitePoolOptions::new()
             .max_connections(1)

@@ -104,6 +104,14 @@ impl Driver {
     }
 
     pub(super) fn kill_worker(&mut self, worker: WorkerId, cause: Cause) {
+        // Once is enough, however much it said that it may not.
+        if self
+            .workers
+            .get(&worker)
+            .is_some_and(|entry| entry.is_condemned())
+        {
+            return;
+        }
         tracing::warn!(worker = worker.0, ?cause, "killing a worker");
         if let Some(entry) = self.workers.get_mut(&worker) {
             entry.condemn(cause);

@@ -92,8 +92,8 @@ fn words(cause: Option<Cause>, signal: i32) -> (&'static str, &'static str) {
                 0 => "exit",
                 // The filter's answer to a call that no worker makes.
                 libc::SIGSYS => "forbidden_call",
-                // Not ours, so the system's: it was short of memory, or an operator was at work.
-                libc::SIGKILL => "killed_from_outside",
+                // By us since it had hung up, or by the system or an operator: the kernel does not say.
+                libc::SIGKILL => "hung_up_or_killed_from_outside",
                 _ => "signal",
             },
         ),

@@ -20,8 +20,8 @@ use bulkhead_core::{
 use bulkhead_proto::{
     frame::{self, FrameError},
     internal::{
-        self, Assign, Counters, FromWorker, Piece, Ready, Released, ScrubReport, Step, ToWorker,
-        from_worker, to_worker,
+        self, Assign, Counters, Piece, Ready, Released, ScrubReport, Step, ToWorker, from_worker,
+        to_worker,
     },
 };
 use std::{io, os::fd::OwnedFd, sync::Arc};
@@ -102,6 +102,10 @@ impl Worker {
         }
     }
 
+    pub(super) fn is_condemned(&self) -> bool {
+        self.cause.is_some()
+    }
+
     /// A lease of it ended after so long on the scheduler's clock: what of that was no step. `None` where it did not
     /// step at all.
     pub(super) fn dispatch_ns(&mut self, lane_ns: Nanos) -> Option<Nanos> {
@@ -155,14 +159,13 @@ impl Driver {
     }
 
     pub(super) fn worker_said(&mut self, worker: WorkerId, heard: Heard) {
-        let known = self.workers.get(&worker);
-        if known.is_none_or(|entry| entry.cause.is_some()) {
+        if self.is_condemned(worker) {
             return;
         }
         let message = match heard {
             Heard::Frame(frame) => frame.message,
             Heard::Nonsense => None,
-            Heard::End => return self.lost(worker),
+            Heard::End => return self.worker_gone(worker),
         };
         match message {
             Some(from_worker::Message::Ready(ready)) => self.ready(worker, ready),
@@ -179,12 +182,10 @@ impl Driver {
         }
     }
 
-    /// Its connection ended: it is of no more use, and why it ended its burial will tell.
-    fn lost(&mut self, worker: WorkerId) {
-        self.to_launcher(internal::to_launcher::Message::Kill(internal::KillWorker {
-            worker: worker.0,
-        }));
-        self.worker_gone(worker);
+    /// True of a worker that is to end, or is gone: nothing that it says is heard.
+    fn is_condemned(&self, worker: WorkerId) -> bool {
+        let known = self.workers.get(&worker);
+        known.is_none_or(|entry| entry.cause.is_some())
     }
 
     fn ready(&mut self, worker: WorkerId, ready: Ready) {
@@ -264,6 +265,9 @@ impl Driver {
         self.counted(worker, step.kv_bytes, step.counters.unwrap_or_default());
         for piece in step.pieces {
             self.piece(worker, piece);
+            if self.is_condemned(worker) {
+                return;
+            }
         }
         self.tell(Event::Stepped {
             worker,
@@ -272,6 +276,9 @@ impl Driver {
             kv_bytes: step.kv_bytes,
         });
         for finished in step.finished {
+            if self.is_condemned(worker) {
+                return;
+            }
             if !self.clean(worker, finished.scrub.as_ref()) {
                 return;
             }
@@ -363,11 +370,14 @@ impl Driver {
         }
     }
 
-    /// A worker is no more, or of no more use.
+    /// A worker is no more, or of no more use: its process is killed, should it live on.
     pub(super) fn worker_gone(&mut self, worker: WorkerId) {
         let Some(entry) = self.workers.remove(&worker) else {
             return;
         };
+        self.to_launcher(internal::to_launcher::Message::Kill(internal::KillWorker {
+            worker: worker.0,
+        }));
         let ending = Ending {
             tenant: entry.tenant,
             model: entry.model,
@@ -426,7 +436,7 @@ async fn write_frames(mut socket: OwnedWriteHalf, mut frames: mpsc::UnboundedRec
 async fn read_frames(worker: WorkerId, mut socket: OwnedReadHalf, inbox: mpsc::Sender<Message>) {
     let slots = Arc::new(Semaphore::new(FRAMES_WAITING_MAX));
     while let Ok(slot) = slots.clone().acquire_owned().await {
-        let heard = match frames::read::<FromWorker>(&mut socket).await {
+        let heard = match frames::from_worker(&mut socket).await {
             Ok(Some(frame)) => Heard::Frame(Box::new(frame)),
             Ok(None) | Err(FrameError::Io(_)) => Heard::End,
             Err(error) => {
