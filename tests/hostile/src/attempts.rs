@@ -134,7 +134,7 @@ fn say(name: &str) {
         "half-a-frame" => raw(&[&100u32.to_le_bytes()[..], &[0; 10]].concat()),
         // Ends of nothing, two bytes each.
         "many-answers" => {
-            let step = [0x32, 0].repeat(7 << 20);
+            let step = [0x32, 0].repeat(1 << 18);
             let length = varint(step.len());
             let body = 1 + length.len() + step.len();
             raw(&[&(body as u32).to_le_bytes()[..], &[0x1A], &length, &step].concat());

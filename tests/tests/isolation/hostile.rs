@@ -60,7 +60,7 @@ const ON_THE_SCHEDULER: [Attempt; 16] = [
 
 async fn hostile_server(shared: bool) -> Server {
     let options = Options::null(1_000)
-        .with("scheduling.release_grace_ms", 100)
+        .with("scheduling.release_grace_ms", 300)
         .with("worker.share_weights", shared)
         .with_worker(programs::path("bulkhead-hostile"));
     Server::start(options).await
