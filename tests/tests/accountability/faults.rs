@@ -85,7 +85,8 @@ async fn a_killed_worker_harms_its_own_tenant_alone() {
         "the other tenant notices nothing: {:?}",
         globex.failed
     );
-    only(&acme, &["WORKER_LOST"]);
+    // Where chance took many kills, the tenant's next worker was put off for longer than requests wait.
+    only(&acme, &["WORKER_LOST", "WORKER_UNAVAILABLE"]);
     accounts_for(server, &[&acme, &globex]).await;
 }
 
