@@ -2,9 +2,10 @@
 //!
 //! What is allowed is what computing needs: reading and writing sockets that are open, waiting, anonymous memory of
 //! its own that is never executable, a clock, random bytes, ending. Everything else kills the process: no correct
-//! worker makes such a call, so whoever does is not a worker any more, and its end is on record. The list is that of
-//! a worker under load, traced; what libraries look up in files they have looked up before, and the C library's
-//! allocator is set so that it looks up nothing (see `bulkhead_kernels::alloc::settle`).
+//! worker makes such a call, so whoever does is not a worker any more, and its end is on record. Workers of both starter
+//! models, traced under load, made no other; some on the list they did not make either. What libraries look up in files
+//! they have looked up before, and the C library's allocator is set so that it looks up nothing (see
+//! `bulkhead_kernels::alloc::settle`).
 //!
 //! The filter is put on all threads at once, and where one thread cannot take it none does.
 
