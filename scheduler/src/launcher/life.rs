@@ -171,7 +171,7 @@ impl<'a> Life<'a> {
             };
             self.tell(Tell::Exited(told), None);
         }
-        let outcomes = self.templates.tick(now);
+        let outcomes = self.templates.tick(self.known(), now);
         self.settle(outcomes);
         self.tell_stages();
         self.go_on_reloading(now);

@@ -416,6 +416,15 @@ pub fn ended(child: Pid) -> Option<Ended> {
     }
 }
 
+/// Whether a child has ended, and is still to be buried.
+pub fn has_ended(child: Pid) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    !matches!(
+        waitid(Id::Pid(child), flags),
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR)
+    )
+}
+
 /// How a child ended; `None` if it is still there at `deadline`.
 pub fn ended_by(child: Pid, deadline: Instant) -> io::Result<Option<Ended>> {
     // SAFETY: a plain system call; the descriptor it makes is ours alone.

@@ -342,6 +342,19 @@ impl Template {
         Ok(())
     }
 
+    /// What it said before it ended, and why that is its end.
+    pub fn last_words(
+        &mut self,
+        known: &mut BTreeSet<Pid>,
+        now: Instant,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Why {
+        // It says no more; but what it has forked may hold its connection, and talk on.
+        let turns = PROGRESS_MAX as usize / PACKETS_PER_TURN + 1;
+        let said = (0..turns).find_map(|_| self.listen(known, now, outcomes).err());
+        said.unwrap_or_else(|| Why::failed(""))
+    }
+
     /// True where it is done with what it was doing.
     fn hear(
         &mut self,

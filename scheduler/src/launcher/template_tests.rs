@@ -12,6 +12,8 @@ const FORKED: &str = "printf '\\032\\000' >&3\n";
 /// Says that it has read one byte of two, and that it dances.
 const READS: &str = "printf '\\302\\002\\015\\012\\007reading\\020\\001\\030\\002' >&3\n";
 const DANCES: &str = "printf '\\302\\002\\010\\012\\006dances' >&3\n";
+/// More than the launcher takes in one turn.
+const PACKETS_IN_A_TURN: usize = 64;
 const REFUSED: &str = "printf '\\022\\010\\012\\003bad\\360\\001\\001' >&3\n";
 
 /// Leaves a child behind, in a group of its own, that says `Forked` once the launcher has adopted it,
@@ -174,6 +176,21 @@ fn a_model_that_a_template_refused_is_refused_without_another() {
         assert_eq!(templates(&pair).len(), 1, "it is tried");
         assert!(!failed(&mut pair, worker).permanent);
     }
+    pair.life.end();
+}
+
+/// It may say why and end between the launcher's look at its words and the one at its death.
+#[test]
+fn the_last_words_of_a_template_are_heard_though_its_end_is_seen_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let often = READS.repeat(PACKETS_IN_A_TURN + 1);
+    let setup = sharing(dir.path(), &format!("{TAKE}{often}{REFUSED}exit 1\n"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    until_ended(templates(&pair)[0]);
+    pair.life.tick(Instant::now());
+    let told = failed(&mut pair, 1);
+    assert!(told.permanent && told.reason == "bad", "{told:?}");
     pair.life.end();
 }
 

@@ -205,6 +205,11 @@ impl Templates {
             }
         }
         self.end_some(over, now);
+        self.kill_unwanted(&mut outcomes);
+        outcomes
+    }
+
+    fn kill_unwanted(&mut self, outcomes: &mut Vec<Outcome>) {
         outcomes.retain(|outcome| match outcome {
             Outcome::Unwanted { pid } => {
                 sys::kill_now(*pid);
@@ -213,20 +218,27 @@ impl Templates {
             }
             _ => true,
         });
-        outcomes
     }
 
-    /// Buries those that ended, and ends those whose time is over.
-    pub fn tick(&mut self, now: Instant) -> Vec<Outcome> {
+    /// Hears out and buries those that ended, and ends those whose time is over. `known` has all other
+    /// children of the launcher.
+    pub fn tick(&mut self, mut known: BTreeSet<Pid>, now: Instant) -> Vec<Outcome> {
+        known.extend(self.pids());
         let mut outcomes = Vec::new();
+        let mut over = Vec::new();
+        for (key, template) in &mut self.live {
+            // Since it was listened to last it may have said why, and ended.
+            if sys::has_ended(template.pid()) {
+                let why = template.last_words(&mut known, now, &mut outcomes);
+                over.push((key.clone(), why));
+            }
+        }
+        self.end_some(over, now);
+        self.kill_unwanted(&mut outcomes);
         let late = |(key, template): (&Key, &Template)| Some((key.clone(), template.overdue(now)?));
         let late: Vec<_> = self.live.iter().filter_map(late).collect();
         self.end_some(late, now);
         self.unwanted.retain(|pid| sys::ended(*pid).is_none());
-        let died = |_: &Key, template: &mut Template| buried(template, &mut outcomes);
-        for (key, template) in self.live.extract_if(.., died) {
-            self.pauses.failed(&key, template.life(now), now);
-        }
         self.ending
             .retain_mut(|template| !buried(template, &mut outcomes));
         outcomes
