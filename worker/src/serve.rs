@@ -188,6 +188,12 @@ impl Server {
             evidence::attach(&report, &mut finished);
             residue = report.residue_bytes;
         }
+        // Nothing has touched the pool since that scrub, so the lane can go back with what it cleaned. A message that
+        // waits may bring more work, or take the lane back itself.
+        let dry = !finished.is_empty() && !self.engine.has_work() && self.inbox.is_empty();
+        if dry {
+            self.lease = None;
+        }
         let step_ns = nanos_since(start);
         self.steps_over_limit += u64::from(step_ns > self.step_limit_ns);
         let kv_bytes = self.engine.kv_bytes();
@@ -200,6 +206,11 @@ impl Server {
             finished,
             kv_bytes,
             counters: Some(self.counters()),
+            released: dry.then_some(Released {
+                lease,
+                dry,
+                scrub: None,
+            }),
         };
         self.tell(from_worker::Message::Step(step), residue)
     }

@@ -56,12 +56,9 @@ fn a_life_from_load_to_release_with_evidence_for_each_job() {
         assert_eq!(scrub.residue_bytes, 0);
     }
     assert!(released.dry && released.lease == 7);
-    assert_eq!(
-        released
-            .scrub
-            .expect("a dry worker has scrubbed its pool")
-            .residue_bytes,
-        0
+    assert!(
+        steps.last().is_some_and(|step| !step.finished.is_empty()) && released.scrub.is_none(),
+        "what the last step cleaned is not cleaned again"
     );
 }
 

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use std::os::unix::net::UnixStream;
 use support::template::{Forked, Template};
-use support::{Worker, model_file, null_load};
+use support::{Worker, model_file, null_load, until_released};
 
 /// A field of a process's status, by the kernel.
 fn status(pid: i32, field: &str) -> String {
@@ -35,18 +35,10 @@ fn works(worker: &mut Forked) {
     };
     worker.send(To::Work(Work { items: vec![item] }));
     worker.send(To::Grant(Grant { lease: 1 }));
-    let mut ends = Vec::new();
-    loop {
-        match worker.receive() {
-            Some(From::Step(step)) => ends.extend(step.finished),
-            Some(From::Released(released)) => {
-                assert!(released.dry && released.scrub.is_some());
-                break;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
+    let (steps, released) = until_released(|| worker.receive());
+    let ends: Vec<_> = steps.into_iter().flat_map(|step| step.finished).collect();
     assert_eq!((ends.len(), ends[0].outcome()), (1, Outcome::Ok));
+    assert!(released.dry && ends[0].scrub.is_some());
 }
 
 #[test]

@@ -165,14 +165,7 @@ impl Worker {
 
     /// All steps up to the release of the lease.
     pub fn until_released(&mut self) -> (Vec<Step>, Released) {
-        let mut steps = Vec::new();
-        loop {
-            match self.receive() {
-                Some(From::Step(step)) => steps.push(step),
-                Some(From::Released(released)) => return (steps, released),
-                other => panic!("neither a step nor a release: {other:?}"),
-            }
-        }
+        until_released(|| self.receive())
     }
 
     /// True when the worker says nothing for this long.
@@ -196,6 +189,24 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// All steps up to the release of the lease, which may come with the last of them.
+pub fn until_released(mut receive: impl FnMut() -> Option<From>) -> (Vec<Step>, Released) {
+    let mut steps = Vec::new();
+    loop {
+        match receive() {
+            Some(From::Step(mut step)) => {
+                let released = step.released.take();
+                steps.push(step);
+                if let Some(released) = released {
+                    return (steps, released);
+                }
+            }
+            Some(From::Released(released)) => return (steps, released),
+            other => panic!("neither a step nor a release: {other:?}"),
+        }
     }
 }
 

@@ -284,6 +284,9 @@ impl Driver {
             }
             self.finished(worker, finished);
         }
+        if let Some(released) = step.released.filter(|_| !self.is_condemned(worker)) {
+            self.released(worker, &released);
+        }
     }
 
     fn piece(&mut self, worker: WorkerId, piece: Piece) {
