@@ -1,64 +1,45 @@
-//! The reader thread: frames from the socket into a bounded channel.
+//! What the scheduler says, read by the thread that computes: between two steps, and where there is nothing to do.
 //!
-//! It exists so that a yield or a cancel is seen at the next step boundary while the compute thread
-//! computes. It is started before the seal (no thread can be made after), decides nothing, and ends the
-//! process when the scheduler is gone or breaks the protocol.
+//! No thread of its own reads ahead: a message is of use at a step's boundary and not before, and a hand-over between
+//! threads would cost more than reading does. Until then it waits in the socket. Nothing is decided here.
 
-use crate::evidence::STACK_BYTES;
-use crate::process;
-use bulkhead_kernels::stack;
+use crate::serve::ServeError;
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::{ToWorker, to_worker::Message};
-use crossbeam::channel::{Receiver, bounded};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::thread;
+use std::time::Duration;
 
-/// Frames that wait for the compute thread. When they are this many, the socket waits too.
-const FRAMES_MAX: usize = 32;
-
-/// Exit code when the other side broke the protocol.
-pub const EXIT_PROTOCOL: i32 = 2;
-
-/// Starts reading. Each message is handed over once, in order.
-pub fn start(mut socket: UnixStream) -> io::Result<Receiver<Message>> {
-    let (sender, receiver) = bounded(FRAMES_MAX);
-    let reader = move || {
-        loop {
-            let message = next(&mut socket);
-            // Decoding left pieces of the frame below this call.
-            stack::scrub(STACK_BYTES);
-            if sender.send(message).is_err() {
-                return;
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("inbox".to_owned())
-        .spawn(reader)?;
-    Ok(receiver)
-}
-
-/// The next message; ends the process where there is none.
-fn next(socket: &mut UnixStream) -> Message {
-    match frame::read::<ToWorker>(socket) {
-        Ok(Some(ToWorker {
-            message: Some(message),
-        })) => message,
-        Ok(None) => process::hang_up(),
-        Ok(Some(ToWorker { message: None })) => broken("a frame of no known kind"),
-        Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
-            process::hang_up()
-        }
-        // A decoding error names a field, never its content.
-        Err(error) => broken(&error.to_string()),
+/// Whether there is something to be read, be it the end, at once or within `patience`.
+pub fn waits(socket: &UnixStream, patience: Duration) -> io::Result<bool> {
+    // Rounded up: to wake early would be to look again at once.
+    let ms = patience.as_nanos().div_ceil(1_000_000);
+    let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
+    let mut watched = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut watched, timeout) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 
-/// Ends the process: the other side broke the protocol.
-pub fn broken(why: &str) -> ! {
-    process::say(format_args!(
-        "the scheduler broke the protocol: {why}; ending"
-    ));
-    process::end(EXIT_PROTOCOL)
+/// The next message; waits for it.
+pub fn next(socket: &mut UnixStream) -> Result<Message, ServeError> {
+    let gone = |kind: io::ErrorKind| ServeError::Socket(kind.into());
+    match frame::read::<ToWorker>(socket) {
+        Ok(Some(ToWorker {
+            message: Some(message),
+        })) => Ok(message),
+        Ok(Some(ToWorker { message: None })) => {
+            Err(ServeError::Protocol("a frame of no known kind"))
+        }
+        Ok(None) => Err(gone(io::ErrorKind::BrokenPipe)),
+        Err(FrameError::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => {
+            Err(gone(error.kind()))
+        }
+        Err(error) => Err(ServeError::Frame(error)),
+    }
 }

@@ -9,7 +9,6 @@
 //! thread (heaps, the seeds of hash tables) is no other worker's too.
 
 use crate::engine::Engine;
-use crate::inbox;
 use crate::load::{self, FileError, ModelError};
 use crate::models::{self, StartWith};
 use crate::process::{self, STACK_BYTES};
@@ -19,7 +18,6 @@ use bulkhead_kernels::{Measure, alloc};
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::to_worker::Message;
 use bulkhead_proto::internal::{Load, Ready, Refused, ToWorker, from_worker};
-use crossbeam::channel::Receiver;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -27,6 +25,9 @@ use std::time::Instant;
 
 /// Exit code of a worker that refused to serve.
 pub const EXIT_REFUSED: i32 = 1;
+
+/// Exit code when the other side broke the protocol.
+pub const EXIT_PROTOCOL: i32 = 2;
 
 /// Why a worker ended before it served.
 #[derive(Debug, thiserror::Error)]
@@ -118,8 +119,6 @@ pub fn live(start: StartWith) -> ! {
 /// Says why and ends.
 fn refuse(mut socket: UnixStream, why: &RefusedToServe) -> ! {
     let refused = why.refusal();
-    // It may hang up the moment it hears, and the reader thread then ends the process.
-    process::set_code_at_hang_up(EXIT_REFUSED);
     // If the scheduler is gone, the exit code still tells the launcher.
     let _ = serve::tell(&mut socket, from_worker::Message::Refused(refused));
     process::say(format_args!("{why}"));
@@ -153,15 +152,10 @@ pub fn set_up(load: &Load) {
 
 /// The life of a worker that has its model: all its threads start here. Called on the only one.
 pub fn born(newborn: Newborn) -> ! {
-    // The reader first: those that compute inherit a lower priority.
     let spare = newborn.socket.try_clone();
-    let started = (newborn.socket.try_clone())
-        .and_then(inbox::start)
-        .and_then(|inbox| {
-            let engine = thread::Builder::new().name("engine".to_owned());
-            let engine = engine.stack_size(STACK_BYTES);
-            engine.spawn(move || run(newborn, inbox))
-        });
+    let engine = thread::Builder::new().name("engine".to_owned());
+    let engine = engine.stack_size(STACK_BYTES);
+    let started = engine.spawn(move || run(newborn));
     match (started, spare) {
         (Ok(engine), spare) => {
             drop(spare);
@@ -178,7 +172,7 @@ pub fn born(newborn: Newborn) -> ! {
 }
 
 /// The engine's thread: from the start of the model to the end of the process.
-fn run(newborn: Newborn, inbox: Receiver<Message>) -> ! {
+fn run(newborn: Newborn) -> ! {
     process::lower_priority();
     let Newborn {
         mut socket,
@@ -194,7 +188,7 @@ fn run(newborn: Newborn, inbox: Receiver<Message>) -> ! {
         .map_err(RefusedToServe::from)
         .and_then(|engine| make_ready(&mut socket, restricted, &load, engine, born));
     match ready {
-        Ok(engine) => serve(engine, socket, inbox),
+        Ok(engine) => serve(engine, socket),
         Err(why) => refuse(socket, &why),
     }
 }
@@ -247,14 +241,19 @@ fn lock(restricted: Restricted, required: &[String]) -> Result<Sealed, RefusedTo
 }
 
 /// From the assignment to the end.
-fn serve(engine: Box<dyn Engine>, socket: UnixStream, inbox: Receiver<Message>) -> ! {
-    let why = match serve::assign(engine, socket, inbox) {
+fn serve(engine: Box<dyn Engine>, socket: UnixStream) -> ! {
+    let why = match serve::assign(engine, socket) {
         Ok(server) => server.run(),
         Err(why) => why,
     };
     match why {
-        ServeError::Protocol(what) => inbox::broken(what),
-        ServeError::Socket(_) => process::hang_up(),
+        ServeError::Protocol(_) | ServeError::Frame(_) => {
+            process::say(format_args!(
+                "the scheduler broke the protocol: {why}; ending"
+            ));
+            process::end(EXIT_PROTOCOL)
+        }
+        ServeError::Socket(_) => process::end(0),
         ServeError::Residue(bytes) => {
             process::say(format_args!(
                 "{bytes} bytes were not zero after a scrub; ending"

@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 /// The descriptor of the socket to the scheduler.
 pub const SOCKET_FD: RawFd = 3;
@@ -157,19 +156,6 @@ pub fn die_with(parent: Pid) -> io::Result<()> {
 /// Puts this process into a group of its own, of which it is the only one.
 pub fn lead_group() -> io::Result<()> {
     Ok(setpgid(Pid::from_raw(0), Pid::from_raw(0))?)
-}
-
-/// What the process ends with when the scheduler hangs up.
-static CODE_AT_HANG_UP: AtomicI32 = AtomicI32::new(0);
-
-/// From now on a scheduler that hangs up leaves a process that ends with this code.
-pub fn set_code_at_hang_up(code: i32) {
-    CODE_AT_HANG_UP.store(code, Ordering::SeqCst);
-}
-
-/// Ends the process since the scheduler is gone.
-pub fn hang_up() -> ! {
-    end(CODE_AT_HANG_UP.load(Ordering::SeqCst))
 }
 
 /// Ends the process at once, from any thread: the first caller's code counts. `std::process::exit`

@@ -1,6 +1,7 @@
 //! The compute loop: steps while a lease is held, and between steps the messages that came.
 //!
-//! One thread, in this order: take messages, step, scrub, tell. So a yield or a cancel takes effect at the
+//! One thread, in this order: take messages, step, scrub, tell. It reads the socket itself, so that nothing lies between
+//! the scheduler's word and the work. So a yield or a cancel takes effect at the
 //! next step boundary, a result is never told before its memory is clean, and a step's frame is on its way
 //! before the next step begins. Without a lease nothing is computed; the thread waits for a message, and
 //! zeroes what a prefix cache has kept for its time, a few blocks between two messages.
@@ -8,12 +9,12 @@
 
 use crate::engine::{Engine, StepOutcome};
 use crate::evidence::{self, Evidence};
+use crate::inbox;
 use crate::process;
-use bulkhead_proto::frame;
+use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::{
     Assign, Counters, Expired, FromWorker, Released, Step, from_worker, to_worker::Message,
 };
-use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -24,6 +25,9 @@ pub enum ServeError {
     /// The other side's fault. Not to be retried with this worker.
     #[error("{0}")]
     Protocol(&'static str),
+    /// The other side's fault too. What could not be decoded names a field, never its content.
+    #[error(transparent)]
+    Frame(FrameError),
     /// The scheduler is gone.
     #[error("the socket failed: {0}")]
     Socket(#[from] io::Error),
@@ -36,7 +40,6 @@ pub enum ServeError {
 pub struct Server {
     engine: Box<dyn Engine>,
     socket: UnixStream,
-    inbox: Receiver<Message>,
     lease: Option<u64>,
     evidence: Evidence,
     started: Instant,
@@ -45,16 +48,8 @@ pub struct Server {
 }
 
 /// Waits for the assignment, which must be the first message, and binds the engine to it.
-pub fn assign(
-    mut engine: Box<dyn Engine>,
-    socket: UnixStream,
-    inbox: Receiver<Message>,
-) -> Result<Server, ServeError> {
-    let Ok(first) = inbox.recv() else {
-        return Err(ServeError::Protocol(
-            "it hung up before it assigned a tenant",
-        ));
-    };
+pub fn assign(mut engine: Box<dyn Engine>, mut socket: UnixStream) -> Result<Server, ServeError> {
+    let first = inbox::next(&mut socket)?;
     let Message::Assign(Assign {
         tenant,
         quota_bytes,
@@ -79,7 +74,6 @@ pub fn assign(
     Ok(Server {
         engine,
         socket,
-        inbox,
         lease: None,
         evidence,
         started,
@@ -106,7 +100,8 @@ impl Server {
                 None => self.expire(),
             };
         }
-        while let Ok(message) = self.inbox.try_recv() {
+        while inbox::waits(&self.socket, Duration::ZERO)? {
+            let message = inbox::next(&mut self.socket)?;
             self.take(message)?;
         }
         match self.lease {
@@ -117,17 +112,14 @@ impl Server {
     }
 
     /// The next message, or none where something that is kept has to go first.
-    fn wait(&self) -> Result<Option<Message>, ServeError> {
-        let gone = ServeError::Socket(io::ErrorKind::BrokenPipe.into());
-        let Some(at) = self.engine.expires_at() else {
-            return self.inbox.recv().map(Some).map_err(|_| gone);
-        };
-        let left = Duration::from_nanos(at.saturating_sub(nanos_since(self.started)));
-        match self.inbox.recv_timeout(left) {
-            Ok(message) => Ok(Some(message)),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(gone),
+    fn wait(&mut self) -> Result<Option<Message>, ServeError> {
+        if let Some(at) = self.engine.expires_at() {
+            let left = Duration::from_nanos(at.saturating_sub(nanos_since(self.started)));
+            if !inbox::waits(&self.socket, left)? {
+                return Ok(None);
+            }
         }
+        inbox::next(&mut self.socket).map(Some)
     }
 
     /// Drops some of what is kept and whose time has come, and gives the evidence.
@@ -190,7 +182,9 @@ impl Server {
         }
         // Nothing has touched the pool since that scrub, so the lane can go back with what it cleaned. A message that
         // waits may bring more work, or take the lane back itself.
-        let dry = !finished.is_empty() && !self.engine.has_work() && self.inbox.is_empty();
+        let dry = !finished.is_empty()
+            && !self.engine.has_work()
+            && !inbox::waits(&self.socket, Duration::ZERO)?;
         if dry {
             self.lease = None;
         }

@@ -34,9 +34,6 @@ const REASON_BYTES_MAX: u64 = 1024;
 /// Marks a reason that will be there however often it is tried.
 const PERMANENT: char = '!';
 
-/// Exit code of a template whose launcher broke the protocol.
-const EXIT_PROTOCOL: i32 = 2;
-
 /// Why there is no template.
 #[derive(Debug, thiserror::Error)]
 enum TemplateError {
@@ -305,5 +302,5 @@ fn broken(why: &str) -> ! {
     process::say(format_args!(
         "the launcher broke the protocol: {why}; ending"
     ));
-    process::end(EXIT_PROTOCOL)
+    process::end(life::EXIT_PROTOCOL)
 }

@@ -206,7 +206,7 @@ impl TenantLabels {
 
 /// A request ended. `outcome` is one of our own fixed words.
 pub fn ended(tenant: &Arc<str>, model: &Arc<str>, outcome: &'static str) {
-    counter!("bulkhead_requests_total", "tenant" => tenant.to_string(), "model" => model.to_string(), "outcome" => outcome)
+    counter!("bulkhead_requests_total", "tenant" => tenant.clone(), "model" => model.clone(), "outcome" => outcome)
         .increment(1);
 }
 
@@ -218,28 +218,27 @@ pub fn refused(reason: &'static str) {
 /// Tokens of a request that ended.
 pub fn tokens(tenant: &Arc<str>, model: &Arc<str>, input: u32, output: u32) {
     for (direction, n) in [("in", input), ("out", output)] {
-        counter!("bulkhead_tokens_total", "tenant" => tenant.to_string(), "model" => model.to_string(), "direction" => direction)
+        counter!("bulkhead_tokens_total", "tenant" => tenant.clone(), "model" => model.clone(), "direction" => direction)
             .increment(u64::from(n));
     }
 }
 
 /// A request's wait in the queue.
 pub fn queued(tenant: &Arc<str>, wait_ns: u64) {
-    histogram!("bulkhead_queue_seconds", "tenant" => tenant.to_string()).record(seconds(wait_ns));
+    histogram!("bulkhead_queue_seconds", "tenant" => tenant.clone()).record(seconds(wait_ns));
 }
 
 /// A lease was settled.
 pub fn lane(tenant: &Arc<str>, model: &Arc<str>, lane_ns: u64) {
     // Microseconds as counts: a Prometheus counter here takes whole numbers only.
-    counter!("bulkhead_lane_microseconds_total", "tenant" => tenant.to_string(), "model" => model.to_string())
+    counter!("bulkhead_lane_microseconds_total", "tenant" => tenant.clone(), "model" => model.clone())
         .increment(lane_ns / 1000);
 }
 
 /// A step that a worker reported.
 pub fn step(model: &Arc<str>, sequences: u32, step_ns: u64, longest_ns: u64) {
-    histogram!("bulkhead_batch_sequences", "model" => model.to_string())
-        .record(f64::from(sequences));
-    histogram!("bulkhead_step_seconds", "model" => model.to_string()).record(seconds(step_ns));
+    histogram!("bulkhead_batch_sequences", "model" => model.clone()).record(f64::from(sequences));
+    histogram!("bulkhead_step_seconds", "model" => model.clone()).record(seconds(step_ns));
     gauge!("bulkhead_step_seconds_max").set(seconds(longest_ns));
 }
 
@@ -248,8 +247,7 @@ pub fn step(model: &Arc<str>, sequences: u32, step_ns: u64, longest_ns: u64) {
 pub fn engine(tenant: &Arc<str>, model: &Arc<str>, before: &Counters, now: &Counters) {
     let more = |name: &'static str, before: u64, now: u64| {
         if let Some(more @ 1..) = now.checked_sub(before) {
-            counter!(name, "tenant" => tenant.to_string(), "model" => model.to_string())
-                .increment(more);
+            counter!(name, "tenant" => tenant.clone(), "model" => model.clone()).increment(more);
         }
     };
     for (name, of, _) in ENGINE_COUNTERS {
@@ -270,7 +268,7 @@ pub struct Held {
 pub fn held(tenant: &Arc<str>, model: &Arc<str>, before: Held, now: Held) {
     let change = |name: &'static str, before: u64, now: u64| {
         let bytes = |n: u64| n.min(HELD_BYTES_MAX) as f64;
-        gauge!(name, "tenant" => tenant.to_string(), "model" => model.to_string())
+        gauge!(name, "tenant" => tenant.clone(), "model" => model.clone())
             .increment(bytes(now) - bytes(before));
     };
     change("bulkhead_engine_kv_bytes", before.live, now.live);
@@ -279,7 +277,7 @@ pub fn held(tenant: &Arc<str>, model: &Arc<str>, before: Held, now: Held) {
 
 /// What a lease took beside its steps.
 pub fn dispatch(tenant: &Arc<str>, dispatch_ns: u64) {
-    histogram!(DISPATCH, "tenant" => tenant.to_string()).record(seconds(dispatch_ns));
+    histogram!(DISPATCH, "tenant" => tenant.clone()).record(seconds(dispatch_ns));
 }
 
 /// The evidence of a scrub.
@@ -296,13 +294,13 @@ pub fn worker_started() {
 
 /// A worker ended. `how` and `why` are of our own fixed words.
 pub fn worker_ended(tenant: &Arc<str>, how: &'static str, why: &'static str) {
-    counter!("bulkhead_worker_deaths_total", "tenant" => tenant.to_string(), "how" => how, "why" => why)
+    counter!("bulkhead_worker_deaths_total", "tenant" => tenant.clone(), "how" => how, "why" => why)
         .increment(1);
 }
 
 /// A restart is put off. `cause` is one of our own fixed words.
 pub fn backoff_began(tenant: &Arc<str>, model: &Arc<str>, cause: &'static str, for_ns: u64) {
-    counter!("bulkhead_worker_backoffs_total", "tenant" => tenant.to_string(), "model" => model.to_string(), "cause" => cause)
+    counter!("bulkhead_worker_backoffs_total", "tenant" => tenant.clone(), "model" => model.clone(), "cause" => cause)
         .increment(1);
     backoff(tenant, model, for_ns);
 }
@@ -313,7 +311,7 @@ pub fn backoff_over(tenant: &Arc<str>, model: &Arc<str>) {
 }
 
 fn backoff(tenant: &Arc<str>, model: &Arc<str>, for_ns: u64) {
-    gauge!("bulkhead_worker_backoff_seconds", "tenant" => tenant.to_string(), "model" => model.to_string())
+    gauge!("bulkhead_worker_backoff_seconds", "tenant" => tenant.clone(), "model" => model.clone())
         .set(seconds(for_ns));
 }
 
@@ -338,9 +336,9 @@ pub fn share(tenant: &Arc<str>, view: &TenantView) {
         ("bulkhead_share_restarts_seconds", view.restart_ns),
         ("bulkhead_share_owed_seconds", view.owed_ns),
     ] {
-        gauge!(name, "tenant" => tenant.to_string()).set(seconds(ns));
+        gauge!(name, "tenant" => tenant.clone()).set(seconds(ns));
     }
-    gauge!("bulkhead_queued_requests", "tenant" => tenant.to_string()).set(f64::from(view.queued));
+    gauge!("bulkhead_queued_requests", "tenant" => tenant.clone()).set(f64::from(view.queued));
 }
 
 /// Whether the audit log takes records, and how many wait for it.

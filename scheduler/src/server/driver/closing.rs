@@ -16,8 +16,15 @@ pub(super) struct Closing {
 }
 
 impl Driver {
+    /// Tells what the core has ended in this turn.
+    pub(super) fn tell_ends(&mut self) {
+        for (id, end, now) in std::mem::take(&mut self.ended) {
+            self.core_ended(id, end, now);
+        }
+    }
+
     /// Takes a request's end from the core: told at once, or once its worker has cleaned up.
-    pub(super) fn core_ended(&mut self, id: RequestId, end: End, now: Nanos) {
+    fn core_ended(&mut self, id: RequestId, end: End, now: Nanos) {
         let Some(request) = self.requests.remove(&id) else {
             return;
         };

@@ -48,7 +48,7 @@ impl Driver {
                 worker,
                 to_worker::Message::Cancel(Cancel { request: request.0 }),
             ),
-            Effect::Ended { request, end } => self.core_ended(request, end, now),
+            Effect::Ended { request, end } => self.ended.push((request, end, now)),
             Effect::Settled {
                 tenant,
                 model,

@@ -11,6 +11,7 @@ mod effects;
 mod ends;
 mod forgetting;
 mod launcher;
+mod outbox;
 mod output;
 mod request;
 mod status;
@@ -23,7 +24,7 @@ pub use status::Snapshot;
 
 use super::{audit_log::AuditLog, clock::Clock, metrics::TenantLabels};
 use bulkhead_core::{
-    AgentId, CancelReason, Core, DeviceId, Effect, Event, Limits, ModelId, Nanos, RequestId,
+    AgentId, CancelReason, Core, DeviceId, Effect, End, Event, Limits, ModelId, Nanos, RequestId,
     TenantId, TenantSettings, WorkerId,
 };
 use bulkhead_proto::internal::{FromLauncher, FromWorker, to_launcher};
@@ -130,6 +131,8 @@ pub(super) struct Driver {
     closing: HashMap<RequestId, closing::Closing>,
     /// When each of those has waited long enough, earliest first.
     overdue: VecDeque<(Nanos, RequestId)>,
+    /// Ended by the core in this turn, and still to be told: once the lanes have been given on.
+    ended: Vec<(RequestId, End, Nanos)>,
     workers: HashMap<WorkerId, Worker>,
     /// Those that are not heard any more, until their processes are buried.
     ending: HashMap<WorkerId, ends::Ending>,
@@ -169,6 +172,7 @@ impl Driver {
             requests: HashMap::new(),
             closing: HashMap::new(),
             overdue: VecDeque::new(),
+            ended: Vec::new(),
             workers: HashMap::new(),
             ending: HashMap::new(),
             effects: Vec::new(),
@@ -205,6 +209,7 @@ impl Driver {
                     self.kill_slow_starts();
                 }
             }
+            self.tell_ends();
             if self.requests.is_empty()
                 && self.closing.is_empty()
                 && let Some(done) = self.drained.take()

@@ -6,6 +6,7 @@
 use super::{
     Driver, Heard, Message, Text, Update,
     ends::{Cause, Ending},
+    outbox::Outbox,
 };
 use crate::{
     launcher::CHANGED,
@@ -26,11 +27,7 @@ use bulkhead_proto::{
 };
 use std::{io, os::fd::OwnedFd, sync::Arc};
 use tokio::{
-    io::AsyncWriteExt,
-    net::{
-        UnixStream,
-        unix::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    net::{UnixStream, unix::OwnedReadHalf},
     sync::{Semaphore, mpsc},
 };
 
@@ -80,8 +77,8 @@ pub(super) struct Worker {
     /// It said that no other would do better.
     refused_for_good: bool,
     since: Nanos,
-    /// Bounded by what the core assigns. `None` before it is spawned and once it is to end.
-    socket: Option<mpsc::UnboundedSender<Vec<u8>>>,
+    /// `None` before it is spawned and once it is to end.
+    outbox: Option<Outbox>,
 }
 
 impl Worker {
@@ -98,7 +95,7 @@ impl Worker {
             cause: None,
             refused_for_good: false,
             since,
-            socket: None,
+            outbox: None,
         }
     }
 
@@ -116,7 +113,7 @@ impl Worker {
     /// It is to end because of this; the first reason counts.
     pub(super) fn condemn(&mut self, cause: Cause) {
         self.cause.get_or_insert(cause);
-        self.socket = None;
+        self.outbox = None;
     }
 }
 
@@ -134,10 +131,8 @@ impl Driver {
         let stream = std::os::unix::net::UnixStream::from(socket);
         stream.set_nonblocking(true)?;
         let (read, write) = UnixStream::from_std(stream)?.into_split();
-        let (sender, frames) = mpsc::unbounded_channel();
         entry.pid = pid;
-        entry.socket = Some(sender);
-        tokio::spawn(write_frames(write, frames));
+        entry.outbox = Some(Outbox::new(write));
         tokio::spawn(read_frames(worker, read, self.inbox.clone()));
         Ok(())
     }
@@ -146,9 +141,8 @@ impl Driver {
         let bytes = frame::encode(&ToWorker {
             message: Some(message),
         });
-        if let Some(socket) = self.workers.get(&worker).and_then(|w| w.socket.as_ref()) {
-            // A closed socket shows as the worker's death, which the core is told of.
-            let _ = socket.send(bytes);
+        if let Some(outbox) = self.workers.get(&worker).and_then(|w| w.outbox.as_ref()) {
+            outbox.send(bytes);
         }
     }
 
@@ -252,17 +246,13 @@ impl Driver {
         name.is_some_and(|name| self.setup.prefix_cache.iter().any(|one| **one == *name))
     }
 
+    /// What the lane waits for comes first; what operators see of it comes last.
     fn stepped(&mut self, worker: WorkerId, step: Step) {
         let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
         let model = entry.model;
         entry.stepped_ns = entry.stepped_ns.saturating_add(step.step_ns);
-        self.longest_step_ns = self.longest_step_ns.max(step.step_ns);
-        if let Some(model) = self.model_name(model) {
-            metrics::step(&model, step.sequences, step.step_ns, self.longest_step_ns);
-        }
-        self.counted(worker, step.kv_bytes, step.counters.unwrap_or_default());
         for piece in step.pieces {
             self.piece(worker, piece);
             if self.is_condemned(worker) {
@@ -276,17 +266,22 @@ impl Driver {
             kv_bytes: step.kv_bytes,
         });
         for finished in step.finished {
-            if self.is_condemned(worker) {
-                return;
-            }
-            if !self.clean(worker, finished.scrub.as_ref()) {
+            if self.is_condemned(worker) || !self.clean(worker, finished.scrub.as_ref()) {
                 return;
             }
             self.finished(worker, finished);
         }
-        if let Some(released) = step.released.filter(|_| !self.is_condemned(worker)) {
+        if self.is_condemned(worker) {
+            return;
+        }
+        if let Some(released) = step.released {
             self.released(worker, &released);
         }
+        self.longest_step_ns = self.longest_step_ns.max(step.step_ns);
+        if let Some(model) = self.model_name(model) {
+            metrics::step(&model, step.sequences, step.step_ns, self.longest_step_ns);
+        }
+        self.counted(worker, step.kv_bytes, step.counters.unwrap_or_default());
     }
 
     fn piece(&mut self, worker: WorkerId, piece: Piece) {
@@ -423,14 +418,6 @@ fn outcome(outcome: internal::Outcome) -> Outcome {
         internal::Outcome::Invalid => Outcome::Invalid,
         internal::Outcome::OverQuota => Outcome::OverQuota,
         internal::Outcome::Internal | internal::Outcome::Unspecified => Outcome::Internal,
-    }
-}
-
-async fn write_frames(mut socket: OwnedWriteHalf, mut frames: mpsc::UnboundedReceiver<Vec<u8>>) {
-    while let Some(bytes) = frames.recv().await {
-        if socket.write_all(&bytes).await.is_err() {
-            return;
-        }
     }
 }
 

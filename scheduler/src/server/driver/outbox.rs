@@ -1,0 +1,94 @@
+//! What goes to a worker: written at once where its socket has room, else by a task as room comes. In order either way.
+//!
+//! A hand-over to a task would cost each lease a turn of the driver. Nothing here waits for a worker that does not read.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::{net::unix::OwnedWriteHalf, sync::mpsc};
+
+/// The way to one worker. Once it is dropped, what it took is still written.
+pub(super) struct Outbox {
+    socket: Arc<OwnedWriteHalf>,
+    rest: mpsc::UnboundedSender<Vec<u8>>,
+    /// Frames that the task has not written yet: until it has, none may overtake them.
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Outbox {
+    /// Over a worker's socket. Bounded by what the core assigns.
+    pub(super) fn new(socket: OwnedWriteHalf) -> Outbox {
+        let (socket, waiting) = (Arc::new(socket), Arc::new(AtomicUsize::new(0)));
+        let (rest, frames) = mpsc::unbounded_channel();
+        tokio::spawn(write_rest(socket.clone(), frames, waiting.clone()));
+        Outbox {
+            socket,
+            rest,
+            waiting,
+        }
+    }
+
+    /// Sends a frame. A closed socket shows as the worker's death, which the core is told of.
+    pub(super) fn send(&self, mut frame: Vec<u8>) {
+        if self.waiting.load(Ordering::Acquire) == 0 {
+            match self.socket.try_write(&frame) {
+                Ok(written) if written == frame.len() => return,
+                Ok(written) => drop(frame.drain(..written)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        // Its task ends only where the socket is closed.
+        let _ = self.rest.send(frame);
+    }
+}
+
+async fn write_rest(
+    socket: Arc<OwnedWriteHalf>,
+    mut frames: mpsc::UnboundedReceiver<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+) {
+    while let Some(frame) = frames.recv().await {
+        if write_all(&socket, &frame).await.is_err() {
+            return;
+        }
+        waiting.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+async fn write_all(socket: &OwnedWriteHalf, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        socket.writable().await?;
+        match socket.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::{io::AsyncReadExt, net::UnixStream};
+
+    /// Frames far larger than a socket's buffer, and small ones behind them, before anything is read.
+    #[tokio::test]
+    async fn what_does_not_fit_at_once_comes_whole_and_in_order() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let outbox = Outbox::new(ours.into_split().1);
+        let frames = (0..20u8).map(|n| vec![n; if n % 3 == 0 { 1 << 20 } else { 10 }]);
+        let sent: Vec<u8> = frames.clone().flatten().collect();
+        frames.for_each(|frame| outbox.send(frame));
+        drop(outbox);
+        let mut got = Vec::new();
+        theirs.read_to_end(&mut got).await.expect("it ends");
+        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    }
+}
