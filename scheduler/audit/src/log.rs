@@ -87,6 +87,8 @@ pub struct Log {
     /// Bytes of an unfinished group that the last recovery dropped, until that is recorded.
     torn_bytes: u64,
     started: bool,
+    /// Its last record is staged or written.
+    end_recorded: bool,
     _lock: File,
 }
 
@@ -141,6 +143,7 @@ impl Log {
             published: Published::default(),
             torn_bytes,
             started: false,
+            end_recorded: false,
             _lock: lock,
         })
     }
@@ -228,32 +231,37 @@ impl Log {
 
     /// Signs checkpoints of all trees that grew, if any, and publishes them.
     pub fn checkpoint(&mut self) -> Result<(), LogError> {
-        self.commit_checkpoints(false)?;
+        self.commit_checkpoints()?;
         self.publish()
     }
 
-    /// Records an orderly end and signs the last checkpoint. The log takes no records afterwards.
+    /// Records an orderly end, signs the last records' checkpoint, and then the end itself. The log takes no records
+    /// afterwards. It counts as closed only once its end is signed: whoever is killed on the way there leaves a log that
+    /// was interrupted, and whole. May be called again after an error.
     pub fn close(&mut self) -> Result<(), LogError> {
         self.flush()?;
-        if !self.replay.closed {
-            self.system(&[], r#"{"event":"audit-end"}"#)?;
-            self.flush()?;
-            self.commit_checkpoints(true)?;
+        if self.replay.closed {
+            return self.publish();
         }
+        if !self.end_recorded {
+            self.system(&[], r#"{"event":"audit-end"}"#)?;
+            self.end_recorded = true;
+            self.flush()?;
+        }
+        self.checkpoint()?;
+        let (time, records) = (stage::now_unix_ns(), self.replay.records);
+        self.stage_entry(|out| entry::put_closed(out, time, records))?;
+        self.flush()?;
         self.publish()
     }
 
-    fn commit_checkpoints(&mut self, close: bool) -> Result<(), LogError> {
+    fn commit_checkpoints(&mut self) -> Result<(), LogError> {
         let time = stage::now_unix_ns();
         let grown: BTreeSet<String> = self.replay.uncovered.clone();
         for tenant in &grown {
             let tree = &self.replay.tenants[tenant];
             let (size, root) = (tree.size(), tree.root());
             self.stage_entry(|out| entry::put_checkpoint(out, time, tenant, size, &root))?;
-        }
-        if close {
-            let records = self.replay.records;
-            self.stage_entry(|out| entry::put_closed(out, time, records))?;
         }
         self.flush()?;
         self.published.outdated(grown);

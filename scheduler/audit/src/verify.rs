@@ -152,8 +152,23 @@ pub fn verify(
     key: &VerifierKey,
     earlier: &[String],
 ) -> Result<Report, VerifyError> {
-    // Checkpoints first: a live log can only have more than they say by the time it is walked.
-    let mut notes = Notes::load(log_dir, key, earlier)?;
+    match look(log_dir, key, Notes::load(log_dir, key, earlier)?, earlier) {
+        // It may have been closed between the look at its checkpoints and that at its records. Once it is, both stay.
+        Err(VerifyError::NotClosed { .. }) => {
+            look(log_dir, key, Notes::load(log_dir, key, earlier)?, earlier)
+        }
+        other => other,
+    }
+}
+
+/// Holds a log against its checkpoints, which were read before: a live one can only have more than they say by the time
+/// it is walked.
+fn look(
+    log_dir: &Path,
+    key: &VerifierKey,
+    mut notes: Notes,
+    earlier: &[String],
+) -> Result<Report, VerifyError> {
     let mut walk = Walk::begin(log_dir)?.ok_or_else(|| VerifyError::NoLog(log_dir.to_owned()))?;
     let found = log_origin(&walk.end().log_id);
     if found != key.name() {
@@ -173,9 +188,7 @@ pub fn verify(
         offset: walk.end().offset,
     };
     notes.finish(&replay, (tail_bytes > 0).then_some(end))?;
-    if replay.closed {
-        check_closed(&replay, &notes, tail_bytes, end)?;
-    }
+    let closed = replay.closed && is_closed(&replay, &notes, tail_bytes, end)?;
     if let Some((tenant, leaf)) = replay.first_unmatched {
         return Err(VerifyError::Unmatched {
             count: replay.counts.unmatched,
@@ -183,7 +196,7 @@ pub fn verify(
             leaf,
         });
     }
-    Ok(report(key, &replay, &walk, earlier.len()))
+    Ok(report(key, &replay, &walk, closed, earlier.len()))
 }
 
 fn apply_group(
@@ -212,16 +225,12 @@ fn apply_group(
     )))
 }
 
-fn check_closed(replay: &Replay, notes: &Notes, tail: u64, end: Place) -> Result<(), VerifyError> {
+/// Whether a log that says that it ended did: its end is signed, and covers all. False where everything but the end is
+/// signed: its process was killed in between, or somebody else wrote that it ended.
+fn is_closed(replay: &Replay, notes: &Notes, tail: u64, end: Place) -> Result<bool, VerifyError> {
     let not_closed = |what| Err(VerifyError::NotClosed { what });
     if tail > 0 {
         return not_closed(format!("{tail} bytes follow its end at {end}"));
-    }
-    let newest = notes.own_size("");
-    if newest != Some(replay.global.size()) {
-        return not_closed(format!(
-            "its signed checkpoint is not the last: it covers {newest:?} leaves"
-        ));
     }
     for (tenant, tree) in &replay.tenants {
         let name = tree_name(tenant);
@@ -232,10 +241,18 @@ fn check_closed(replay: &Replay, notes: &Notes, tail: u64, end: Place) -> Result
             ));
         }
     }
-    Ok(())
+    // The end is the last leaf.
+    let (newest, all) = (notes.own_size(""), replay.global.size());
+    match newest {
+        Some(covered) if covered == all => Ok(true),
+        Some(covered) if covered + 1 == all => Ok(false),
+        _ => not_closed(format!(
+            "its signed checkpoint is not the last: it covers {newest:?} leaves"
+        )),
+    }
 }
 
-fn report(key: &VerifierKey, replay: &Replay, walk: &Walk, earlier: usize) -> Report {
+fn report(key: &VerifierKey, replay: &Replay, walk: &Walk, closed: bool, earlier: usize) -> Report {
     let tenants = replay.tenants.iter().map(|(tenant, tree)| TenantReport {
         tenant: tree_name(tenant).to_owned(),
         records: tree.size(),
@@ -247,7 +264,7 @@ fn report(key: &VerifierKey, replay: &Replay, walk: &Walk, earlier: usize) -> Re
         uncovered_records: replay.records - replay.covered_records,
         checkpoints: replay.global.size(),
         earlier_checkpoints: earlier as u64,
-        closed: replay.closed,
+        closed,
         unfinished_bytes: walk.end().tail_bytes,
         open_requests: replay.open.len() as u64,
         requests: replay.counts,

@@ -284,6 +284,44 @@ fn requests_that_do_not_add_up_are_reported() {
     }
 }
 
+/// Whoever is killed between its last checkpoint and its end has interrupted a log, not altered it.
+#[test]
+fn a_log_is_not_closed_before_its_last_checkpoint_is_published() {
+    let home = Home::new();
+    let (mut log, _) = home.session(SESSION);
+    append(&mut log, 1, "acme", Kind::Refused, "r");
+    log.checkpoint().unwrap();
+    let global = home.options.dir.join("checkpoint");
+    let kept = fs::read(&global).unwrap();
+    // No file can take the place of a folder that holds something.
+    fs::remove_file(&global).unwrap();
+    fs::create_dir_all(global.join("in the way")).unwrap();
+    log.close().unwrap_err();
+    fs::remove_dir_all(&global).unwrap();
+    fs::write(&global, kept).unwrap();
+    assert!(!home.verify().unwrap().closed);
+
+    log.close().unwrap();
+    let report = home.verify().unwrap();
+    assert_eq!((report.closed, report.uncovered_records), (true, 0));
+    // The start, the session, the record, one end.
+    assert_eq!(report.records, 4);
+}
+
+#[test]
+fn a_log_that_is_closed_while_it_is_verified_verifies() {
+    let home = Home::new();
+    let (mut log, _) = home.session(SESSION);
+    append(&mut log, 1, "acme", Kind::Refused, "r");
+    log.checkpoint().unwrap();
+    let (dir, key) = (&home.options.dir, home.key());
+    let early = Notes::load(dir, &key, &[]).unwrap();
+    log.close().unwrap();
+    let error = look(dir, &key, early, &[]).unwrap_err();
+    assert!(matches!(error, VerifyError::NotClosed { .. }), "{error}");
+    assert!(verify(dir, &key, &[]).unwrap().closed);
+}
+
 #[test]
 fn a_live_log_verifies_and_says_what_is_not_covered_yet() {
     let home = Home::new();
