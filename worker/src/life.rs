@@ -93,8 +93,9 @@ pub struct Newborn {
     pub born: Instant,
 }
 
-/// Lives one worker's life on the socket at descriptor 3. To be called once, with one thread.
-pub fn live(start: StartWith) -> ! {
+/// Lives one worker's life on the socket at descriptor 3. To be called once, with one thread. `user` numbers one of the
+/// users kept for workers, where the launcher gives one.
+pub fn live(start: StartWith, user: Option<u32>) -> ! {
     let mut socket = match process::take_socket() {
         Ok(socket) => UnixStream::from(socket),
         Err(error) => {
@@ -102,7 +103,7 @@ pub fn live(start: StartWith) -> ! {
             process::end(EXIT_REFUSED)
         }
     };
-    match prepare(&mut socket) {
+    match prepare(&mut socket, user) {
         Ok((restricted, load, model, born)) => self::born(Newborn {
             socket,
             restricted,
@@ -128,8 +129,9 @@ fn refuse(mut socket: UnixStream, why: &RefusedToServe) -> ! {
 /// Restricts and loads.
 fn prepare(
     socket: &mut UnixStream,
+    user: Option<u32>,
 ) -> Result<(Restricted, Load, models::Loaded, Instant), RefusedToServe> {
-    let mut restricted = seal::restrict();
+    let mut restricted = seal::restrict(user);
     let born = Instant::now();
     let load = receive_load(socket)?;
     let descriptors = load::descriptors(&load)?;

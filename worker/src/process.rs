@@ -5,7 +5,7 @@
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, getppid, setpgid};
+use nix::unistd::{ForkResult, Pid, getpid, getppid, setpgid};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
@@ -143,11 +143,15 @@ pub fn wait_for(child: Pid) -> io::Result<()> {
     }
 }
 
-/// Has the kernel kill this process when `parent` ends. An error where `parent` is not its parent.
+/// Has the kernel kill this process when `parent` ends. An error where `parent` is not its parent; in a process namespace
+/// of its own, from where nobody can tell, it is for the caller to see that `parent` is there still.
 pub fn die_with(parent: Pid) -> io::Result<()> {
+    /// Who is there first in a process namespace, and what it is told of whoever is outside.
+    const FIRST: Pid = Pid::from_raw(1);
+    const OUTSIDE: Pid = Pid::from_raw(0);
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // It may have ended before the line above.
-    if getppid() == parent {
+    if getppid() == parent || (getpid(), getppid()) == (FIRST, OUTSIDE) {
         return Ok(());
     }
     Err(io::Error::other("the launcher is gone"))

@@ -13,7 +13,7 @@ use crate::life::{self, Newborn};
 use crate::load;
 use crate::models::{self, StartWith};
 use crate::process::{self, Fork, Threads};
-use crate::seal::{self, Restricted};
+use crate::seal::{self, Apart, Restricted};
 use bulkhead_kernels::alloc;
 use bulkhead_proto::internal::{
     ForkFailed, Forked, FromTemplate, Load, Loaded, Refused, ToTemplate,
@@ -78,9 +78,16 @@ struct Template {
     start: StartWith,
 }
 
+/// Where a fork for a new worker came back.
+enum Side {
+    Template,
+    /// With what its go-between entered for it.
+    Worker(Apart),
+}
+
 /// Lives a template's life on the packet socket at descriptor 3, and in its children a worker's. To be
-/// called once, with one thread.
-pub fn live(start: StartWith) -> ! {
+/// called once, with one thread. `user` numbers one of the users kept for workers, where the launcher gives one.
+pub fn live(start: StartWith, user: Option<u32>) -> ! {
     let control = match process::take_socket() {
         Ok(control) => control,
         Err(error) => {
@@ -90,7 +97,7 @@ pub fn live(start: StartWith) -> ! {
             process::end(life::EXIT_REFUSED)
         }
     };
-    match prepare(control, start) {
+    match prepare(control, start, user) {
         Ok(template) => life::born(template.fork_on_demand()),
         Err((control, why)) => {
             process::say(format_args!("{why}"));
@@ -103,13 +110,17 @@ pub fn live(start: StartWith) -> ! {
 }
 
 /// Everything up to and including `Loaded`.
-fn prepare(control: OwnedFd, start: StartWith) -> Result<Template, (OwnedFd, TemplateError)> {
+fn prepare(
+    control: OwnedFd,
+    start: StartWith,
+    user: Option<u32>,
+) -> Result<Template, (OwnedFd, TemplateError)> {
     let parts = || -> Result<_, TemplateError> {
         // If it fails, the process has its program's name.
         let _ = nix::sys::prctl::set_name(NAMES[0]);
         let launcher = getppid();
         let threads = Threads::of_this_process()?;
-        let mut restricted = seal::restrict();
+        let mut restricted = seal::restrict_template(user);
         let load = receive_load(&control)?;
         let mut keep = load::descriptors(&load).map_err(load::ModelError::from)?;
         keep.push(threads.as_raw_fd());
@@ -202,27 +213,27 @@ impl Template {
     /// Forks a child for each request, for as long as the launcher is there. Returns in each child.
     fn fork_on_demand(self) -> Newborn {
         loop {
-            let socket = match packet::recv::<ToTemplate>(self.control.as_fd()) {
+            let (user, socket) = match packet::recv::<ToTemplate>(self.control.as_fd()) {
                 Ok(Some((
                     ToTemplate {
-                        message: Some(Ask::Fork(_)),
+                        message: Some(Ask::Fork(fork)),
                     },
                     Some(socket),
-                ))) => socket,
+                ))) => (fork.user, socket),
                 Ok(None) => process::end(0),
                 Ok(Some(_)) => broken("not a request for a worker"),
                 Err(error) => broken(&error.to_string()),
             };
-            match self.fork() {
-                Ok(Fork::Child) => return self.into_worker(socket),
-                Ok(Fork::Parent(())) => {}
+            match self.fork(user) {
+                Ok(Side::Worker(apart)) => return self.into_worker(socket, apart),
+                Ok(Side::Template) => {}
                 Err(error) => self.say_why_not(&error),
             }
         }
     }
 
     /// Forks a child for the launcher to adopt; comes back in it once that has happened.
-    fn fork(&self) -> io::Result<Fork<()>> {
+    fn fork(&self, user: Option<u32>) -> io::Result<Side> {
         if self.threads.count()? != 1 {
             return Err(io::Error::other(
                 "loading the model left threads behind, and a process with threads cannot be \
@@ -235,22 +246,25 @@ impl Template {
                 process::wait_for(between)?;
                 // If the child is gone already, the launcher hears it from the kernel.
                 let _ = say_go.write_all(&[1]);
-                Ok(Fork::Parent(()))
+                Ok(Side::Template)
             }
-            Fork::Child => match process::fork() {
-                Ok(Fork::Child) => {
-                    drop(say_go);
-                    wait_for(go);
-                    Ok(Fork::Child)
+            Fork::Child => {
+                let apart = seal::apart(&self.restricted, user);
+                match process::fork() {
+                    Ok(Fork::Child) => {
+                        drop(say_go);
+                        wait_for(go);
+                        Ok(Side::Worker(apart))
+                    }
+                    Ok(Fork::Parent(_)) => process::end(0),
+                    Err(error) => process::end(error.raw_os_error().unwrap_or(libc::EAGAIN)),
                 }
-                Ok(Fork::Parent(_)) => process::end(0),
-                Err(error) => process::end(error.raw_os_error().unwrap_or(libc::EAGAIN)),
-            },
+            }
         }
     }
 
     /// The child's first steps: it makes itself known, and lets go of all that is not its own.
-    fn into_worker(mut self, socket: OwnedFd) -> Newborn {
+    fn into_worker(mut self, socket: OwnedFd, apart: Apart) -> Newborn {
         let born = Instant::now();
         let known = process::die_with(self.launcher)
             .and_then(|()| process::lead_group())
@@ -263,7 +277,7 @@ impl Template {
         }
         let _ = nix::sys::prctl::set_name(NAMES[1]);
         drop((socket, self.threads));
-        let mut restricted = seal::restrict_again(&self.restricted);
+        let mut restricted = seal::restrict_again(&self.restricted, apart);
         restricted.closed_descriptors(seal::close_all_but(&[]));
         Newborn {
             socket: self.control.into(),

@@ -58,7 +58,7 @@ fn attack(depth: &str, name: &str) -> ExitCode {
     let prepared = (attack.prepare)();
     let mut restricted = None;
     if depth != "Open" {
-        restricted = Some(seal::restrict());
+        restricted = Some(seal::restrict(None));
     }
     if depth == "Restricted"
         && !restricted

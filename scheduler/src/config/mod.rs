@@ -49,10 +49,16 @@ pub const QUOTA_BYTES_MIN: u64 = 1 << 20;
 const SCRATCH_BYTES_MIN: u64 = 128 << 20;
 
 /// The layers of a worker's seal, as the worker names them; `bulkhead doctor` tries each.
-pub const LAYERS: [&str; 12] = [
+pub const LAYERS: [&str; 18] = [
     "oom_score",
     "no_new_privs",
+    "userns",
     "netns",
+    "ipcns",
+    "utsns",
+    "mntns",
+    "own_uid",
+    "pidns",
     "landlock",
     "landlock_net",
     "landlock_scope",

@@ -278,7 +278,8 @@ impl<'a> Life<'a> {
         })?;
         let room = worker::room(config, ask);
         if !config.worker.share_weights {
-            return worker::start(&programs.worker, config, &opened, room).map(Some);
+            let user = self.templates.give_user();
+            return worker::start(&programs.worker, config, &opened, (room, user)).map(Some);
         }
         let how = (programs.worker.as_path(), config);
         self.templates

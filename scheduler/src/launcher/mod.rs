@@ -43,6 +43,7 @@ mod signals;
 mod sys;
 mod template;
 mod templates;
+mod users;
 mod worker;
 
 use restarts::{Next, Restarts};

@@ -41,10 +41,14 @@ pub enum Fork {
 /// output closed off, standard error kept. It dies with this process, is in a process group of its
 /// own (the terminal's Ctrl-C is the launcher's alone), and ignores SIGTERM and SIGINT: how it ends
 /// is the launcher's to say.
-pub fn spawn(program: &Path, args: &[&OsStr], fds: &[BorrowedFd<'_>]) -> io::Result<Pid> {
+pub fn spawn(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+    fds: &[BorrowedFd<'_>],
+) -> io::Result<Pid> {
     let program = CString::new(program.as_os_str().as_bytes())?;
     let args: Vec<_> = (args.iter())
-        .map(|a| CString::new(a.as_bytes()))
+        .map(|a| CString::new(a.as_ref().as_bytes()))
         .collect::<Result<_, _>>()?;
     let mut argv = vec![program.as_ptr()];
     argv.extend(args.iter().map(|a| a.as_ptr()));

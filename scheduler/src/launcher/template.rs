@@ -10,7 +10,7 @@ use super::{
     catalog::Opened,
     pauses::Identity,
     sys::{self, Ended},
-    worker,
+    users, worker,
 };
 use crate::config::Config;
 use bulkhead_proto::{
@@ -123,6 +123,7 @@ impl Why {
 /// A worker that waits for its turn.
 struct Waiting {
     worker: u64,
+    user: Option<u32>,
     connection: OwnedFd,
     /// The other end, on its way to the worker.
     theirs: OwnedFd,
@@ -164,6 +165,7 @@ impl Template {
         program: &Path,
         config: &Config,
         opened: &Opened<'_>,
+        user: Option<u32>,
         now: Instant,
     ) -> io::Result<Template> {
         let (theirs, control) = packet::pair()?;
@@ -171,7 +173,9 @@ impl Template {
         packet::send(control.as_fd(), &message(load), None)?;
         let mut fds = vec![theirs.as_fd()];
         fds.extend(opened.files.iter().map(AsFd::as_fd));
-        let pid = sys::spawn(program, &["--template".as_ref()], &fds)?;
+        let mut arguments = vec!["--template".into()];
+        arguments.extend(users::arguments(user));
+        let pid = sys::spawn(program, &arguments, &fds)?;
         let of = (opened.manifest.name.as_str(), opened.digest);
         let template = Template::over(pid, control, of, now);
         let mut template = template.inspect_err(|_| sys::kill_and_wait(pid))?;
@@ -246,7 +250,7 @@ impl Template {
     }
 
     /// Asks for a worker, whose turn comes once the model is loaded.
-    pub fn ask(&mut self, worker: u64, now: Instant) -> io::Result<()> {
+    pub fn ask(&mut self, worker: u64, user: Option<u32>, now: Instant) -> io::Result<()> {
         let (theirs, connection) = socketpair(
             AddressFamily::Unix,
             SockType::Stream,
@@ -255,6 +259,7 @@ impl Template {
         )?;
         self.waiting.push_back(Waiting {
             worker,
+            user,
             connection,
             theirs,
         });
@@ -441,7 +446,7 @@ impl Template {
             return;
         };
         // Where it cannot be sent the answer never comes, and that ends the template.
-        let fork = message(Ask::Fork(Fork {}));
+        let fork = message(Ask::Fork(Fork { user: next.user }));
         if let Err(e) = packet::send(self.control.as_fd(), &fork, Some(next.theirs.as_fd())) {
             tracing::error!(pid = self.pid.as_raw(), "a template cannot be reached: {e}");
         }

@@ -10,6 +10,7 @@ use super::{
     pauses::{Identity, Key, Pauses},
     sys,
     template::{End, Outcome, Template, Why},
+    users::Users,
 };
 use crate::config::Config;
 use bulkhead_proto::internal::model_news::State as Stage;
@@ -44,6 +45,7 @@ pub struct Templates {
     /// Workers that nobody wants any more, killed and not yet buried.
     unwanted: Vec<Pid>,
     pauses: Pauses,
+    users: Users,
 }
 
 impl Templates {
@@ -54,7 +56,13 @@ impl Templates {
             ending: Vec::new(),
             unwanted: Vec::new(),
             pauses: Pauses::new(seed),
+            users: Users::new(),
         }
+    }
+
+    /// For a worker that is no template's.
+    pub fn give_user(&mut self) -> Option<u32> {
+        self.users.give()
     }
 
     /// Asks for a worker of a model whose files are open; starts a template where there is none of
@@ -67,8 +75,9 @@ impl Templates {
         (program, config): (&Path, &Config),
         now: Instant,
     ) -> Result<(), AskError> {
+        let user = self.users.give();
         let template = self.of(device, opened, (program, config), now)?;
-        Ok(template.ask(worker, now)?)
+        Ok(template.ask(worker, user, now)?)
     }
 
     /// Holds a model whose files are open, for workers to come, until it is let go.
@@ -134,7 +143,7 @@ impl Templates {
                 if let Some(left) = self.pauses.left(entry.key(), now) {
                     return Err(AskError::Paused(left));
                 }
-                match Template::start(program, config, opened, now) {
+                match Template::start(program, config, opened, self.users.give(), now) {
                     Ok(template) => entry.insert(template),
                     Err(error) => {
                         self.pauses.failed(entry.key(), Duration::ZERO, now);

@@ -4,6 +4,7 @@ use super::{
     catalog::{Catalog, CatalogError, Opened},
     sys,
     templates::AskError,
+    users,
 };
 use crate::config::Config;
 use bulkhead_proto::{
@@ -117,12 +118,13 @@ pub fn room(config: &Config, ask: &SpawnWorker) -> u64 {
     quota.saturating_add(config.worker.scratch_bytes)
 }
 
-/// Starts a worker that loads the model itself and shares it with nobody, with `room` beside its model.
+/// Starts a worker that loads the model itself and shares it with nobody, with `room` beside its model, as that user of
+/// those that are kept for workers.
 pub fn start(
     program: &Path,
     config: &Config,
     opened: &Opened<'_>,
-    room: u64,
+    (room, user): (u64, Option<u32>),
 ) -> Result<Started, SpawnError> {
     let (theirs, connection) = socketpair(
         AddressFamily::Unix,
@@ -141,7 +143,7 @@ pub fn start(
 
     let mut fds = vec![theirs.as_fd()];
     fds.extend(opened.files.iter().map(AsFd::as_fd));
-    let pid = sys::spawn(program, &[], &fds)?;
+    let pid = sys::spawn(program, &users::arguments(user), &fds)?;
     let files =
         (opened.files.iter()).try_fold(0u64, |sum, file| Ok(sum + fstat(file)?.st_size as u64));
     let bounded = files.and_then(|bytes| {

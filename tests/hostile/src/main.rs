@@ -7,14 +7,12 @@ mod attempts;
 mod engine;
 
 use bulkhead_kernels::ZeroingAllocator;
-use bulkhead_worker::{life, template};
+use bulkhead_worker::program;
+use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
 
-fn main() {
-    match std::env::args().nth(1).as_deref() {
-        Some("--template") => template::live(engine::start),
-        _ => life::live(engine::start),
-    }
+fn main() -> ExitCode {
+    program::run(engine::start)
 }

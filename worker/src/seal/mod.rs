@@ -16,9 +16,12 @@ mod namespaces;
 mod privileges;
 mod probe;
 mod seccomp;
+mod users;
 
 pub use files::close_all_but;
+pub use namespaces::Apart;
 pub use probe::{probe, to_json};
+use users::Mapped;
 
 /// When the machine runs out of memory, workers end first, and nothing of the scheduler's.
 pub const OOM_SCORE: &str = "oom_score";
@@ -32,6 +35,18 @@ pub const LANDLOCK_NET: &str = "landlock_net";
 pub const LANDLOCK_SCOPE: &str = "landlock_scope";
 /// An empty network namespace, of its own or of the workers of its model.
 pub const NETNS: &str = "netns";
+/// A user namespace of its own, so that no power over anything outside can be gained.
+pub const USERNS: &str = "userns";
+/// An empty file system in the place of the machine's, its own or that of the workers of its model.
+pub const MNTNS: &str = "mntns";
+/// No shared memory, semaphore or message queue of the machine is in sight.
+pub const IPCNS: &str = "ipcns";
+/// The host's name cannot be changed.
+pub const UTSNS: &str = "utsns";
+/// No process is in sight but itself.
+pub const PIDNS: &str = "pidns";
+/// A user that no other process is, and that owns no file.
+pub const OWN_UID: &str = "own_uid";
 /// No capability, in any set.
 pub const NO_CAPABILITIES: &str = "no_capabilities";
 /// No core dump, no ptrace and no reading of its memory by others of the same user.
@@ -46,10 +61,16 @@ pub const SECCOMP: &str = "seccomp";
 pub const NO_NETWORK: &str = "no_network";
 
 /// All names that a seal can report, in the order of applying.
-pub const LAYERS: [&str; 12] = [
+pub const LAYERS: [&str; 18] = [
     OOM_SCORE,
     NO_NEW_PRIVS,
+    USERNS,
     NETNS,
+    IPCNS,
+    UTSNS,
+    MNTNS,
+    OWN_UID,
+    PIDNS,
     LANDLOCK,
     LANDLOCK_NET,
     LANDLOCK_SCOPE,
@@ -87,6 +108,8 @@ impl LayerStatus {
 #[derive(Debug)]
 pub struct Restricted {
     layers: Vec<LayerStatus>,
+    /// Who is in its user namespace, where it has entered one itself.
+    mapped: Option<Mapped>,
 }
 
 /// A process that can compute and speak through sockets that it has, and nothing else.
@@ -95,27 +118,27 @@ pub struct Sealed {
     layers: Vec<LayerStatus>,
 }
 
-/// Applies the layers that must come before any thread exists.
-pub fn restrict() -> Restricted {
-    let mut layers = vec![
-        LayerStatus::of(OOM_SCORE, limits::end_first()),
-        LayerStatus::of(NO_NEW_PRIVS, privileges::no_new_privs()),
-    ];
-    layers.push(LayerStatus::of(NETNS, namespaces::leave_network()));
-    layers.extend(landlock::restrict());
-    layers.push(LayerStatus::of(
-        NO_CAPABILITIES,
-        privileges::drop_capabilities(),
-    ));
-    layers.push(LayerStatus::of(NON_DUMPABLE, privileges::non_dumpable()));
-    Restricted { layers }
+/// Applies the layers that must come before any thread exists, to a worker. `user` numbers one of the users that are kept
+/// for workers, where the launcher may give one.
+pub fn restrict(user: Option<u32>) -> Restricted {
+    restrict_in(|| namespaces::enter(user), false)
+}
+
+/// As [`restrict`], to a template: where it may have users for its workers, it keeps what it takes to become them.
+pub fn restrict_template(user: Option<u32>) -> Restricted {
+    restrict_in(|| namespaces::enter(user), true)
+}
+
+/// In the go-between of a template, before the worker is forked from it: what a worker cannot do for itself.
+pub fn apart(template: &Restricted, user: Option<u32>) -> Apart {
+    namespaces::enter_apart(user, template.mapped)
 }
 
 /// Applies them once more, in a process that was forked from a restricted one. Where the machine
-/// grants it, what the two shared is its own afterwards: a network namespace, a Landlock domain. What
+/// grants it, what the two shared is its own afterwards: namespaces, a Landlock domain. What
 /// cannot be had a second time is in force as the template has it, and says so.
-pub fn restrict_again(template: &Restricted) -> Restricted {
-    let mut again = restrict();
+pub fn restrict_again(template: &Restricted, apart: Apart) -> Restricted {
+    let mut again = restrict_in(|| (namespaces::enter_again(apart), None), false);
     for layer in &mut again.layers {
         if !layer.available && template.has(layer.name) {
             layer.available = true;
@@ -123,6 +146,29 @@ pub fn restrict_again(template: &Restricted) -> Restricted {
         }
     }
     again
+}
+
+fn restrict_in(
+    enter: impl FnOnce() -> (Vec<LayerStatus>, Option<Mapped>),
+    is_template: bool,
+) -> Restricted {
+    let mut layers = vec![
+        LayerStatus::of(OOM_SCORE, limits::end_first()),
+        LayerStatus::of(NO_NEW_PRIVS, privileges::no_new_privs()),
+    ];
+    let (entered, mapped) = enter();
+    layers.extend(entered);
+    layers.extend(landlock::restrict());
+    let kept = match (is_template, mapped) {
+        (true, Some(Mapped::Range)) => privileges::BECOMING_ANOTHER,
+        _ => 0,
+    };
+    layers.push(LayerStatus::of(
+        NO_CAPABILITIES,
+        privileges::drop_capabilities(kept),
+    ));
+    layers.push(LayerStatus::of(NON_DUMPABLE, privileges::non_dumpable()));
+    Restricted { layers, mapped }
 }
 
 impl Restricted {

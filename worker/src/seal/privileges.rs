@@ -33,16 +33,24 @@ struct Sets {
 
 const VERSION_3: u32 = 0x2008_0522;
 
-/// Empties all capability sets. Even uid 0 is then subject to ownership and modes.
-pub(super) fn drop_capabilities() -> Result<String, String> {
+/// CAP_SETGID and CAP_SETUID.
+pub(super) const BECOMING_ANOTHER: u32 = 1 << 6 | 1 << 7;
+
+/// Empties all capability sets but for these. Even uid 0 is then subject to ownership and modes.
+pub(super) fn drop_capabilities(but: u32) -> Result<String, String> {
     let header = Header {
         version: VERSION_3,
         pid: 0,
     };
-    let none = [Sets::default(); 2];
+    let kept = Sets {
+        effective: but,
+        permitted: but,
+        inheritable: 0,
+    };
+    let sets = [kept, Sets::default()];
     // SAFETY: version 3 reads one header and two halves of sets, which is what these are; it writes
     // to neither when the version is known.
-    let rc = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
+    let rc = unsafe { libc::syscall(libc::SYS_capset, &raw const header, sets.as_ptr()) };
     if rc != 0 {
         return Err(format!("capset: {}", io::Error::last_os_error()));
     }

@@ -1,8 +1,10 @@
 //! What would this machine grant? Asked by sealing a child, so that the caller stays as it is.
 
-use super::{LAYERS, LayerStatus, close_all_but, restrict, restrict_again};
+use super::{
+    Apart, LAYERS, LayerStatus, Restricted, apart, close_all_but, restrict_again, restrict_template,
+};
 use nix::sys::wait::waitpid;
-use nix::unistd::{ForkResult, fork, pipe};
+use nix::unistd::{ForkResult, fork, geteuid, pipe};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -43,7 +45,7 @@ fn ask_child() -> Result<String, String> {
     match unsafe { fork() }.map_err(|error| format!("no child process: {error}"))? {
         ForkResult::Child => {
             drop(answer);
-            seal_and_tell(question);
+            restrict_and_fork(question);
             std::process::exit(0)
         }
         ForkResult::Parent { child } => {
@@ -57,10 +59,28 @@ fn ask_child() -> Result<String, String> {
     }
 }
 
-/// The child: each status is written when it is known, so that a child that dies still tells why. It
-/// restricts itself twice, as a worker does that was forked from a template.
-fn seal_and_tell(to: OwnedFd) {
-    let mut restricted = restrict_again(&restrict());
+/// The child: restricts itself as a template does, and has a worker forked that does it again.
+fn restrict_and_fork(to: OwnedFd) {
+    // As the launcher numbers them, where it may.
+    let user = |number: u32| geteuid().is_root().then_some(number);
+    let (first, second) = (user(1), user(2));
+    let template = restrict_template(first);
+    let apart = apart(&template, second);
+    // SAFETY: as in `ask_child`; this is a fork of that process, and has one thread too.
+    match unsafe { fork() } {
+        Ok(ForkResult::Child) => seal_and_tell(&template, apart, to),
+        Ok(ForkResult::Parent { child }) => {
+            // What it could not tell is missing in what it told.
+            let _ = waitpid(child, None);
+        }
+        // Nothing is told, and so nothing granted.
+        Err(_) => {}
+    }
+}
+
+/// The worker: each status is written when it is known, so that one that dies still tells why.
+fn seal_and_tell(template: &Restricted, apart: Apart, to: OwnedFd) {
+    let mut restricted = restrict_again(template, apart);
     restricted.closed_descriptors(close_all_but(&[to.as_raw_fd()]));
     let mut to = File::from(to);
     let told = restricted.layers().len();

@@ -78,7 +78,7 @@ impl Template {
     pub fn fork(&self) -> Forked {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
-        self.ask(Ask::Fork(Fork {}), Some(&theirs));
+        self.ask(Ask::Fork(Fork::default()), Some(&theirs));
         drop(theirs);
         match self.hear() {
             Some((Told::Forked(_), Some(pid))) => Forked {

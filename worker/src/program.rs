@@ -1,0 +1,85 @@
+//! What the program was started as: a worker, a template, or by hand to say what this machine grants.
+//!
+//! Only the launcher starts the first two, with a socket at descriptor 3. Nothing of a tenant's is ever an argument.
+
+use crate::models::StartWith;
+use crate::{life, seal, template};
+use std::process::ExitCode;
+
+/// What is to be done, and as which of the users that are kept for workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Worker(Option<u32>),
+    Template(Option<u32>),
+    Probe,
+}
+
+/// The whole program, with this as its engine.
+pub fn run(start: StartWith) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match role(&arguments) {
+        Some(Role::Worker(user)) => life::live(start, user),
+        Some(Role::Template(user)) => template::live(start, user),
+        Some(Role::Probe) => {
+            println!("{}", seal::to_json(&seal::probe()));
+            ExitCode::SUCCESS
+        }
+        None => {
+            eprintln!(
+                "bulkhead-worker: {:?} is not what it takes: `--probe`, or what `bulkhead serve` starts it with.",
+                arguments.join(" ")
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn role(arguments: &[String]) -> Option<Role> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["--probe"] => Some(Role::Probe),
+        ["--template", rest @ ..] => user(rest).map(Role::Template),
+        rest => user(rest).map(Role::Worker),
+    }
+}
+
+/// None of the kept users where none is named; nothing where what is said is no user.
+fn user(arguments: &[&str]) -> Option<Option<u32>> {
+    match arguments {
+        [] => Some(None),
+        ["--user", number] => number.parse().ok().map(Some),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_launchers_words_are_understood_and_others_are_not() {
+        let role = |words: &str| {
+            role(
+                &words
+                    .split_whitespace()
+                    .map(String::from)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(role(""), Some(Role::Worker(None)));
+        assert_eq!(role("--user 7"), Some(Role::Worker(Some(7))));
+        assert_eq!(role("--template"), Some(Role::Template(None)));
+        assert_eq!(role("--template --user 8"), Some(Role::Template(Some(8))));
+        assert_eq!(role("--probe"), Some(Role::Probe));
+        for other in [
+            "--help",
+            "--user",
+            "--user root",
+            "--user -1",
+            "--probe --user 1",
+            "7",
+        ] {
+            assert_eq!(role(other), None, "{other}");
+        }
+    }
+}
