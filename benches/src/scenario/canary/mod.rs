@@ -75,10 +75,15 @@ trait Searched {
 
 /// Runs the scenario.
 pub async fn measure(args: &args::Canary, settings: &ServerArgs) -> Result<Vec<Figure>, Failure> {
+    let python = peer::python(&args.peers);
+    // Before our half takes its minute: it may not be installed.
+    let name = match &python {
+        Some(python) => llamacpp::name(python).await?,
+        None => String::new(),
+    };
     let ours = all_jobs("ours", args.jobs, async || Ours::start(settings).await).await?;
     let mut figures = ours.figures("ours", "our server");
-    if let Some(python) = peer::python(&args.peers) {
-        let name = llamacpp::name(&python).await?;
+    if let Some(python) = python {
         let start = async || Llamacpp::start(&python, settings).await;
         let theirs = all_jobs("llamacpp", args.jobs, start).await?;
         figures.extend(theirs.figures("llamacpp", &name));
