@@ -49,6 +49,8 @@ pub enum Scenario {
     Audit(Audit),
     /// Many tenants on one model, with one copy of its weights and with one each: memory and starts
     Weights(Weights),
+    /// What of a prompt and its answer lies in a server's memory afterwards, beside llama.cpp's server
+    Canary(Canary),
 }
 
 impl Scenario {
@@ -60,6 +62,7 @@ impl Scenario {
             Scenario::Scrub(_) => "scrub",
             Scenario::Audit(_) => "audit",
             Scenario::Weights(_) => "weights",
+            Scenario::Canary(_) => "canary",
         }
     }
 }
@@ -88,18 +91,25 @@ pub struct Engine {
     /// How often each figure is measured, in turns with what it is compared with
     #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
-    /// A Python with PyTorch and llama.cpp [default: what benches/peers/setup installs]
-    #[arg(long, value_name = "PROGRAM")]
-    pub peers: Option<PathBuf>,
-    /// Leave PyTorch and llama.cpp out
-    #[arg(long, conflicts_with = "peers")]
-    pub no_peers: bool,
+    #[command(flatten)]
+    pub peers: PeersArgs,
     /// Measure this part alone
     #[arg(long, value_name = "PART")]
     pub only: Option<Part>,
     /// About how long the prompt is that is read beside a neighbour, tokens
     #[arg(long, default_value_t = 8000, value_parser = clap::value_parser!(u32).range(100..=8000))]
     pub prompt_tokens: u32,
+}
+
+/// What is compared with.
+#[derive(Debug, Group)]
+pub struct PeersArgs {
+    /// A Python with PyTorch and llama.cpp [default: what benches/peers/setup installs]
+    #[arg(long, value_name = "PROGRAM")]
+    pub peers: Option<PathBuf>,
+    /// Leave PyTorch and llama.cpp out
+    #[arg(long, conflicts_with = "peers")]
+    pub no_peers: bool,
 }
 
 /// A part of the engine's scenario that can be measured by itself.
@@ -153,6 +163,15 @@ pub struct Weights {
     /// Requests of each tenant between the two looks at its worker's memory
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub requests: u32,
+}
+
+#[derive(Debug, Group)]
+pub struct Canary {
+    /// Jobs with a canary each, every one on a fresh server
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub jobs: u32,
+    #[command(flatten)]
+    pub peers: PeersArgs,
 }
 
 #[cfg(test)]

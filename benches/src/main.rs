@@ -94,5 +94,9 @@ async fn measure(args: &Args) -> Result<Vec<Figure>, Failure> {
             device.must_be_cpu()?;
             scenario::weights::measure(weights, &args.server).await
         }
+        Scenario::Canary(canary) => {
+            device.must_be_cpu()?;
+            scenario::canary::measure(canary, &args.server).await
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! `benches/peers/setup` installs it. Where it is not installed nothing is compared, and the figures say
 //! so; no figure of another day or machine ever takes its place.
 
-use crate::Failure;
+use crate::{Failure, args::PeersArgs};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -66,8 +66,20 @@ pub struct Generated {
     pub decode_seconds: f64,
 }
 
-/// Where `benches/peers/setup` puts the interpreter, seen from this program in `target/PROFILE`.
-pub fn installed() -> Option<PathBuf> {
+/// The interpreter to compare with, if there is one; if not, that is said.
+pub fn python(args: &PeersArgs) -> Option<PathBuf> {
+    if args.no_peers {
+        return None;
+    }
+    let found = args.peers.clone().or_else(installed);
+    if found.is_none() {
+        eprintln!("note: nothing to compare with; benches/peers/setup installs it");
+    }
+    found
+}
+
+/// Where `benches/peers/setup` puts it, seen from this program in `target/PROFILE`.
+fn installed() -> Option<PathBuf> {
     let me = std::env::current_exe().ok()?;
     let python = me.parent()?.parent()?.join("peers/venv/bin/python");
     python.is_file().then_some(python)

@@ -34,11 +34,29 @@ fn parse(text: &str) -> Option<Memory> {
     })
 }
 
-/// The children of `parent`, a process with one thread.
+/// The children of `parent`, whichever of its threads started them.
 pub fn children(parent: i32) -> Result<Vec<i32>, Failure> {
-    let pids = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
-    let pids = pids.split_whitespace().filter_map(|pid| pid.parse().ok());
-    Ok(pids.collect())
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{parent}/task"))? {
+        let pids = fs::read_to_string(thread?.path().join("children"))?;
+        found.extend(
+            pids.split_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
+    }
+    Ok(found)
+}
+
+/// `first` and all that it started, with what those started.
+pub fn family(first: i32) -> Vec<i32> {
+    let mut found = vec![first];
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        // Whoever ended meanwhile has none.
+        found.extend(children(*parent).unwrap_or_default());
+        next += 1;
+    }
+    found
 }
 
 /// Those of them that the kernel calls `name`.
@@ -75,6 +93,21 @@ mod tests {
             (12 << 10, 4 << 10)
         );
         assert_eq!(parse("Pss: much\n"), None);
+    }
+
+    #[test]
+    fn a_family_is_a_process_and_what_it_started() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let (me, started) = (std::process::id() as i32, child.id() as i32);
+        let family = family(me);
+        child.kill().and_then(|()| child.wait()).unwrap();
+        assert!(
+            family.contains(&me) && family.contains(&started),
+            "{family:?}"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What the tests of the whole system share: the real programs run as an operator runs them, agents
-//! that speak the wire by themselves, and readers of what is left behind (memory, processes, log).
+//! that speak the wire by themselves, and readers of what is left behind (processes, log).
 //!
 //! The agents here use none of our own client code, so that a mistake cannot hide by being made on
 //! both sides. Nothing is mocked.
@@ -9,7 +9,6 @@ pub mod agent;
 pub mod http;
 pub mod hub;
 pub mod jwt;
-pub mod memory;
 pub mod metadata;
 pub mod models;
 pub mod options;

@@ -1,6 +1,7 @@
 //! The scenarios. Each starts what it measures, measures it, and returns figures.
 
 pub mod audit;
+pub mod canary;
 pub mod engine;
 pub mod noisy;
 pub mod scrub;

@@ -105,7 +105,7 @@ async fn a_rollback_is_found_with_a_checkpoint_that_was_kept() {
 async fn a_live_log_verifies_and_its_records_can_be_read() {
     let server = Server::start(Options::null(0)).await;
     let client = server.agent("acme", "reader").await.client().await;
-    let secret = bulkhead_tests::memory::canary();
+    let secret = bulkhead_search::canary().expect("random letters");
     client.embed("null", &[&secret]).await.expect("served");
     server
         .command(&["audit", "verify"])

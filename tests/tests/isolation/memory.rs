@@ -5,9 +5,9 @@
 //! search that looks in the wrong place would pass.
 
 use bulkhead_proto::v1::{CreateTenantRequest, GenerateRequest};
+use bulkhead_search::{Found, Secrets, Traces};
 use bulkhead_tests::{
     agent::{Client, chat, collect, random_hex, reason},
-    memory::{Found, Secrets, Traces, canary},
     models::{self, turn},
     options::Options,
     process::{as_root, kill, private_mappings},
@@ -64,6 +64,10 @@ const CUT_SHORT: [Job; 5] = [
     Job::Refused,
     Job::Crashed,
 ];
+
+fn canary() -> String {
+    bulkhead_search::canary().expect("random letters")
+}
 
 /// More words than any of the models takes.
 fn too_long(canary: &str) -> String {
@@ -186,7 +190,7 @@ async fn ran(server: &Server, job: Job) -> Traces {
 fn found(server: &Server, traces: &Traces) -> BTreeMap<String, Found> {
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for process in server.all_processes() {
-        let of_it = traces.found_in(process.pid);
+        let of_it = traces.found_in(process.pid).expect("root may read it");
         found.entry(process.name).or_default().extend(of_it);
     }
     assert!(found.contains_key(SCHEDULER), "it is among {found:?}");

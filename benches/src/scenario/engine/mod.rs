@@ -23,7 +23,6 @@ use crate::{
     server::Server,
     workload::{self, EMBED_MODEL, GENERATE_MODEL},
 };
-use std::path::PathBuf;
 
 /// Sequences that decode side by side.
 pub const PARALLEL: usize = 8;
@@ -52,11 +51,8 @@ pub async fn measure(args: &args::Engine, settings: &ServerArgs) -> Result<Vec<F
     if args.only == Some(args::Part::Steps) {
         return steps::measure(&smollm2, threads, args.prompt_tokens).await;
     }
-    let peer = match python(args) {
-        None => {
-            eprintln!("note: nothing to compare with; benches/peers/setup installs it");
-            None
-        }
+    let peer = match peer::python(&args.peers) {
+        None => None,
         Some(python) => Some(Peer::start(
             &python,
             threads,
@@ -90,13 +86,6 @@ pub async fn measure(args: &args::Engine, settings: &ServerArgs) -> Result<Vec<F
     figures.extend(steps::measure(&smollm2, threads, args.prompt_tokens).await?);
     figures.extend(prefix::measure(args.rounds, settings).await?);
     Ok(figures)
-}
-
-fn python(args: &args::Engine) -> Option<PathBuf> {
-    match args.no_peers {
-        true => None,
-        false => args.peers.clone().or_else(peer::installed),
-    }
 }
 
 /// The least share of the bare engine's speed that is left through the server.

@@ -1,13 +1,17 @@
-//! Searching a process's memory for traces of a job: texts, token ids, vectors.
+//! What is looked for, and what was found.
 //!
 //! A trace is any 16 bytes in a row of a secret, so that a copy of which half was overwritten is found too. Token ids
 //! are looked for as 32-bit and 64-bit little-endian numbers, the two widths in which models take them. Some runs of
 //! common words or small numbers lie in every such process, job or no job: a process that never saw the job says
-//! which, and they are left out.
+//! which, and they are left out by the caller. Nothing here knows what a server is.
 
-use crate::process;
+use crate::memory::read_memory;
 use aho_corasick::{AhoCorasick, AhoCorasickKind};
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, Read as _},
+};
 
 /// Bytes of each piece of a secret that is searched by itself. Any run of 16 bytes of the secret holds one of these
 /// pieces whole.
@@ -73,15 +77,18 @@ impl Traces {
         self.pieces.len()
     }
 
-    /// What the memory of a process holds of them.
-    pub fn found_in(&self, pid: i32) -> Found {
+    /// What the memory of a process holds of them. An error names the process and says what to do.
+    pub fn found_in(&self, pid: i32) -> io::Result<Found> {
         let longest = self.secrets.iter().map(|(_, bytes)| bytes.len()).max();
         let mut found = Found::new();
-        let read = process::read_memory(pid, longest.unwrap_or(0), |memory| {
+        let read = read_memory(pid, longest.unwrap_or(0), |memory| {
             self.look(memory, &mut found);
         });
-        read.unwrap_or_else(|e| panic!("reading the memory of {pid}: {e}"));
-        found
+        let told = |error: io::Error| {
+            let text = format!("reading the memory of process {pid}: {error}; it takes root");
+            io::Error::new(error.kind(), text)
+        };
+        read.map(|()| found).map_err(told)
     }
 
     fn look(&self, memory: &[u8], found: &mut Found) {
@@ -112,11 +119,11 @@ fn run(memory: &[u8], found: usize, secret: &[u8], at: usize) -> usize {
 }
 
 /// A random text of 32 lower-case letters: no dictionary holds it, and no tokenizer changes it.
-pub fn canary() -> String {
-    crate::agent::random(32)
-        .iter()
-        .map(|b| char::from(b'a' + b % 26))
-        .collect()
+pub fn canary() -> io::Result<String> {
+    let mut random = [0u8; 32];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let letters = random.iter().map(|b| char::from(b'a' + b % 26));
+    Ok(letters.collect())
 }
 
 #[cfg(test)]
@@ -142,12 +149,12 @@ mod tests {
 
     #[test]
     fn a_process_finds_its_own_secrets() {
-        let (text, ids) = (canary(), [7_000_001, 2, 3, 4, 5, 6, 7, 8_000_003]);
+        let (text, ids) = (canary().unwrap(), [7_000_001, 2, 3, 4, 5, 6, 7, 8_000_003]);
         let secrets = Secrets::default().bytes("text", text.clone());
         let traces = secrets.ids("ids", &ids).traces();
         let wide: Vec<u64> = ids.iter().map(|id| u64::from(*id)).collect();
         let me = std::process::id().try_into().unwrap();
-        let found = traces.found_in(me);
+        let found = traces.found_in(me).unwrap();
         assert_eq!(traces.tell(&found).keys().len(), 2, "{found:?}");
         assert!(found.len() <= traces.pieces());
         drop((text, wide));
