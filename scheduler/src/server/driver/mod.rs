@@ -10,6 +10,7 @@ mod counting;
 mod effects;
 mod ends;
 mod forgetting;
+mod gpus;
 mod launcher;
 mod output;
 mod request;
@@ -17,6 +18,7 @@ mod status;
 mod worker;
 
 pub use effects::outcome_word;
+pub use gpus::{GpuWorkers, GpusWord};
 pub use output::Text;
 pub use request::{Ended, Job, NewRequest, Update, Usage};
 pub use status::Snapshot;
@@ -40,7 +42,7 @@ use worker::Worker;
 /// Messages that may wait for the driver; senders wait beyond it.
 pub const INBOX_MAX: usize = 16 * 1024;
 
-/// The one device of this version.
+/// The device that is always there.
 pub const CPU: DeviceId = DeviceId(0);
 
 /// What the driver is told.
@@ -67,6 +69,8 @@ pub enum Message {
         message: FromLauncher,
         descriptor: Option<OwnedFd>,
     },
+    /// What is heard of GPUs.
+    Gpus(GpusWord),
     Status(oneshot::Sender<Snapshot>),
     /// A word of the operator's for the launcher.
     ToLauncher(to_launcher::Message),
@@ -101,6 +105,8 @@ pub struct Setup {
     pub limits: Limits,
     pub lanes: u32,
     pub workers_max: u32,
+    /// None while no worker's program runs on GPUs: they are watched and shown, and nothing is placed there.
+    pub gpu_workers: Option<GpuWorkers>,
     pub region: String,
     pub step_limit_ns: u64,
     /// Models whose workers keep prompts' beginnings.
@@ -133,6 +139,7 @@ pub(super) struct Driver {
     workers: HashMap<WorkerId, Worker>,
     /// Those that are not heard any more, until their processes are buried.
     ending: HashMap<WorkerId, ends::Ending>,
+    gpus: gpus::Gpus,
     effects: Vec<Effect>,
     wake_at: Option<u64>,
     drained: Option<oneshot::Sender<()>>,
@@ -171,6 +178,7 @@ impl Driver {
             overdue: VecDeque::new(),
             workers: HashMap::new(),
             ending: HashMap::new(),
+            gpus: gpus::Gpus::default(),
             effects: Vec::new(),
             wake_at: None,
             drained: None,
@@ -203,6 +211,7 @@ impl Driver {
                 _ = shares.tick() => {
                     self.report_shares();
                     self.kill_slow_starts();
+                    self.check_gpus();
                 }
             }
             if self.requests.is_empty()
@@ -259,6 +268,7 @@ impl Driver {
                 message,
                 descriptor,
             } => self.launcher_said(message, descriptor),
+            Message::Gpus(word) => self.gpus_said(word),
             Message::Status(reply) => {
                 let _ = reply.send(self.snapshot());
             }
