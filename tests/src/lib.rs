@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod gpus;
 pub mod http;
 pub mod hub;
 pub mod jwt;

@@ -8,6 +8,7 @@ use toml::{Table, Value};
 pub struct Options {
     table: Table,
     worker: Option<PathBuf>,
+    gpus: Option<PathBuf>,
 }
 
 impl Options {
@@ -45,9 +46,22 @@ impl Options {
         self
     }
 
-    /// The program in the place of the worker's, if there is one.
-    pub fn worker(&self) -> Option<&Path> {
-        self.worker.as_deref()
+    /// Has this program in the place of the one that watches GPUs.
+    pub fn with_gpus(mut self, program: &Path) -> Options {
+        self.gpus = Some(program.into());
+        self
+    }
+
+    /// The programs in the place of ours, by the variable that names them.
+    pub fn programs(&self) -> Vec<(&'static str, PathBuf)> {
+        let named = [
+            ("BULKHEAD_WORKER", &self.worker),
+            ("BULKHEAD_GPUS", &self.gpus),
+        ];
+        let named = named.into_iter();
+        named
+            .filter_map(|(name, path)| Some((name, path.clone()?)))
+            .collect()
     }
 
     /// Switches a protection off, to show that its test would notice.

@@ -13,10 +13,11 @@ use std::{
     sync::OnceLock,
 };
 
-const PACKAGES: [&str; 4] = [
+const PACKAGES: [&str; 5] = [
     "bulkhead",
     "bulkhead-worker",
     "bulkhead-audit",
+    "bulkhead-gpus",
     "bulkhead-hostile",
 ];
 

@@ -45,7 +45,7 @@ pub struct Endpoints {
 pub struct Server {
     folder: tempfile::TempDir,
     child: Child,
-    worker: Option<PathBuf>,
+    programs: Vec<(&'static str, PathBuf)>,
     endpoints: Endpoints,
 }
 
@@ -58,12 +58,12 @@ impl Server {
             .with("server.operators", free_address());
         let config = folder.path().join("bulkhead.toml");
         fs::write(&config, options.to_toml()).expect("the configuration is written");
-        let worker = options.worker().map(Path::to_owned);
-        let child = spawn(folder.path(), worker.as_deref());
+        let programs = options.programs();
+        let child = spawn(folder.path(), &programs);
         let mut server = Server {
             folder,
             child,
-            worker,
+            programs,
             endpoints: Endpoints {
                 agents: String::new(),
                 operators: String::new(),
@@ -78,7 +78,7 @@ impl Server {
     /// Starts it again in the same folder, on the same ports. Stop or kill it first.
     pub async fn restart(&mut self) {
         let _ = fs::remove_file(self.data().join("endpoints.json"));
-        self.child = spawn(self.data(), self.worker.as_deref());
+        self.child = spawn(self.data(), &self.programs);
         self.become_ready().await;
     }
 
@@ -239,14 +239,14 @@ impl Drop for Server {
     }
 }
 
-fn spawn(data: &Path, worker: Option<&Path>) -> Child {
+fn spawn(data: &Path, programs: &[(&'static str, PathBuf)]) -> Child {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(data.join("serve.log"));
     let log: File = log.expect("the log can be written");
     programs::bulkhead()
-        .envs(worker.map(|path| ("BULKHEAD_WORKER", path)))
+        .envs(programs.iter().cloned())
         .arg("--data")
         .arg(data)
         .arg("serve")

@@ -1,6 +1,6 @@
 //! The host's processors as a device: name and memory from `/proc`.
 
-use super::{DeviceInfo, DeviceKind};
+use super::{DeviceInfo, DeviceKind, Reading};
 
 pub(super) fn info() -> DeviceInfo {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -10,10 +10,14 @@ pub(super) fn info() -> DeviceInfo {
         kind: DeviceKind::Cpu,
         name: name(&cpuinfo).unwrap_or("unnamed processor").to_owned(),
         uuid: String::new(),
+        parent: None,
+        split: false,
+        pcie: None,
+        numa_node: None,
         memory_bytes: kib(&meminfo, "MemTotal").unwrap_or(0) << 10,
         memory_free_bytes: kib(&meminfo, "MemAvailable").unwrap_or(0) << 10,
-        mig: false,
-        temperature_c: None,
+        answers: true,
+        reading: Reading::default(),
     }
 }
 

@@ -1,16 +1,20 @@
-//! Which devices this machine has.
+//! Which devices this machine has, and how they are.
 //!
-//! The CPU is always one of them. GPUs come from NVML, behind the feature `nvml`; a machine without
-//! the library or the driver is a machine without GPUs, never an error.
+//! The CPU is always one of them. GPUs, and the MIG instances that an operator split them into, come from
+//! NVML, whose library is loaded at run time: a machine without it or without the driver is a machine
+//! without GPUs, never an error. What a device cannot tell is `None`. Whoever watches GPUs asks a
+//! [`Source`], which is NVML, or in tests a machine of pretend ([`fake`]). Nothing here judges what it finds.
 
 mod cpu;
-#[cfg(feature = "nvml")]
+pub mod fake;
 mod nvml;
+
+pub use nvml::{Library, NvmlSource};
 
 /// A device as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// The name by which configuration and placement know it: "cpu", "cuda:0", …
+    /// The name by which configuration and placement know it: "cpu", "cuda:0", "cuda:0/mig:1", …
     pub id: String,
     /// What kind of device it is.
     pub kind: DeviceKind,
@@ -18,14 +22,22 @@ pub struct DeviceInfo {
     pub name: String,
     /// The maker's unique id; empty for the CPU.
     pub uuid: String,
+    /// Of a MIG instance: the unique id of the GPU that it is a part of.
+    pub parent: Option<String>,
+    /// True of a GPU that the operator split into MIG instances: they are the devices, not it.
+    pub split: bool,
+    /// Where it is on the PCIe bus, as `domain:bus:device.function` in hex; of an instance, its GPU's.
+    pub pcie: Option<String>,
+    /// The node of the host's memory that is nearest to it.
+    pub numa_node: Option<u32>,
     /// All of its memory, bytes.
     pub memory_bytes: u64,
     /// What was free when it was asked, bytes.
     pub memory_free_bytes: u64,
-    /// True where the operator split it into MIG instances.
-    pub mig: bool,
-    /// Degrees Celsius, where it says.
-    pub temperature_c: Option<u32>,
+    /// False where it is there and could not be asked this time; what is said of it is then of before.
+    pub answers: bool,
+    /// How it was when it was asked.
+    pub reading: Reading,
 }
 
 /// Kinds of device.
@@ -33,8 +45,65 @@ pub struct DeviceInfo {
 pub enum DeviceKind {
     /// The host's processors.
     Cpu,
-    /// An NVIDIA GPU.
+    /// An NVIDIA GPU, or a MIG instance of one.
     Cuda,
+}
+
+/// How a device is, as far as it says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// Part of the last moments in which something ran on it, percent.
+    pub utilisation_percent: Option<u32>,
+    /// Degrees Celsius.
+    pub temperature_c: Option<u32>,
+    /// What it draws, milliwatts.
+    pub power_mw: Option<u32>,
+    /// Why its clocks are lower than they could be: NVML's bits (`nvmlClocksEventReasons`).
+    pub throttle: Option<u64>,
+    /// Memory errors since its driver was loaded that could not be corrected.
+    pub ecc_uncorrected: Option<u64>,
+    /// Processes that have memory on it.
+    pub processes: Vec<Process>,
+}
+
+/// NVML's bits that say that a device is slowed down by heat: by software, and by hardware.
+pub const THROTTLE_THERMAL: u64 = 0x20 | 0x40;
+
+/// A process on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its number, as NVML sees processes.
+    pub pid: u32,
+    /// What it has there, bytes.
+    pub memory_bytes: u64,
+}
+
+/// An error that the driver reported of a GPU, by NVIDIA's number for its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Xid {
+    /// The GPU's unique id.
+    pub uuid: String,
+    /// The number.
+    pub code: u64,
+}
+
+/// All GPUs at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// GPUs in NVML's order, each followed by its instances. One that was here and is not is gone.
+    pub devices: Vec<DeviceInfo>,
+    /// What was reported since the last time. Of several that one GPU reported in between, NVML may tell the
+    /// last alone.
+    pub xids: Vec<Xid>,
+}
+
+/// Whoever can be asked again and again how the GPUs are.
+pub trait Source {
+    /// How they are now. May take as long as a driver that hangs.
+    ///
+    /// # Errors
+    /// A sentence, where none can be asked at all and a new source would have to be opened.
+    fn look(&mut self) -> Result<Snapshot, String>;
 }
 
 /// The devices found, and why there are not more.
@@ -42,7 +111,7 @@ pub enum DeviceKind {
 pub struct Discovery {
     /// The CPU first, then GPUs in NVML's order.
     pub devices: Vec<DeviceInfo>,
-    /// One reason for each kind of device, or each GPU, that could not be asked.
+    /// One reason, where there are no GPUs.
     pub reasons: Vec<String>,
 }
 
@@ -53,26 +122,16 @@ pub fn list() -> Vec<DeviceInfo> {
 
 /// The devices of this machine, and why there are not more.
 pub fn discover() -> Discovery {
-    let mut found = Discovery {
-        devices: vec![cpu::info()],
-        reasons: Vec::new(),
+    let mut devices = vec![cpu::info()];
+    let looked = Library::open().and_then(|library| library.source()?.look());
+    let reasons = match looked {
+        Ok(snapshot) => {
+            devices.extend(snapshot.devices);
+            Vec::new()
+        }
+        Err(reason) => vec![reason],
     };
-    add_gpus(&mut found);
-    found
-}
-
-#[cfg(feature = "nvml")]
-fn add_gpus(found: &mut Discovery) {
-    let (gpus, reasons) = nvml::list();
-    found.devices.extend(gpus);
-    found.reasons.extend(reasons);
-}
-
-#[cfg(not(feature = "nvml"))]
-fn add_gpus(found: &mut Discovery) {
-    found
-        .reasons
-        .push("GPUs were not looked for: this build has no NVML".to_owned());
+    Discovery { devices, reasons }
 }
 
 #[cfg(test)]
@@ -89,11 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn no_gpu_comes_with_a_reason() {
+    fn no_gpu_comes_with_a_reason_in_one_line() {
         let found = discover();
-        assert!(
-            found.devices.len() > 1 || found.reasons.len() == 1,
+        assert_eq!(
+            found.devices.len() == 1,
+            found.reasons.len() == 1,
             "{found:?}"
         );
+        assert!(found.reasons.iter().all(|reason| !reason.contains('\n')));
     }
 }

@@ -1,6 +1,6 @@
 //! Admission: whether a request gets a place, and if not, which bound stood in its way.
 //!
-//! Checked in this order: drain, tenant and device known, deadline, size, backoff, the tenant's own
+//! Checked in this order: drain, tenant known, a worker or a device for one, deadline, size, backoff, the tenant's own
 //! bounds, the shared queue memory. Another tenant can only ever fill what is not reserved for this one.
 
 use crate::core::{Core, Request};
@@ -43,8 +43,9 @@ impl Core {
             return Err(Bound::Draining);
         }
         let tenant = self.tenants.get(&submission.tenant).ok_or(Bound::Unknown)?;
-        if self.devices.is_empty() {
-            return Err(Bound::Unknown);
+        let flow = self.flow(submission.tenant, submission.model);
+        if flow.is_none_or(|flow| flow.worker.is_none()) && !self.any_device_serves() {
+            return Err(Bound::NoDevice);
         }
         if submission
             .deadline
@@ -120,6 +121,8 @@ impl Core {
             deadline: submission.deadline,
             arrival,
             worker: None,
+            answering: false,
+            moved: false,
         };
         self.requests.insert(submission.request, request);
         self.reindex(submission.tenant);
@@ -139,8 +142,10 @@ impl Core {
     /// When the tenant's own queue should have drained at its share of the lanes, as predicted; or when
     /// its backoff is over.
     fn retry_after(&self, submission: &Submission, bound: Bound) -> Option<Nanos> {
-        if bound == Bound::Backoff {
-            return self.hopeless(submission);
+        match bound {
+            Bound::Backoff => return self.hopeless(submission),
+            Bound::NoDevice => return Some(RETRY_AFTER_NS_MAX),
+            _ => {}
         }
         if !matches!(
             bound,
@@ -152,6 +157,7 @@ impl Core {
         let lanes: u128 = self
             .devices
             .values()
+            .filter(|device| device.up)
             .map(|device| device.lanes as u128)
             .sum();
         let weight = u128::from(tenant.weight());

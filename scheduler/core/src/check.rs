@@ -38,7 +38,13 @@ impl Core {
             let listed = self
                 .flow(worker.tenant, worker.model)
                 .is_some_and(|flow| flow.worker == Some(*id));
-            need(listed, || format!("{id:?} serves no queue"))?;
+            need(listed != worker.abandoned, || {
+                format!("{id:?} serves no queue, or serves one from a device that went down")
+            })?;
+            let bare = !worker.holds_work() && worker.lease.is_none() && worker.is_leaving();
+            need(!worker.abandoned || bare, || {
+                format!("{id:?} was abandoned with something in its hands")
+            })?;
             need(worker.lease.is_some() == self.leased.contains(id), || {
                 format!("{id:?}: lease not booked")
             })?;
@@ -54,6 +60,10 @@ impl Core {
             need(device.workers.len() <= device.workers_max, || {
                 format!("{id:?}: too many workers")
             })?;
+            let unused = device.running.is_empty() && device.waiting.is_empty();
+            need(device.up || unused && device.idle.is_empty(), || {
+                format!("{id:?} is down and in use")
+            })?;
             let free = device.running.len() < device.lanes;
             need(!free || device.waiting.is_empty(), || {
                 format!("{id:?}: a lane is free while a worker waits")
@@ -63,6 +73,9 @@ impl Core {
                 .iter()
                 .filter_map(|worker| self.workers.get(worker))
             {
+                need(device.up || worker.abandoned, || {
+                    format!("{:?} lives on a device that is down", worker.id)
+                })?;
                 let queued = self
                     .flow(worker.tenant, worker.model)
                     .is_some_and(|flow| !flow.queue.is_empty());
@@ -81,6 +94,11 @@ impl Core {
                     || format!("{:?}: idle index", worker.id),
                 )?;
             }
+            let abandoned = |w: &&crate::WorkerId| self.workers.get(w).is_some_and(|w| w.abandoned);
+            let abandoned = device.workers.iter().filter(abandoned).count();
+            need(abandoned == device.abandoned, || {
+                format!("{id:?}: {abandoned} abandoned, booked {}", device.abandoned)
+            })?;
             let leaving = device
                 .workers
                 .iter()

@@ -66,6 +66,10 @@ pub(crate) struct Request {
     pub arrival: u64,
     /// The worker that holds it; `None` while it waits.
     pub worker: Option<WorkerId>,
+    /// A piece of its answer has gone out.
+    pub answering: bool,
+    /// A device has gone bad under it.
+    pub moved: bool,
 }
 
 impl Core {
@@ -111,6 +115,8 @@ impl Core {
                 lanes,
                 workers_max,
             } => self.device_up(device, lanes, workers_max),
+            Event::DeviceRoom { device, workers } => self.device_room(device, workers),
+            Event::DeviceDown { device } => self.device_down(device, effects),
             Event::TenantSet { tenant, settings } => self.tenant_set(tenant, settings),
             Event::Submit(submission) => self.submit(submission, effects),
             Event::Cancel { request, why } => self.cancel(request, why, effects),
@@ -118,6 +124,7 @@ impl Core {
             Event::WorkerReady { worker } => self.worker_ready(worker),
             Event::WorkerFailed { worker, failure } => self.worker_failed(worker, failure, effects),
             Event::WorkerDied { worker } => self.worker_died(worker, effects),
+            Event::Answering { worker, request } => self.answering(worker, request),
             Event::Stepped {
                 worker,
                 lease,
@@ -172,13 +179,6 @@ impl Core {
         for tenant in holders {
             self.reindex(tenant);
         }
-    }
-
-    /// A device keeps what it came with: telling of it again changes nothing.
-    fn device_up(&mut self, id: DeviceId, lanes: u32, workers_max: u32) {
-        self.devices
-            .entry(id)
-            .or_insert_with(|| Device::new(lanes, workers_max));
     }
 
     fn tenant_set(&mut self, id: TenantId, mut settings: TenantSettings) {

@@ -23,7 +23,7 @@ pub enum Effect {
     },
     /// End an idle worker (evicted) in good order; `WorkerDied` will follow.
     StopWorker { worker: WorkerId },
-    /// Kill a worker that broke its word; `WorkerDied` will follow.
+    /// Kill a worker that broke its word, or whose device went down; `WorkerDied` will follow.
     KillWorker { worker: WorkerId, why: KillReason },
     /// Give work to a worker: a batch of one tenant's requests. They run when it holds a lease.
     Assign {
@@ -39,6 +39,9 @@ pub enum Effect {
         worker: WorkerId,
         request: RequestId,
     },
+    /// The request waits again: its worker's device went down before anything of it was answered. It will
+    /// be assigned anew.
+    Requeued { request: RequestId },
     /// The request is over. Said exactly once for each accepted request.
     Ended { request: RequestId, end: End },
     /// A lease was settled: what its tenant was charged, from the driver's clock.
@@ -75,6 +78,11 @@ pub enum End {
     Deadline,
     /// Its worker died under it. The caller may try again.
     WorkerLost,
+    /// The device under it went down, and it could not go elsewhere: its answer had begun, or it was its
+    /// second device, or its place in the queue was taken. The caller may try again.
+    DeviceLost,
+    /// The last device went down while it waited. The caller may try again.
+    NoDevice,
     /// No worker could be started for it; when that may be otherwise. `None`: trying again will not
     /// help.
     NoWorker {
@@ -102,6 +110,8 @@ pub enum KillReason {
     HeldLane,
     /// It spoke of requests or leases that are not its own.
     Protocol,
+    /// Its device went down. No fault of its own.
+    DeviceDown,
 }
 
 /// Which bound refused a request, whose bound it is, and when it makes sense to ask again.
@@ -130,6 +140,8 @@ pub enum Bound {
     Draining,
     /// The request alone is larger than a bound can ever hold.
     TooLarge,
-    /// A tenant, model or device that the core was not told of.
+    /// No device is in service.
+    NoDevice,
+    /// A tenant or model that the core was not told of.
     Unknown,
 }

@@ -69,6 +69,11 @@ impl Core {
         {
             self.leave_queue(id);
         }
+        self.end_unqueued(id, end, effects);
+    }
+
+    /// Ends an open request that is in no queue.
+    pub(crate) fn end_unqueued(&mut self, id: RequestId, end: End, effects: &mut Vec<Effect>) {
         let Some(request) = self.requests.remove(&id) else {
             return;
         };

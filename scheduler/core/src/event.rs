@@ -5,12 +5,17 @@ use crate::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, Wor
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A device takes part from now on. Telling of it again changes nothing.
+    /// A device takes part from now on, or again. Telling of one that does changes nothing.
     DeviceUp {
         device: DeviceId,
         lanes: u32,
         workers_max: u32,
     },
+    /// A device has memory for so many workers now; those that it has beyond that stay. Bounded by what it
+    /// came with.
+    DeviceRoom { device: DeviceId, workers: u32 },
+    /// A device is of no use until `DeviceUp`: its work goes elsewhere. Unknown ones are ignored.
+    DeviceDown { device: DeviceId },
     /// A tenant exists, or its settings have changed.
     TenantSet {
         tenant: TenantId,
@@ -34,6 +39,12 @@ pub enum Event {
     },
     /// A worker process has ended, by whatever cause.
     WorkerDied { worker: WorkerId },
+    /// A worker began to answer a request: what has gone out cannot be taken back. Ignored unless that
+    /// worker holds it.
+    Answering {
+        worker: WorkerId,
+        request: RequestId,
+    },
     /// A worker did a step.
     Stepped {
         worker: WorkerId,

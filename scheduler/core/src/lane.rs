@@ -15,11 +15,17 @@ pub(crate) type IdleKey = (Nanos, WorkerId);
 /// A device. Its workers, by what they mean to it.
 #[derive(Debug)]
 pub(crate) struct Device {
+    /// False while nothing may run on it.
+    pub up: bool,
     pub lanes: usize,
     pub workers_max: usize,
+    /// Of these places, those that it has memory for now.
+    pub room: usize,
     pub workers: BTreeSet<WorkerId>,
     /// Workers that have been told to end and have not ended yet.
     pub leaving: usize,
+    /// Of those, the ones whose device went down under them: they may hang in its driver for ever.
+    pub abandoned: usize,
     /// Those that hold a lane.
     pub running: BTreeSet<WorkerId>,
     pub waiting: BTreeSet<WaitKey>,
@@ -29,19 +35,45 @@ pub(crate) struct Device {
 impl Device {
     /// Without a lane or a place for a worker it would be no device: 0 counts as 1.
     pub(crate) fn new(lanes: u32, workers_max: u32) -> Self {
+        let workers_max = workers_max.max(1) as usize;
         Device {
+            up: true,
             lanes: lanes.max(1) as usize,
-            workers_max: workers_max.max(1) as usize,
+            workers_max,
+            room: workers_max,
             workers: BTreeSet::new(),
             leaving: 0,
+            abandoned: 0,
             running: BTreeSet::new(),
             waiting: BTreeSet::new(),
             idle: BTreeSet::new(),
         }
     }
 
-    pub(crate) fn has_start_slot(&self) -> bool {
-        self.workers.len() < self.workers_max
+    /// Places in which a worker may be started now.
+    pub(crate) fn free(&self) -> usize {
+        match self.up {
+            true => self.room.saturating_sub(self.workers.len()),
+            false => 0,
+        }
+    }
+
+    /// Workers whose places nobody can count on.
+    fn staying(&self) -> usize {
+        (self.workers.len() + self.abandoned).saturating_sub(self.leaving)
+    }
+
+    /// Places that become free once those that are ending have ended.
+    pub(crate) fn coming(&self) -> usize {
+        match self.up {
+            true => self.room.saturating_sub(self.staying()) - self.free(),
+            false => 0,
+        }
+    }
+
+    /// Whether a worker could be started on it, were a place free.
+    pub(crate) fn may_start(&self) -> bool {
+        self.up && self.room > 0
     }
 }
 

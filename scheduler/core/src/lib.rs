@@ -9,6 +9,7 @@
 //! - fair order among tenants and, inside each, among its agents: `fair`, `agents`, `queue`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`
+//! - devices that come and go, and what becomes of their work: `devices`
 //! - failed starts, deaths, and the pause after them: `restart`, `backoff`
 //! - predicted cost: `cost`; how requests end: `ending`; derived indexes: `index`
 //!
@@ -25,6 +26,7 @@ mod backoff;
 mod check;
 mod core;
 mod cost;
+mod devices;
 mod dispatch;
 mod effect;
 mod ending;

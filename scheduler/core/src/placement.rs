@@ -8,9 +8,12 @@
 //! the worker of the tenant that is furthest ahead retires: it gets nothing new, ends what it holds
 //! and is then evicted. It has been ready for at least as long as it took to start, and for
 //! `RESIDENCE_QUANTA`, so that starting costs at most about half of what there is to win.
+//!
+//! A device that is down has no places, and its workers' ends make none.
 //! A start in progress earns no credit: the tenant is lifted to the floor when its worker is ready.
 
 use crate::core::Core;
+use crate::lane::Device;
 use crate::tenant::WantKey;
 use crate::vtime::VTime;
 use crate::worker::{Life, Worker};
@@ -32,17 +35,9 @@ impl Core {
     }
 
     fn roomiest_device(&self) -> Option<DeviceId> {
-        let free = self
-            .devices
-            .iter()
-            .filter(|(_, device)| device.has_start_slot());
-        free.max_by_key(|(id, device)| {
-            (
-                device.workers_max - device.workers.len(),
-                std::cmp::Reverse(**id),
-            )
-        })
-        .map(|(id, _)| *id)
+        let free = (self.devices.iter()).filter(|(_, device)| device.free() > 0);
+        free.max_by_key(|(id, device)| (device.free(), std::cmp::Reverse(**id)))
+            .map(|(id, _)| *id)
     }
 
     fn start_worker(&mut self, want: WantKey, on: DeviceId, effects: &mut Vec<Effect>) {
@@ -89,20 +84,16 @@ impl Core {
 
     /// Evicts or retires one worker for each queue that wants a worker and finds no place.
     fn make_room(&mut self, effects: &mut Vec<Effect>) {
-        let leaving: usize = self.devices.values().map(|device| device.leaving).sum();
         let wanted = self.wanted.len();
-        let mut coming = leaving + self.retiring.len();
-        while coming < wanted {
-            let idle = self
-                .devices
-                .values()
+        while self.places_coming() < wanted {
+            let idle = (self.devices.values())
+                .filter(|device| device.may_start())
                 .filter_map(|device| device.idle.first())
                 .min();
             let Some(&(_, worker)) = idle else { break };
             self.stop_worker(worker, effects);
-            coming += 1;
         }
-        if coming < wanted && self.now >= self.retire_at {
+        if self.places_coming() < wanted && self.now >= self.retire_at {
             self.retire_one();
         }
     }
@@ -149,8 +140,12 @@ impl Core {
         let residence = RESIDENCE_QUANTA.saturating_mul(self.limits.quantum_ns);
         let stay = residence.max(worker.ready_at.saturating_sub(worker.started_at));
         let settled_in = self.now.saturating_sub(worker.ready_at) >= stay;
-        let may =
-            worker.life == Life::Ready && !worker.retiring && settled_in && tenant.time >= wanting;
+        let device = self.devices.get(&worker.device)?;
+        let may = worker.life == Life::Ready
+            && !worker.retiring
+            && settled_in
+            && tenant.time >= wanting
+            && device.may_start();
         may.then_some((tenant.time, worker.id))
     }
 
@@ -213,6 +208,7 @@ impl Core {
             device.workers.remove(&id);
             device.running.remove(&id);
             device.leaving -= usize::from(worker.is_leaving());
+            device.abandoned -= usize::from(worker.abandoned);
             if let Some(key) = worker.wait.take() {
                 device.waiting.remove(&key);
             }
@@ -222,7 +218,9 @@ impl Core {
         }
         if let Some(tenant) = self.tenants.get_mut(&worker.tenant) {
             tenant.starting -= u32::from(worker.life == Life::Starting);
-            if let Some(flow) = tenant.flows.get_mut(&worker.model) {
+            if let Some(flow) = tenant.flows.get_mut(&worker.model)
+                && flow.worker == Some(id)
+            {
                 flow.worker = None;
             }
         }
@@ -231,7 +229,12 @@ impl Core {
 
     /// When somebody has to look again whether a worker may retire.
     pub(crate) fn retire_wake(&self) -> Option<Nanos> {
-        let leaving: usize = self.devices.values().map(|device| device.leaving).sum();
-        (self.wanted.len() > leaving + self.retiring.len()).then_some(self.retire_at)
+        (self.wanted.len() > self.places_coming()).then_some(self.retire_at)
+    }
+
+    /// Places that are on their way to become free.
+    fn places_coming(&self) -> usize {
+        let coming: usize = self.devices.values().map(Device::coming).sum();
+        coming + self.retiring.len()
     }
 }

@@ -56,6 +56,8 @@ pub(crate) struct Worker {
     pub unpriced_ns: Nanos,
     /// Gets nothing new, so that another can have its place.
     pub retiring: bool,
+    /// Its device went down under it: it holds nothing, serves no queue, and is only yet to die.
+    pub abandoned: bool,
     pub kv_bytes: u64,
     pub lease: Option<Lease>,
     /// Held by it and not ended, with their tokens.
@@ -94,6 +96,7 @@ impl Worker {
             fruitless: 0,
             unpriced_ns: 0,
             retiring: false,
+            abandoned: false,
             kv_bytes: 0,
             lease: None,
             assigned: BTreeMap::new(),

@@ -29,6 +29,10 @@ enum Trouble {
     Crash {
         worker: u64,
     },
+    Device {
+        device: u32,
+        up: bool,
+    },
     Say {
         event: Event,
     },
@@ -97,6 +101,7 @@ fn trouble() -> impl Strategy<Value = Trouble> {
         2 => (1u64..60).prop_map(|request| Trouble::Cancel { request }),
         1 => (0u32..12).prop_map(|agent| Trouble::CancelAgent { agent }),
         1 => (1u64..12).prop_map(|worker| Trouble::Crash { worker }),
+        1 => (1u32..3, any::<bool>()).prop_map(|(device, up)| Trouble::Device { device, up }),
         2 => nonsense().prop_map(|event| Trouble::Say { event }),
         4 => (1u64..60_000).prop_map(|us| Trouble::Wait { us }),
     ]
@@ -130,8 +135,21 @@ fn make(sim: &mut Sim, trouble: Trouble) {
             });
         }
         Trouble::Crash { worker } => sim.at(sim.now, Act::Crash(WorkerId(worker))),
+        Trouble::Device { device, up } => sim.say(turn(DeviceId(device), up)),
         Trouble::Say { event } => sim.say(event),
         Trouble::Wait { us } => sim.run_until(sim.now + us * 1_000),
+    }
+}
+
+fn turn(device: DeviceId, up: bool) -> Event {
+    match up {
+        // What it came with is kept.
+        true => Event::DeviceUp {
+            device,
+            lanes: 9,
+            workers_max: 9,
+        },
+        false => Event::DeviceDown { device },
     }
 }
 
@@ -162,6 +180,7 @@ proptest! {
         for trouble in troubles {
             make(&mut sim, trouble);
         }
+        sim.say(turn(DEVICE, true));
         sim.run_until(sim.now + 60 * SECOND);
         prop_assert_eq!(sim.open(), 0, "accepted and never ended");
         prop_assert_eq!(sim.core.requests_open(), 0);
@@ -207,6 +226,13 @@ fn thin_air() -> impl Strategy<Value = Event> {
         1 => (1u64..12).prop_map(|worker| Event::WorkerDied { worker: WorkerId(worker) }),
         1 => (1u32..3, 0u32..3, 0u32..4)
             .prop_map(|(d, lanes, workers_max)| Event::DeviceUp { device: DeviceId(d), lanes, workers_max: workers_max + 8 }),
+        1 => (1u32..3).prop_map(|d| Event::DeviceDown { device: DeviceId(d) }),
+        1 => (1u32..3, 0u32..12)
+            .prop_map(|(d, workers)| Event::DeviceRoom { device: DeviceId(d), workers }),
+        1 => (1u64..12, 1u64..60).prop_map(|(worker, request)| Event::Answering {
+            worker: WorkerId(worker),
+            request: RequestId(request),
+        }),
         1 => (1u32..4, 0u32..4)
             .prop_map(move |(tenant, weight)| Event::TenantSet { tenant: TenantId(tenant), settings: settings(weight) }),
         6 => (1u64..60, 1u32..4, 1u32..3, any::<u32>(), prop::option::of(0u64..SECOND)).prop_map(

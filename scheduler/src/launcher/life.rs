@@ -8,6 +8,7 @@
 use super::{
     audit::{Audit, Change},
     catalog::{Catalog, Reload},
+    gpus::{self, Gpus},
     programs::Programs,
     sys,
     template::Outcome,
@@ -17,9 +18,9 @@ use super::{
 use crate::config::Config;
 use bulkhead_proto::{
     internal::{
-        AuditDown, AuditUp, Drain, Exited, FromLauncher, SpawnFailed, SpawnWorker, Spawned,
-        ToLauncher, from_launcher::Message as Tell, model_news::State as Stage,
-        to_launcher::Message as Ask,
+        AuditDown, AuditUp, Drain, Exited, FromLauncher, GpusDown, GpusUp, SpawnFailed,
+        SpawnWorker, Spawned, ToLauncher, from_launcher::Message as Tell,
+        model_news::State as Stage, to_launcher::Message as Ask,
     },
     packet,
 };
@@ -52,6 +53,8 @@ pub struct Setup {
     /// What a reload replaces.
     pub catalog: RefCell<Catalog>,
     pub programs: Programs,
+    /// Children that hang in a driver, where nothing ends them: nobody waits for these.
+    pub hung: RefCell<BTreeSet<Pid>>,
     /// Drawn once; spreads what has to wait.
     pub seed: u64,
 }
@@ -71,6 +74,7 @@ pub struct Life<'a> {
     told: BTreeMap<String, Stage>,
     reload: Option<Reload>,
     audit: Audit,
+    gpus: Gpus,
 }
 
 impl<'a> Life<'a> {
@@ -88,6 +92,7 @@ impl<'a> Life<'a> {
             told: BTreeMap::new(),
             reload: None,
             audit: Audit::new(now),
+            gpus: Gpus::new(now),
         };
         life.tell_models();
         Ok(life)
@@ -105,9 +110,10 @@ impl<'a> Life<'a> {
 
     /// When `tick` wants to be called at the latest.
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let audit = self.audit.wake_at().filter(|_| self.connected);
+        let ours = [self.audit.wake_at(), self.gpus.wake_at()];
+        let ours = ours.into_iter().flatten().min().filter(|_| self.connected);
         let reload = self.reload.as_ref().map(|_| now);
-        [audit, self.templates.wake_at(), reload]
+        [ours, self.templates.wake_at(), reload]
             .into_iter()
             .flatten()
             .min()
@@ -125,6 +131,8 @@ impl<'a> Life<'a> {
         let workers = self.workers.values().copied();
         (workers.chain(self.templates.pids()))
             .chain(self.audit.pid())
+            .chain(self.gpus.pid())
+            .chain(self.setup.hung.borrow().iter().copied())
             .collect()
     }
 
@@ -184,6 +192,11 @@ impl<'a> Life<'a> {
             Some(Change::Down(how)) => self.tell(Tell::AuditDown(AuditDown { how }), None),
             None => {}
         }
+        match self.gpus.tick(&programs.gpus, now) {
+            Some(gpus::Change::Up(fd)) => self.tell(Tell::GpusUp(GpusUp {}), Some(fd.as_fd())),
+            Some(gpus::Change::Down(how)) => self.tell(Tell::GpusDown(GpusDown { how }), None),
+            None => {}
+        }
     }
 
     /// Asks the scheduler to finish.
@@ -201,6 +214,7 @@ impl<'a> Life<'a> {
         }
         self.templates.end();
         drop(self.socket);
+        self.setup.hung.borrow_mut().extend(self.gpus.end());
         self.audit.finish();
     }
 

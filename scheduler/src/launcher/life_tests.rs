@@ -42,7 +42,12 @@ fn script(dir: &Path, name: &str, text: &str) -> std::path::PathBuf {
     path
 }
 
+/// Without GPUs.
 fn setup(dir: &Path, worker: &str, audit: &str) -> Setup {
+    setup_with(dir, worker, audit, "exit 0\n")
+}
+
+fn setup_with(dir: &Path, worker: &str, audit: &str, gpus: &str) -> Setup {
     fs::write(dir.join("model.gguf"), "numbers\n").unwrap();
     let mut config = Config {
         data: dir.join("data"),
@@ -71,7 +76,9 @@ fn setup(dir: &Path, worker: &str, audit: &str) -> Setup {
         programs: Programs {
             worker: script(dir, "worker", worker),
             audit: script(dir, "audit", audit),
+            gpus: script(dir, "gpus", gpus),
         },
+        hung: Default::default(),
     }
 }
 
@@ -121,6 +128,15 @@ impl<'a> Pair<'a> {
     }
 
     fn told(&self) -> (Tell, Option<OwnedFd>) {
+        loop {
+            match self.told_of_all() {
+                (Tell::GpusUp(_) | Tell::GpusDown(_), _) => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn told_of_all(&self) -> (Tell, Option<OwnedFd>) {
         let told = packet::recv::<FromLauncher>(self.scheduler.as_fd()).unwrap();
         let (message, fd) = told.expect("the launcher is there");
         (message.message.expect("a message"), fd)
@@ -347,4 +363,61 @@ fn a_scheduler_that_never_listens_cannot_stop_the_launcher() {
     }
     assert!(pair.life.socket().is_none(), "the connection was given up");
     pair.life.end();
+}
+
+#[test]
+fn whoever_watches_gpus_is_started_again_unless_there_are_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = |pair: &Pair<'_>| loop {
+        match pair.told_of_all() {
+            (Tell::GpusUp(_), Some(connection)) => return connection,
+            (Tell::AuditUp(_) | Tell::AuditDown(_), _) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let setup = setup_with(dir.path(), DIES, DIES, DIES);
+    let mut pair = Pair::new(&setup);
+    let mut now = Instant::now();
+    for wait in [50, 100] {
+        pair.life.tick(now);
+        up(&pair);
+        until_ended(pair.life.gpus.pid().unwrap());
+        pair.life.tick(now);
+        let how = loop {
+            match pair.told_of_all().0 {
+                Tell::GpusDown(down) => break down.how,
+                Tell::AuditUp(_) | Tell::AuditDown(_) => {}
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(how, "exit 3");
+        let due = pair.life.gpus.wake_at().unwrap();
+        assert_eq!((due - now).as_millis(), wait);
+        now = due;
+    }
+    pair.life.end();
+
+    let setup = setup_with(dir.path(), DIES, DIES, "exit 0\n");
+    let mut pair = Pair::new(&setup);
+    pair.life.tick(now);
+    up(&pair);
+    until_ended(pair.life.gpus.pid().unwrap());
+    pair.life.tick(now);
+    assert_eq!(
+        (pair.life.gpus.pid(), pair.life.gpus.wake_at()),
+        (None, None)
+    );
+    pair.life.end();
+}
+
+#[test]
+fn whoever_watches_gpus_ends_with_the_life() {
+    let dir = tempfile::tempdir().unwrap();
+    let deaf = "exec /bin/sleep 60\n";
+    let setup = setup_with(dir.path(), DIES, DIES, deaf);
+    let mut pair = Pair::new(&setup);
+    pair.life.tick(Instant::now());
+    let pid = pair.life.gpus.pid().unwrap();
+    pair.life.end();
+    assert!(!sys::is_child(pid) && setup.hung.borrow().is_empty());
 }

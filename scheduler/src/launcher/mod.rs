@@ -35,6 +35,7 @@ use sys::Ended;
 mod audit;
 mod backoff;
 mod catalog;
+mod gpus;
 mod life;
 mod pauses;
 pub mod programs;
@@ -96,6 +97,7 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
         seed: RandomState::new().hash_one(()),
         programs: Programs::find()?,
         catalog: Catalog::new(manifests).into(),
+        hung: Default::default(),
         config,
     };
     let signals = Signals::new()?;
@@ -167,7 +169,7 @@ fn live(setup: &Setup, signals: &Signals) -> Result<End, LauncherError> {
         sys::kill_and_wait(pid);
     }
     life.end();
-    sys::end_strays(|_| false);
+    sys::end_strays(|pid| setup.hung.borrow().contains(&pid));
     Ok(end?)
 }
 

@@ -18,14 +18,17 @@ pub struct Missing {
 pub struct Programs {
     pub worker: PathBuf,
     pub audit: PathBuf,
+    /// Watches GPUs.
+    pub gpus: PathBuf,
 }
 
 impl Programs {
-    /// Finds both.
+    /// Finds them all.
     pub fn find() -> Result<Programs, Missing> {
         Ok(Programs {
             worker: find("bulkhead-worker", "BULKHEAD_WORKER")?,
             audit: find("bulkhead-audit", "BULKHEAD_AUDIT")?,
+            gpus: find("bulkhead-gpus", "BULKHEAD_GPUS")?,
         })
     }
 }

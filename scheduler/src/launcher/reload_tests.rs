@@ -32,7 +32,10 @@ fn reload(pair: &mut Pair<'_>) -> Vec<Tell> {
     fcntl(&pair.scheduler, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let mut all = Vec::new();
     while let Ok(Some((told, _))) = packet::recv::<FromLauncher>(pair.scheduler.as_fd()) {
-        all.extend(told.message.filter(|one| !matches!(one, Tell::AuditUp(_))));
+        all.extend(
+            told.message
+                .filter(|one| !matches!(one, Tell::AuditUp(_) | Tell::GpusUp(_))),
+        );
     }
     all
 }

@@ -68,7 +68,7 @@ fn told(pair: &mut Pair<'_>, news: bool) -> (Tell, Option<OwnedFd>) {
         pair.life.tick(now);
         match packet::recv::<FromLauncher>(pair.scheduler.as_fd()) {
             Ok(Some((told, fd))) => match told.message.expect("a message") {
-                Tell::AuditUp(_) | Tell::AuditDown(_) => {}
+                Tell::AuditUp(_) | Tell::AuditDown(_) | Tell::GpusUp(_) => {}
                 Tell::ModelNews(_) if !news => {}
                 other => return (other, fd),
             },

@@ -12,6 +12,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The domain of our reasons.
 pub const DOMAIN: &str = "bulkhead";
 
+const NO_DEVICE: &str =
+    "no device is in service that could run this; try again, and see the server's log";
 const MODEL_UNAVAILABLE: &str = "this model cannot be loaded; the server's log says why";
 
 /// Why a request got no answer.
@@ -96,6 +98,7 @@ impl Refused {
                 "MODEL_UNAVAILABLE",
                 MODEL_UNAVAILABLE,
             ),
+            Bound::NoDevice => (Code::Unavailable, "NO_DEVICE", NO_DEVICE),
             Bound::Draining => (
                 Code::Unavailable,
                 "DRAINING",
@@ -138,6 +141,9 @@ impl Refused {
             End::Deadline => Refused::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline passed before the request was done"),
             End::WorkerLost => Refused::new(Code::Unavailable, "WORKER_LOST", "your tenant's worker ended while it ran this request; a fresh one is started, try again")
                 .retry(Duration::from_millis(200)),
+            End::DeviceLost => Refused::new(Code::Unavailable, "DEVICE_LOST", "the device under this request went bad and the request could not go on elsewhere; try again")
+                .retry(Duration::from_millis(200)),
+            End::NoDevice => Refused::new(Code::Unavailable, "NO_DEVICE", NO_DEVICE).retry(Duration::from_secs(10)),
             End::NoWorker { retry_after_ns: Some(ns) } => Refused::new(Code::Unavailable, "WORKER_UNAVAILABLE", "no worker could be started for this model; try again once the next is due, and see the server's log")
                 .retry(Duration::from_nanos(ns)),
             End::NoWorker { retry_after_ns: None } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", said(MODEL_UNAVAILABLE)),

@@ -10,6 +10,9 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+mod devices;
+pub use devices::{device, device_xid, devices_watched};
+
 /// Tenants that get a label of their own.
 pub const TENANT_LABELS_MAX: usize = 200;
 
@@ -183,6 +186,7 @@ fn describe() {
     );
     describe_gauge!("bulkhead_audit_up", "1 while the audit log takes records");
     describe_gauge!("bulkhead_connections", "Open connections of agents");
+    devices::describe();
 }
 
 /// A tenant's label, with the bound on how many there are.

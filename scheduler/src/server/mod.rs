@@ -16,6 +16,7 @@ mod driver;
 mod errors;
 mod faults;
 mod frames;
+mod gpus;
 mod idle;
 mod inference;
 mod launcher_link;
@@ -37,6 +38,7 @@ use bulkhead_proto::internal::{
     Drained, Models, RecordKind, ToLauncher, from_launcher, to_launcher,
 };
 use catalog::Catalog;
+use driver::GpusWord;
 use listen::Doors;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use state::App;
@@ -172,6 +174,7 @@ async fn serve(config: Config, launcher: OwnedFd, doors: Doors) -> Result<(), Se
         limits: limits(&config),
         lanes: config.cpu.lanes,
         workers_max: config.cpu.workers_max,
+        gpu_workers: None,
         region: config.server.region.clone(),
         step_limit_ns: config.scheduling.step_limit_ms * 1_000_000,
         prefix_cache: config.models.prefix_cache.clone(),
@@ -263,6 +266,13 @@ async fn obey(
             (Some(from_launcher::Message::AuditDown(down)), _) => {
                 tracing::error!(how = %down.how, "the audit process ended; requests are refused until it is back");
                 audit.down();
+            }
+            (Some(from_launcher::Message::GpusUp(_)), Some(connection)) => {
+                let _ = driver.send(driver::Message::Gpus(GpusWord::Up)).await;
+                tokio::spawn(gpus::hear(connection, driver.clone()));
+            }
+            (Some(from_launcher::Message::GpusDown(_)), _) => {
+                let _ = driver.send(driver::Message::Gpus(GpusWord::Down)).await;
             }
             (_, descriptor) => {
                 if driver

@@ -12,6 +12,7 @@ const ALL: &[&str] = &[
     "bulkhead-benches",
     "bulkhead-client",
     "bulkhead-core",
+    "bulkhead-gpus",
     "bulkhead-hostile",
     "bulkhead-identity",
     "bulkhead-kernels",
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bulkhead-policy", &["bulkhead-identity"]),
     ("bulkhead-audit", &["bulkhead-proto"]),
     ("bulkhead-client", &["bulkhead-proto"]),
+    ("bulkhead-gpus", &["bulkhead-kernels", "bulkhead-proto"]),
     (
         "bulkhead-worker",
         &["bulkhead-worker-core", "bulkhead-kernels", "bulkhead-proto"],
@@ -44,6 +46,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "bulkhead-audit",
             "bulkhead-client",
             "bulkhead-core",
+            "bulkhead-gpus",
             "bulkhead-identity",
             "bulkhead-kernels",
             "bulkhead-policy",

@@ -7,6 +7,7 @@ use bulkhead_tests::source::{Source, names, rust_files};
 const UNSAFE_ALLOWED: &[&str] = &[
     "proto/src/packet.rs",
     "scheduler/audit/src/process.rs",
+    "scheduler/gpus/src/process.rs",
     "scheduler/src/launcher/sys.rs",
     "worker/src/process.rs",
     "worker/src/seal/",

@@ -5,7 +5,11 @@
 
 use bulkhead_tests::source::{names, rust_files};
 
-const PURE: &[&str] = &["scheduler/core/src", "worker/core/src"];
+const PURE: &[&str] = &[
+    "scheduler/core/src",
+    "scheduler/gpus/src/health",
+    "worker/core/src",
+];
 
 const FORBIDDEN: &[&str] = &[
     "Instant",

@@ -2,8 +2,11 @@
 
 use bulkhead_tests::source::{Source, names, rust_files};
 
+/// What of the scheduler ships.
 fn scheduler() -> Vec<Source> {
-    rust_files("scheduler/src")
+    let mut files = rust_files("scheduler/src");
+    files.retain(|file| !file.path.ends_with("_tests.rs"));
+    files
 }
 
 /// Paths of the files whose shipped code holds `text`, once for each time it does.
@@ -112,4 +115,23 @@ fn statuses_are_chosen_in_one_file() {
 fn tokens_are_verified_in_one_file() {
     let verifying = places(&rust_files("scheduler"), "jsonwebtoken::decode");
     assert_eq!(verifying, ["scheduler/identity/src/jwt.rs"]);
+}
+
+/// The machine of pretend is for tests: what ships looks at real devices only.
+#[test]
+fn no_program_that_ships_names_the_pretended_gpus() {
+    let mut naming = Vec::new();
+    for file in rust_files("") {
+        let of_tests = ["tests/", "_tests.rs"];
+        let shipped = !of_tests.iter().any(|part| file.path.contains(part));
+        let own = ["kernels/src/device/fake.rs", "kernels/src/device/mod.rs"];
+        if shipped && !own.contains(&file.path.as_str()) {
+            naming.extend(places(&[file], "FakeNvml"));
+        }
+    }
+    assert_eq!(
+        naming,
+        Vec::<String>::new(),
+        "use NVML, or move it into a test"
+    );
 }

@@ -10,6 +10,11 @@ impl Sim {
     /// Tells the core one event and carries out what it wants.
     pub fn say(&mut self, event: Event) {
         let mut effects = Vec::new();
+        match event {
+            Event::DeviceUp { device, .. } => drop(self.down.remove(&device)),
+            Event::DeviceDown { device } => drop(self.down.insert(device)),
+            _ => {}
+        }
         self.core.handle(self.now, event, &mut effects);
         self.check();
         for effect in effects {
@@ -49,14 +54,28 @@ impl Sim {
                 self.send_again(request);
             }
             Effect::Ended { request, end } => self.on_ended(request, end),
-            Effect::StartWorker { worker, tenant, .. } => {
+            Effect::StartWorker {
+                worker,
+                tenant,
+                device,
+                ..
+            } => {
                 self.owners.insert(worker, tenant);
+                self.places.insert(worker, device);
+                self.assert_up(worker);
                 self.on_start(worker, tenant);
             }
             Effect::StopWorker { worker } | Effect::KillWorker { worker, .. } => {
                 self.at(later, Act::Crash(worker))
             }
+            Effect::Requeued { request } => {
+                assert!(
+                    !self.ended.contains_key(&request) && self.moved.insert(request),
+                    "{request:?} moved twice, or after its end"
+                );
+            }
             Effect::Assign { worker, requests } => {
+                self.assert_up(worker);
                 let tenants: BTreeSet<TenantId> =
                     requests.iter().map(|r| self.accepted[r].0).collect();
                 assert_eq!(
@@ -68,6 +87,7 @@ impl Sim {
                 self.at(later, Act::Frame(worker, worker::Frame::Work(work)));
             }
             Effect::Grant { worker, lease } => {
+                self.assert_up(worker);
                 assert!(
                     self.leases.insert(worker, (lease, self.now)).is_none(),
                     "{worker:?} got a second lane"
@@ -116,6 +136,11 @@ impl Sim {
                 self.wake = Some((at.max(self.now), self.serial));
             }
         }
+    }
+
+    fn assert_up(&self, worker: WorkerId) {
+        let device = self.places[&worker];
+        assert!(!self.down.contains(&device), "{device:?} is down and used");
     }
 
     fn on_accepted(&mut self, request: RequestId) {

@@ -9,7 +9,7 @@
 mod driver;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_core::*;
 pub use worker::{Conduct, ModelWorker};
@@ -82,7 +82,12 @@ pub struct Sim {
     pub tokens: BTreeMap<RequestId, u64>,
     /// Requests that are submitted again, anew, whenever they end: a closed loop.
     pub loops: BTreeMap<RequestId, (Submission, Nanos)>,
+    /// Devices that were said to be down.
+    pub down: BTreeSet<DeviceId>,
+    /// Requests that went back to their queue.
+    pub moved: BTreeSet<RequestId>,
     owners: BTreeMap<WorkerId, TenantId>,
+    pub places: BTreeMap<WorkerId, DeviceId>,
     submitters: BTreeMap<RequestId, TenantId>,
     leases: BTreeMap<WorkerId, (LeaseId, Nanos)>,
     agenda: BTreeMap<(Nanos, u64), Act>,
@@ -112,7 +117,10 @@ impl Sim {
             lane_ns: BTreeMap::new(),
             tokens: BTreeMap::new(),
             loops: BTreeMap::new(),
+            down: BTreeSet::new(),
+            moved: BTreeSet::new(),
             owners: BTreeMap::new(),
+            places: BTreeMap::new(),
             submitters: BTreeMap::new(),
             leases: BTreeMap::new(),
             agenda: BTreeMap::new(),

@@ -11,7 +11,9 @@ const GROUP: &str = "files";
 /// What is there, and what `init`, `serve` or `models pull` would make.
 pub fn checks(config: &Config) -> Vec<Check> {
     let mut checks = vec![data(&config.data), certificates(config), policies(config)];
-    checks.extend([audit_keys(config), audit_log(config), audit_program()]);
+    checks.extend([audit_keys(config), audit_log(config)]);
+    checks.push(program("audit program", "bulkhead-audit", "BULKHEAD_AUDIT"));
+    checks.push(program("gpu program", "bulkhead-gpus", "BULKHEAD_GPUS"));
     checks.extend(offered(config));
     checks
 }
@@ -140,10 +142,10 @@ fn audit_log(config: &Config) -> Check {
     }
 }
 
-fn audit_program() -> Check {
-    match programs::find("bulkhead-audit", "BULKHEAD_AUDIT") {
-        Ok(path) => Check::found(GROUP, "audit program", path.display().to_string()).required(),
-        Err(e) => Check::found(GROUP, "audit program", e.to_string())
+fn program(what: &str, name: &'static str, variable: &'static str) -> Check {
+    match programs::find(name, variable) {
+        Ok(path) => Check::found(GROUP, what, path.display().to_string()).required(),
+        Err(e) => Check::found(GROUP, what, e.to_string())
             .required()
             .lacking(),
     }

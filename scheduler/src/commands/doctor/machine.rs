@@ -2,7 +2,7 @@
 
 use super::{Check, output};
 use crate::config::Config;
-use bulkhead_kernels::device::{self, DeviceKind};
+use bulkhead_kernels::device::{self, DeviceInfo, DeviceKind, THROTTLE_THERMAL};
 use std::{
     fs, io,
     net::{SocketAddr, TcpListener},
@@ -18,25 +18,51 @@ pub fn checks() -> Vec<Check> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let mut checks = vec![kernel(), Check::found(GROUP, "cores", cores.to_string())];
     let devices = device::discover();
-    for found in devices.devices {
-        let mut detail = format!(
-            "{}, {} of {} free",
-            found.name,
-            output::bytes(found.memory_free_bytes),
-            output::bytes(found.memory_bytes)
-        );
-        if found.mig {
-            detail += ", split into MIG instances";
-        }
-        if found.kind == DeviceKind::Cuda {
-            detail += "; its driver's device nodes are shared between tenants and trusted";
-        }
-        checks.push(Check::found(GROUP, found.id, detail));
-    }
+    checks.extend((devices.devices).into_iter().map(|found| {
+        let detail = describe(&found);
+        Check::found(GROUP, found.id, detail)
+    }));
     for reason in devices.reasons {
         checks.push(Check::found(GROUP, "gpu", reason).lacking());
     }
     checks
+}
+
+/// A device and how it is, as far as it says.
+fn describe(device: &DeviceInfo) -> String {
+    let mut parts = vec![
+        device.name.clone(),
+        format!(
+            "{} of {} free",
+            output::bytes(device.memory_free_bytes),
+            output::bytes(device.memory_bytes)
+        ),
+    ];
+    if device.kind == DeviceKind::Cpu {
+        return parts.join(", ");
+    }
+    let reading = &device.reading;
+    parts.push(device.uuid.clone());
+    parts.extend(device.pcie.as_ref().map(|at| format!("PCIe {at}")));
+    parts.extend(device.numa_node.map(|node| format!("NUMA node {node}")));
+    parts.extend(reading.utilisation_percent.map(|n| format!("{n} % busy")));
+    parts.extend(reading.temperature_c.map(|n| format!("{n} °C")));
+    let hot = reading.throttle.unwrap_or(0) & THROTTLE_THERMAL != 0;
+    parts.extend(hot.then(|| "slowed down by heat".to_owned()));
+    parts.extend(reading.power_mw.map(|n| format!("{} W", n / 1000)));
+    let errors = reading.ecc_uncorrected;
+    parts.extend(errors.map(|n| format!("{n} uncorrected memory errors")));
+    match reading.processes.len() {
+        0 => {}
+        1 => parts.push("1 process on it".to_owned()),
+        n => parts.push(format!("{n} processes on it")),
+    }
+    parts.push(match device.split {
+        true => "split into MIG instances".to_owned(),
+        false => "watched, and not used: no worker's program runs on it yet".to_owned(),
+    });
+    let trust = "; its driver's device nodes are shared between tenants and trusted";
+    parts.join(", ") + trust
 }
 
 fn kernel() -> Check {
@@ -76,4 +102,30 @@ pub fn ports(config: &Config) -> Vec<Check> {
         port("agents", config.server.listen),
         port("operators", config.server.operators),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_kernels::device::{Reading, list};
+
+    #[test]
+    fn a_gpu_is_listed_with_what_it_says_and_without_what_it_does_not() {
+        let cpu = list().into_iter().next().expect("there is always one");
+        assert!(describe(&cpu).ends_with(" free"));
+        let gpu = DeviceInfo {
+            kind: DeviceKind::Cuda,
+            uuid: "GPU-1".into(),
+            numa_node: Some(1),
+            reading: Reading {
+                temperature_c: Some(91),
+                throttle: Some(THROTTLE_THERMAL),
+                ..Reading::default()
+            },
+            ..cpu
+        };
+        let told = describe(&gpu);
+        let words = "free, GPU-1, NUMA node 1, 91 °C, slowed down by heat, watched, and not used";
+        assert!(told.contains(words), "{told}");
+    }
 }

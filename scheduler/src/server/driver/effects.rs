@@ -8,8 +8,8 @@ use super::{
 };
 use crate::server::metrics;
 use bulkhead_core::{
-    BackoffCause, Effect, End, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId,
-    WorkerId,
+    BackoffCause, DeviceId, Effect, End, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure,
+    TenantId, WorkerId,
 };
 use bulkhead_proto::internal::{
     Cancel, Grant, KillWorker, SpawnWorker, ToLauncher, Work, Yield, to_launcher, to_worker,
@@ -28,10 +28,11 @@ impl Driver {
                 worker,
                 tenant,
                 model,
-                ..
-            } => self.start_worker(worker, tenant, model, now),
+                device,
+            } => self.start_worker(worker, (tenant, model, device), now),
             Effect::StopWorker { worker } => self.stop_worker(worker),
             Effect::KillWorker { worker, why } => self.kill_worker(worker, why.into()),
+            Effect::Requeued { request } => self.requeued(request),
             Effect::Assign { worker, requests } => self.assign(worker, &requests, now),
             Effect::Grant {
                 worker,
@@ -72,7 +73,12 @@ impl Driver {
         }
     }
 
-    fn start_worker(&mut self, worker: WorkerId, tenant: TenantId, model: ModelId, now: Nanos) {
+    fn start_worker(
+        &mut self,
+        worker: WorkerId,
+        (tenant, model, device): (TenantId, ModelId, DeviceId),
+        now: Nanos,
+    ) {
         let Some(name) = self.model_name(model) else {
             return self.tell(bulkhead_core::Event::WorkerFailed {
                 worker,
@@ -80,12 +86,12 @@ impl Driver {
             });
         };
         self.workers
-            .insert(worker, Worker::starting(tenant, model, now));
+            .insert(worker, Worker::starting(tenant, model, device, now));
         let facts = self.tenants.get(&tenant);
         let spawn = SpawnWorker {
             worker: worker.0,
             model: name.to_string(),
-            device: "cpu".into(),
+            device: self.device_name(device).to_string(),
             tenant: facts
                 .map(|facts| facts.name.to_string())
                 .unwrap_or_default(),
@@ -201,5 +207,7 @@ pub fn outcome_word(end: End) -> &'static str {
         End::Deadline => "deadline",
         End::WorkerLost => "worker_lost",
         End::NoWorker { .. } => "no_worker",
+        End::DeviceLost => "device_lost",
+        End::NoDevice => "no_device",
     }
 }

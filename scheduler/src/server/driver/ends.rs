@@ -29,6 +29,8 @@ pub(super) enum Cause {
     SlowStart,
     /// The batch for it was not one tenant's alone.
     MixedBatch,
+    /// Its device went bad.
+    DeviceDown,
 }
 
 impl From<KillReason> for Cause {
@@ -36,6 +38,7 @@ impl From<KillReason> for Cause {
         match reason {
             KillReason::HeldLane => Cause::HeldLane,
             KillReason::Protocol => Cause::Protocol,
+            KillReason::DeviceDown => Cause::DeviceDown,
         }
     }
 }
@@ -86,6 +89,7 @@ fn words(cause: Option<Cause>, signal: i32) -> (&'static str, &'static str) {
         Some(Cause::Residue) => ("killed", "residue"),
         Some(Cause::SlowStart) => ("killed", "slow_start"),
         Some(Cause::MixedBatch) => ("killed", "mixed_batch"),
+        Some(Cause::DeviceDown) => ("killed", "device_down"),
         None => (
             "crashed",
             match signal {

@@ -10,6 +10,7 @@ mod counting;
 mod effects;
 mod ends;
 mod forgetting;
+mod gpus;
 mod launcher;
 mod outbox;
 mod output;
@@ -18,6 +19,7 @@ mod status;
 mod worker;
 
 pub use effects::outcome_word;
+pub use gpus::{GpuWorkers, GpusWord};
 pub use output::Text;
 pub use request::{Ended, Job, NewRequest, Update, Usage};
 pub use status::Snapshot;
@@ -41,7 +43,7 @@ use worker::Worker;
 /// Messages that may wait for the driver; senders wait beyond it.
 pub const INBOX_MAX: usize = 16 * 1024;
 
-/// The one device of this version.
+/// The device that is always there.
 pub const CPU: DeviceId = DeviceId(0);
 
 /// What the driver is told.
@@ -68,6 +70,8 @@ pub enum Message {
         message: FromLauncher,
         descriptor: Option<OwnedFd>,
     },
+    /// What is heard of GPUs.
+    Gpus(GpusWord),
     Status(oneshot::Sender<Snapshot>),
     /// A word of the operator's for the launcher.
     ToLauncher(to_launcher::Message),
@@ -102,6 +106,8 @@ pub struct Setup {
     pub limits: Limits,
     pub lanes: u32,
     pub workers_max: u32,
+    /// None while no worker's program runs on GPUs: they are watched and shown, and nothing is placed there.
+    pub gpu_workers: Option<GpuWorkers>,
     pub region: String,
     pub step_limit_ns: u64,
     /// Models whose workers keep prompts' beginnings.
@@ -136,6 +142,7 @@ pub(super) struct Driver {
     workers: HashMap<WorkerId, Worker>,
     /// Those that are not heard any more, until their processes are buried.
     ending: HashMap<WorkerId, ends::Ending>,
+    gpus: gpus::Gpus,
     effects: Vec<Effect>,
     wake_at: Option<u64>,
     drained: Option<oneshot::Sender<()>>,
@@ -175,6 +182,7 @@ impl Driver {
             ended: Vec::new(),
             workers: HashMap::new(),
             ending: HashMap::new(),
+            gpus: gpus::Gpus::default(),
             effects: Vec::new(),
             wake_at: None,
             drained: None,
@@ -207,6 +215,7 @@ impl Driver {
                 _ = shares.tick() => {
                     self.report_shares();
                     self.kill_slow_starts();
+                    self.check_gpus();
                 }
             }
             self.tell_ends();
@@ -264,6 +273,7 @@ impl Driver {
                 message,
                 descriptor,
             } => self.launcher_said(message, descriptor),
+            Message::Gpus(word) => self.gpus_said(word),
             Message::Status(reply) => {
                 let _ = reply.send(self.snapshot());
             }

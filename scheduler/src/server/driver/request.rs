@@ -73,7 +73,7 @@ pub(super) struct Request {
     pub tenant: TenantId,
     pub agent: AgentId,
     pub model: ModelId,
-    /// Gone once it is with the worker.
+    /// Gone once it is with the worker, unless the worker's device may go bad under it.
     pub job: Option<Job>,
     pub updates: mpsc::UnboundedSender<Update>,
     pub submitted_ns: Nanos,
@@ -81,6 +81,8 @@ pub(super) struct Request {
     pub worker: Option<WorkerId>,
     pub finished: Option<Finished>,
     pub output_tokens: u32,
+    /// A piece of its answer has gone out, and the core knows.
+    pub answering: bool,
     /// What its worker said of its answer so far.
     pub output: Output,
 }
@@ -107,6 +109,7 @@ impl Driver {
             worker: None,
             finished: None,
             output_tokens: 0,
+            answering: false,
             output,
         };
         self.requests.insert(id, request);
@@ -122,6 +125,7 @@ impl Driver {
         ids: &[RequestId],
         now: Nanos,
     ) -> Option<Vec<WorkItem>> {
+        let keeps = self.may_lose_device(worker);
         let mut items = Vec::with_capacity(ids.len());
         for id in ids {
             let request = self.requests.get_mut(id)?;
@@ -130,7 +134,11 @@ impl Driver {
             }
             request.worker = Some(worker);
             request.assigned_ns.get_or_insert(now);
-            let job = match request.job.take()? {
+            let job = match keeps {
+                true => request.job.clone(),
+                false => request.job.take(),
+            };
+            let job = match job? {
                 Job::Embed(job) => work_item::Job::Embed(job),
                 Job::Generate(job) => work_item::Job::Generate(job),
             };
@@ -142,6 +150,13 @@ impl Driver {
             });
         }
         Some(items)
+    }
+
+    /// It waits again, and belongs to no worker.
+    pub(super) fn requeued(&mut self, id: RequestId) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.worker = None;
+        }
     }
 
     pub(super) fn tell_request(&self, id: RequestId, update: Update) {

@@ -34,7 +34,7 @@ impl Driver {
                 .model_name(worker.model)
                 .map(|m| m.to_string())
                 .unwrap_or_default(),
-            device: "cpu".into(),
+            device: self.device_name(worker.device).to_string(),
             pid: worker.pid,
             state: worker.state.word().into(),
             seal: worker.seal.clone(),

@@ -16,7 +16,7 @@ use crate::{
     },
 };
 use bulkhead_core::{
-    Event, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId, WorkerId,
+    DeviceId, Event, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId, WorkerId,
 };
 use bulkhead_proto::{
     frame::{self, FrameError},
@@ -64,6 +64,7 @@ impl State {
 pub(super) struct Worker {
     pub tenant: TenantId,
     pub model: ModelId,
+    pub device: DeviceId,
     pub pid: i32,
     pub state: State,
     pub seal: Vec<String>,
@@ -82,10 +83,16 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn starting(tenant: TenantId, model: ModelId, since: Nanos) -> Self {
+    pub(super) fn starting(
+        tenant: TenantId,
+        model: ModelId,
+        device: DeviceId,
+        since: Nanos,
+    ) -> Self {
         Worker {
             tenant,
             model,
+            device,
             pid: 0,
             state: State::Starting,
             seal: Vec::new(),
@@ -285,6 +292,7 @@ impl Driver {
     }
 
     fn piece(&mut self, worker: WorkerId, piece: Piece) {
+        let may_lose_device = self.may_lose_device(worker);
         let Some(request) = self.requests.get_mut(&RequestId(piece.request)) else {
             return;
         };
@@ -299,6 +307,10 @@ impl Driver {
             text: piece.text,
             logprobs: piece.logprobs,
         }));
+        if may_lose_device && !std::mem::replace(&mut request.answering, true) {
+            let request = RequestId(piece.request);
+            self.tell(Event::Answering { worker, request });
+        }
     }
 
     fn finished(&mut self, worker: WorkerId, mut finished: internal::Finished) {

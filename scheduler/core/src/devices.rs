@@ -1,0 +1,139 @@
+//! Devices that come, go bad and come back, and what becomes of the work on one that goes bad.
+//!
+//! A device that is down gets nothing: no worker, no lane. Its workers are killed, and nothing waits for
+//! their end, since a process can hang in the driver of a device that is gone: their queues are free to want
+//! a worker elsewhere at once. What such a worker held and had not begun to answer goes back to its place in
+//! its queue, **once**: a request that met two devices as they went bad may be what spoils them, and is not
+//! given a third. An answer that had begun cannot begin again, so it ends.
+//!
+//! Where no device is left, what waits ends too, and what comes is refused: both are told when to ask again.
+
+use crate::core::Core;
+use crate::lane::Device;
+use crate::worker::Life;
+use crate::{DeviceId, Effect, End, KillReason, RequestId, WorkerId};
+
+impl Core {
+    /// A new device, or one that was down. One that is there keeps what it came with.
+    pub(crate) fn device_up(&mut self, id: DeviceId, lanes: u32, workers_max: u32) {
+        let new = || Device::new(lanes, workers_max);
+        self.devices.entry(id).or_insert_with(new).up = true;
+    }
+
+    /// Nothing new is started on it beyond so many workers; those that run stay.
+    pub(crate) fn device_room(&mut self, id: DeviceId, workers: u32) {
+        if let Some(device) = self.devices.get_mut(&id) {
+            device.room = device.workers_max.min(workers as usize);
+        }
+    }
+
+    pub(crate) fn device_down(&mut self, id: DeviceId, effects: &mut Vec<Effect>) {
+        let Some(device) = self.devices.get_mut(&id).filter(|device| device.up) else {
+            return;
+        };
+        device.up = false;
+        let workers: Vec<WorkerId> = device.workers.iter().copied().collect();
+        for worker in workers {
+            self.abandon(worker, effects);
+        }
+        if !self.devices.values().any(|device| device.up) {
+            self.end_what_waits(effects);
+        }
+    }
+
+    /// Whether a worker could be started anywhere, were there a place free.
+    pub(crate) fn any_device_serves(&self) -> bool {
+        self.devices.values().any(Device::may_start)
+    }
+
+    /// A piece of this request's answer has gone out.
+    pub(crate) fn answering(&mut self, worker: WorkerId, request: RequestId) {
+        let held = self.requests.get_mut(&request);
+        if let Some(request) = held.filter(|request| request.worker == Some(worker)) {
+            request.answering = true;
+        }
+    }
+
+    /// Kills a worker for its device's sake and takes everything from it but its place, which its process
+    /// has until it has died.
+    fn abandon(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+        self.settle(id, effects);
+        // One that it had when it went down before may be there still.
+        let worker = self.workers.get_mut(&id).filter(|worker| !worker.abandoned);
+        let Some(worker) = worker else {
+            return;
+        };
+        let held: Vec<RequestId> = std::mem::take(&mut worker.assigned).into_keys().collect();
+        worker.dropped.clear();
+        worker.tokens = 0;
+        worker.abandoned = true;
+        let (tenant, model, before) = (worker.tenant, worker.model, worker.life);
+        // No failure of its own: no backoff follows.
+        worker.life = Life::Stopping;
+        let on = worker.device;
+        if let Some(tenant) = self.tenants.get_mut(&tenant) {
+            tenant.starting -= u32::from(before == Life::Starting);
+        }
+        if let Some(device) = self.devices.get_mut(&on) {
+            device.abandoned += 1;
+        }
+        if matches!(before, Life::Starting | Life::Ready) {
+            self.mark_leaving(id);
+            let why = KillReason::DeviceDown;
+            effects.push(Effect::KillWorker { worker: id, why });
+        }
+        if let Some(flow) = self.flow_mut(tenant, model)
+            && flow.worker == Some(id)
+        {
+            flow.worker = None;
+        }
+        for request in held {
+            self.move_or_end(request, effects);
+        }
+        self.reindex(tenant);
+    }
+
+    fn move_or_end(&mut self, id: RequestId, effects: &mut Vec<Effect>) {
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        let may = !request.answering && !request.moved;
+        request.worker = None;
+        request.moved = true;
+        let (tenant, bytes) = (request.tenant, request.bytes);
+        // Its queue memory was given back when it was assigned, and others may have it by now.
+        if may && self.memory.take(tenant, bytes).is_ok() {
+            self.wait_again(id);
+            effects.push(Effect::Requeued { request: id });
+        } else {
+            self.end_unqueued(id, End::DeviceLost, effects);
+        }
+    }
+
+    /// Puts a request where it stood before it was assigned, and gives back what its agent was charged.
+    fn wait_again(&mut self, id: RequestId) {
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
+        let slot = (request.deadline.unwrap_or(u64::MAX), request.arrival, id);
+        let Some(tenant) = self.tenants.get_mut(&request.tenant) else {
+            return;
+        };
+        tenant.queued += 1;
+        tenant.queued_cost_ns += u128::from(request.cost_ns);
+        let refunded = tenant.agents.refund(request.agent, request.cost_ns);
+        (tenant.flows.values_mut()).for_each(|flow| flow.queue.retime(request.agent, refunded));
+        let time = tenant.agents.enqueue(request.agent);
+        let flow = tenant.flows.entry(request.model).or_default();
+        flow.queue.push(request.agent, time, slot);
+    }
+
+    fn end_what_waits(&mut self, effects: &mut Vec<Effect>) {
+        let waiting = self.requests.iter();
+        let waiting = waiting.filter(|(_, request)| request.worker.is_none());
+        let waiting: Vec<RequestId> = waiting.map(|(id, _)| *id).collect();
+        for request in waiting {
+            self.end(request, End::NoDevice, effects);
+        }
+    }
+}
