@@ -3,6 +3,7 @@
 //! An engine never blocks, never does I/O, never sees a tenant's name, and works only inside
 //! `step`, which the loop calls only while the worker holds a lease.
 
+use bulkhead_kernels::Residue;
 use bulkhead_proto::internal::{Counters, Finished, Piece, WorkItem};
 use bulkhead_worker_core::Clock;
 
@@ -80,4 +81,28 @@ pub struct Scrubbed {
     pub zeroed: u64,
     pub verified: u64,
     pub residue: u64,
+    /// Offset of the first of those in the piece of memory that was zeroed.
+    pub first_residue: Option<u64>,
+}
+
+impl Scrubbed {
+    /// So many bytes were zeroed, and this is what reading them back found.
+    pub fn read_back(bytes: u64, found: Residue) -> Scrubbed {
+        Scrubbed {
+            zeroed: bytes,
+            verified: bytes,
+            residue: found.count,
+            first_residue: found.first_offset,
+        }
+    }
+
+    /// So many bytes were to be zeroed, on a device that does not answer: they count as dirty throughout, and nobody may
+    /// use them again.
+    pub fn unknown(bytes: u64) -> Scrubbed {
+        Scrubbed {
+            residue: bytes,
+            first_residue: Some(0),
+            ..Scrubbed::default()
+        }
+    }
 }

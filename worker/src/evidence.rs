@@ -40,6 +40,7 @@ impl Evidence {
             bytes_zeroed: freed.bytes_zeroed + own.zeroed,
             bytes_verified: freed.bytes_verified + own.verified,
             residue_bytes: freed.residue_bytes + own.residue,
+            first_residue: own.first_residue.or(freed.first_residue),
             scrub_ns: u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX),
             retained_bytes: 0,
         }
@@ -56,6 +57,7 @@ pub fn attach(report: &ScrubReport, finished: &mut [Finished]) {
             bytes_zeroed: share(report.bytes_zeroed),
             bytes_verified: share(report.bytes_verified),
             residue_bytes: report.residue_bytes,
+            first_residue: report.first_residue,
             scrub_ns: share(report.scrub_ns),
             retained_bytes: finished.retained_bytes,
         });

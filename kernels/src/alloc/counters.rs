@@ -5,6 +5,7 @@
 //! thread, and a batch is lost when a thread ends: evidence is only ever understated. Nothing here
 //! allocates, locks, or runs a destructor: it is called from inside the allocator.
 
+use crate::Residue;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
@@ -14,6 +15,10 @@ pub const BATCH_BYTES: u64 = 64 << 10;
 static ZEROED: AtomicU64 = AtomicU64::new(0);
 static VERIFIED: AtomicU64 = AtomicU64::new(0);
 static RESIDUE: AtomicU64 = AtomicU64::new(0);
+/// Offset of the very first residue in its block.
+static FIRST_RESIDUE: AtomicU64 = AtomicU64::new(NONE);
+/// No block is that long.
+const NONE: u64 = u64::MAX;
 static LIVE: AtomicI64 = AtomicI64::new(0);
 static LIVE_PEAK: AtomicI64 = AtomicI64::new(0);
 
@@ -38,6 +43,8 @@ pub struct AllocCounters {
     pub bytes_verified: u64,
     /// Of those, found not to be zero.
     pub residue_bytes: u64,
+    /// Offset of the very first of those in the block that was freed.
+    pub first_residue: Option<u64>,
     /// Allocated now and not yet freed.
     pub live_bytes: u64,
     /// The most that ever were.
@@ -51,6 +58,7 @@ impl AllocCounters {
             bytes_zeroed: self.bytes_zeroed - earlier.bytes_zeroed,
             bytes_verified: self.bytes_verified - earlier.bytes_verified,
             residue_bytes: self.residue_bytes - earlier.residue_bytes,
+            first_residue: self.first_residue.filter(|_| earlier.residue_bytes == 0),
             ..*self
         }
     }
@@ -63,6 +71,7 @@ pub fn snapshot() -> AllocCounters {
         bytes_zeroed: ZEROED.load(Relaxed),
         bytes_verified: VERIFIED.load(Relaxed),
         residue_bytes: RESIDUE.load(Relaxed),
+        first_residue: Some(FIRST_RESIDUE.load(Relaxed)).filter(|first| *first != NONE),
         live_bytes: LIVE.load(Relaxed).max(0) as u64,
         live_bytes_peak: LIVE_PEAK.load(Relaxed).max(0) as u64,
     }
@@ -79,16 +88,18 @@ pub(super) fn freed(bytes: usize) {
 }
 
 #[inline]
-pub(super) fn zeroed(bytes: usize, verified: usize, residue: u64) {
+pub(super) fn zeroed(bytes: usize, verified: usize, residue: Residue) {
     PENDING.with(|pending| {
         pending.zeroed.set(pending.zeroed.get() + bytes as u64);
         pending
             .verified
             .set(pending.verified.get() + verified as u64);
-        if residue > 0 {
-            RESIDUE.fetch_add(residue, Relaxed);
+        if residue.count > 0 {
+            let first = residue.first_offset.unwrap_or(0);
+            let _ = FIRST_RESIDUE.compare_exchange(NONE, first, Relaxed, Relaxed);
+            RESIDUE.fetch_add(residue.count, Relaxed);
         }
-        if pending.zeroed.get() >= BATCH_BYTES || residue > 0 {
+        if pending.zeroed.get() >= BATCH_BYTES || residue.count > 0 {
             flush(pending);
         }
     });

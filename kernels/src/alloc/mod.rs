@@ -141,7 +141,7 @@ unsafe fn wipe(
     } else {
         Residue::default()
     };
-    counters::zeroed(bytes, if verify { bytes } else { 0 }, residue.count);
+    counters::zeroed(bytes, if verify { bytes } else { 0 }, residue);
     residue
 }
 

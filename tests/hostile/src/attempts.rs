@@ -153,6 +153,7 @@ fn say(name: &str) {
         "residue" => {
             let scrub = ScrubReport {
                 residue_bytes: 1,
+                first_residue: Some(7),
                 ..ScrubReport::default()
             };
             tell(Message::Expired(Expired {

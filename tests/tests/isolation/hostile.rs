@@ -150,6 +150,14 @@ async fn every_attempt_fails_and_costs_nobody_else_a_request(attempts: &[Attempt
         assert_eq!(body["act"], "worker.ended", "{name}");
         assert_eq!(body["details"]["how"], *how, "{name}");
         assert_eq!(body["details"]["why"], *why, "{name}");
+        let found = &body["details"]["residue"];
+        match *name {
+            "residue" => assert_eq!(
+                (&found["bytes"], &found["first_offset"]),
+                (&1.into(), &7.into())
+            ),
+            _ => assert!(found.is_null(), "{name}"),
+        }
     }
     assert!(ends.iter().all(|(tenant, _)| tenant != "globex"));
 }

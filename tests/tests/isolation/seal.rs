@@ -76,6 +76,62 @@ async fn a_worker_has_a_network_of_its_own_with_nothing_in_it_or_no_sockets_at_a
     assert!(own || status_field(worker, "Seccomp") == "2");
 }
 
+/// What two workers of one model say that they have of their own, the kernel confirms: not the launcher's, and where it
+/// is each worker's own not each other's either.
+#[tokio::test]
+async fn what_a_worker_says_that_it_is_apart_in_the_kernel_confirms() {
+    if !as_root("seal::what_a_worker_says_that_it_is_apart_in_the_kernel_confirms") {
+        return;
+    }
+    let server = served(&["acme", "globex"]).await;
+    let workers = server.admin().await.status().await.workers;
+    let of = |tenant: &str| workers.iter().find(|worker| worker.tenant == tenant);
+    let (acme, globex) = (
+        of("acme").expect("it serves"),
+        of("globex").expect("it serves"),
+    );
+    let says = |layer: &str| {
+        let said = [acme, globex].map(|worker| worker.seal.iter().any(|one| one == layer));
+        assert_eq!(said[0], said[1], "{layer}: both or neither");
+        said[0]
+    };
+    let (one, two) = (acme.pid, globex.pid);
+    for (layer, kind) in [
+        ("userns", "user"),
+        ("netns", "net"),
+        ("ipcns", "ipc"),
+        ("utsns", "uts"),
+        ("pidns", "pid"),
+        ("mntns", "mnt"),
+    ] {
+        let apart = |other| namespace(one, kind) != namespace(other, kind);
+        assert_eq!(
+            says(layer),
+            apart(server.pid()),
+            "{layer}, from the launcher"
+        );
+        // No file system can be changed after Landlock, so the empty one is its model's workers'.
+        if says(layer) && layer != "mntns" {
+            assert!(apart(two), "{layer}, from a sibling");
+        }
+    }
+    if says("mntns") {
+        let root = std::fs::read_dir(format!("/proc/{one}/root")).expect("it has a root");
+        assert_eq!(root.count(), 0, "nothing is in sight");
+    }
+    if says("pidns") {
+        let numbers = status_field(one, "NSpid");
+        assert_eq!(
+            numbers.split_whitespace().next_back(),
+            Some("1"),
+            "{numbers}"
+        );
+    }
+    let users = [one, two, server.pid()].map(|pid| status_field(pid, "Uid"));
+    assert_eq!(says("own_uid"), users[0] != users[2], "{users:?}");
+    assert_eq!(says("own_uid"), users[0] != users[1], "{users:?}");
+}
+
 #[tokio::test]
 async fn tenants_never_share_a_worker_and_the_scheduler_is_unprivileged() {
     let server = served(&["acme", "globex"]).await;

@@ -68,11 +68,7 @@ fn zeroed(floats: &mut [f32]) -> Scrubbed {
     }
     let bytes: &mut [u8] = cast_slice_mut(floats);
     fill_zero(bytes);
-    Scrubbed {
-        zeroed: bytes.len() as u64,
-        verified: bytes.len() as u64,
-        residue: verify_zero(bytes).count,
-    }
+    Scrubbed::read_back(bytes.len() as u64, verify_zero(bytes))
 }
 
 /// The sum of two scrubs.
@@ -81,6 +77,7 @@ pub fn sum(a: Scrubbed, b: Scrubbed) -> Scrubbed {
         zeroed: a.zeroed + b.zeroed,
         verified: a.verified + b.verified,
         residue: a.residue + b.residue,
+        first_residue: a.first_residue.or(b.first_residue),
     }
 }
 
@@ -99,7 +96,7 @@ mod tests {
             Scrubbed {
                 zeroed: 4000,
                 verified: 4000,
-                residue: 0
+                ..Scrubbed::default()
             }
         );
         assert!(buffer.take(1000).iter().all(|x| *x == 0.0));

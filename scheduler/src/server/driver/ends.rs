@@ -1,12 +1,12 @@
 //! How workers end: counted, and on their tenant's record where it was not asked for.
 //!
-//! Why a worker ended is what the driver saw, or what the kernel told the launcher. Nothing that a worker said is
-//! in a record or a label.
+//! Why a worker ended is what the driver saw, or what the kernel told the launcher. Of what a worker said nothing is in a
+//! record or a label but two numbers: how much of its memory it found dirty, and where.
 
 use super::Driver;
 use crate::server::{metrics, records};
 use bulkhead_core::{KillReason, ModelId, TenantId, WorkerId};
-use bulkhead_proto::internal::{Exited, RecordKind};
+use bulkhead_proto::internal::{Exited, RecordKind, ScrubReport};
 
 /// What the driver ended a worker for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(super) struct Ending {
     pub model: ModelId,
     /// None: it ended by itself.
     pub cause: Option<Cause>,
+    /// What it said was not zero after a scrub.
+    pub residue: Option<ScrubReport>,
 }
 
 impl Driver {
@@ -68,9 +70,14 @@ impl Driver {
         let model = self.model_name(ending.model);
         let (worker, model) = (worker.0, model.as_deref().unwrap_or_default());
         tracing::warn!(worker, tenant = %tenant.name, model, how, why, process = %exited.how, "a worker ended");
-        let details = serde_json::json!({
+        let mut details = serde_json::json!({
             "worker": worker, "model": model, "how": how, "why": why, "signal": exited.signal,
         });
+        if let Some(residue) = ending.residue {
+            details["residue"] = serde_json::json!({
+                "bytes": residue.residue_bytes, "first_offset": residue.first_residue,
+            });
+        }
         let body = records::act("worker.ended", details);
         // Bounded by the backoff of its successors. Kept until the log opens, like every end.
         let _ = (self.setup.audit).append_end(&tenant.name, RecordKind::System, "", body);

@@ -75,6 +75,8 @@ pub(super) struct Worker {
     stepped_ns: Nanos,
     /// What it was ended for. Nothing that it says is heard any more.
     cause: Option<Cause>,
+    /// What it said was not zero after a scrub.
+    residue: Option<ScrubReport>,
     /// It said that no other would do better.
     refused_for_good: bool,
     since: Nanos,
@@ -100,6 +102,7 @@ impl Worker {
             counters: Counters::default(),
             stepped_ns: 0,
             cause: None,
+            residue: None,
             refused_for_good: false,
             since,
             outbox: None,
@@ -361,8 +364,12 @@ impl Driver {
         tracing::error!(
             worker = worker.0,
             bytes = scrub.residue_bytes,
+            first_offset = scrub.first_residue,
             "a scrub left residue; the worker is killed"
         );
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.residue = Some(*scrub);
+        }
         self.kill_worker(worker, Cause::Residue);
         self.worker_gone(worker);
         false
@@ -392,6 +399,7 @@ impl Driver {
             tenant: entry.tenant,
             model: entry.model,
             cause: entry.cause,
+            residue: entry.residue,
         };
         self.ending.insert(worker, ending);
         self.let_go(&entry);

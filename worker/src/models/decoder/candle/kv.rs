@@ -4,7 +4,9 @@
 use crate::engine::Scrubbed;
 use crate::models::decoder::Layout;
 use bulkhead_kernels::compute::paged::BLOCK_TOKENS;
+use bulkhead_kernels::{Residue, verify_zero};
 use candle_core::{DType, Device, Result, Tensor};
+use pulp::bytemuck::cast_slice;
 use std::ops::Range;
 
 /// Blocks of one pool at most: what the book-keeping is bounded by.
@@ -63,25 +65,16 @@ impl CandleKv {
     pub(super) fn clean(&mut self, blocks: Range<u32>) -> Scrubbed {
         let bytes = blocks.len() as u64 * self.layout.block_bytes() as u64;
         match self.cleaned(blocks) {
-            Ok(residue) => Scrubbed {
-                zeroed: bytes,
-                verified: bytes,
-                residue,
-            },
-            // A device that cannot answer counts as dirty throughout: nobody may use it again.
-            Err(_) => Scrubbed {
-                zeroed: 0,
-                verified: 0,
-                residue: bytes,
-            },
+            Ok(found) => Scrubbed::read_back(bytes, found),
+            Err(_) => Scrubbed::unknown(bytes),
         }
     }
 
-    fn cleaned(&self, blocks: Range<u32>) -> Result<u64> {
+    fn cleaned(&self, blocks: Range<u32>) -> Result<Residue> {
         if blocks.end > self.blocks {
             candle_core::bail!("there are {} blocks", self.blocks);
         }
-        let mut residue = 0;
+        let mut found = Residue::default();
         for start in blocks.clone().step_by(CLEANED_TOGETHER as usize) {
             let count = (blocks.end - start).min(CLEANED_TOGETHER) as usize * BLOCK_TOKENS;
             let first = start as usize * BLOCK_TOKENS;
@@ -90,11 +83,10 @@ impl CandleKv {
                 tensor.slice_set(&zeros, 0, first)?;
                 let read = tensor.narrow(0, first, count)?.flatten_all()?;
                 let read: Vec<f32> = read.to_vec1()?;
-                let dirty = read.iter().filter(|x| x.to_bits() != 0).count();
-                residue += (dirty * size_of::<f32>()) as u64;
+                found.add_later(verify_zero(cast_slice(&read)), 0);
             }
         }
-        Ok(residue)
+        Ok(found)
     }
 }
 

@@ -54,22 +54,12 @@ impl Kv {
         let block = self.layout.block_bytes();
         let range = blocks.start as usize * block..blocks.end as usize * block;
         let bytes = range.len() as u64;
-        // A pool that cannot answer counts as dirty throughout: nobody may use it again.
-        let unknown = Scrubbed {
-            zeroed: 0,
-            verified: 0,
-            residue: bytes,
-        };
         let Some(pool) = &mut self.pool else {
-            return unknown;
+            return Scrubbed::unknown(bytes);
         };
         match pool.zero(range.clone()).and_then(|()| pool.verify(range)) {
-            Ok(residue) => Scrubbed {
-                zeroed: bytes,
-                verified: bytes,
-                residue: residue.count,
-            },
-            Err(_) => unknown,
+            Ok(found) => Scrubbed::read_back(bytes, found),
+            Err(_) => Scrubbed::unknown(bytes),
         }
     }
 
