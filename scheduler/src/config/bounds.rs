@@ -1,6 +1,6 @@
 //! What each value may be. Every bound is named with its key, so that an operator knows what to mend.
 
-use super::{Config, ConfigError, LAYERS, QUOTA_BYTES_MIN, SCRATCH_BYTES_MIN};
+use super::{Config, ConfigError, LAYERS, QUOTA_BYTES_MIN, SCRATCH_BYTES_MIN, SPARES_MAX};
 use bulkhead_kernels::Measure;
 
 impl Config {
@@ -84,6 +84,12 @@ impl Config {
             self.worker.scratch_bytes,
             |n| n >= SCRATCH_BYTES_MIN,
             "must be at least 128 MiB",
+        )?;
+        bound(
+            "worker.spares",
+            self.worker.spares,
+            |n| n <= SPARES_MAX,
+            "must be at most 64",
         )?;
         bound(
             "models.prefix_cache_idle_ms",

@@ -72,6 +72,7 @@ impl Default for Worker {
             .map(String::from)
             .to_vec(),
             share_weights: true,
+            spares: 1,
         }
     }
 }

@@ -45,6 +45,9 @@ pub enum ConfigError {
 /// Least quota of a worker, bytes.
 pub const QUOTA_BYTES_MIN: u64 = 1 << 20;
 
+/// Most workers ahead of each model: each is a process.
+const SPARES_MAX: u32 = 64;
+
 /// Least memory of a worker beside model and quota, bytes: stacks alone take a good part of it.
 const SCRATCH_BYTES_MIN: u64 = 128 << 20;
 
@@ -164,6 +167,9 @@ pub struct Worker {
     /// Whether the workers of one model share the memory of its weights, copy-on-write. Those that do
     /// are forked from one process, and lie at the same addresses.
     pub share_weights: bool,
+    /// Of each loaded model, workers that are started and sealed ahead, and nobody's yet, where weights are shared: a
+    /// tenant's first request finds one instead of waiting for its start.
+    pub spares: u32,
 }
 
 /// Where models are, and how long they stay loaded.

@@ -296,10 +296,18 @@ impl<'a> Life<'a> {
             return worker::start(&programs.worker, config, &opened, (room, user)).map(Some);
         }
         let how = (programs.worker.as_path(), config);
-        self.templates
-            .ask(ask.worker, &ask.device, &opened, how, now)?;
-        self.rooms.insert(ask.worker, room);
-        Ok(None)
+        let spare = (self.templates).ask(ask.worker, &ask.device, &opened, how, now)?;
+        let Some((pid, connection)) = spare else {
+            self.rooms.insert(ask.worker, room);
+            return Ok(None);
+        };
+        sys::bound_memory(pid, room).inspect_err(|_| sys::kill_now(pid))?;
+        let digest = opened.digest.to_owned();
+        Ok(Some(worker::Started {
+            pid,
+            connection,
+            digest,
+        }))
     }
 
     /// Tells what became of workers that templates were asked for.

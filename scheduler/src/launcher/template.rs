@@ -10,7 +10,8 @@ use super::{
     catalog::Opened,
     pauses::Identity,
     sys::{self, Ended},
-    users, worker,
+    users::{self, Users},
+    worker,
 };
 use crate::config::Config;
 use bulkhead_proto::{
@@ -134,8 +135,23 @@ enum State {
     /// It said so often how far it has come, and last this.
     Loading(u32, ModelLoading),
     Idle,
-    /// For this worker; for none where it was killed meanwhile.
-    Forking(Option<(u64, OwnedFd)>),
+    Forking(For),
+}
+
+/// Whom a template forks for.
+enum For {
+    Worker(u64, OwnedFd),
+    /// Whoever comes next.
+    Spare(OwnedFd),
+    /// Nobody any more: it was killed meanwhile.
+    Nobody,
+}
+
+/// A worker that is nobody's yet: forked ahead, it loads, seals itself and waits to be assigned.
+struct Spare {
+    pid: Pid,
+    /// The scheduler's end of its connection.
+    connection: OwnedFd,
 }
 
 /// A template.
@@ -153,6 +169,9 @@ pub struct Template {
     since: Instant,
     loaded: Option<Instant>,
     waiting: VecDeque<Waiting>,
+    spares: VecDeque<Spare>,
+    /// How many of those there are to be.
+    spares_max: usize,
     workers: BTreeSet<Pid>,
     why: Option<Why>,
     /// What its model's files were when it was started.
@@ -180,6 +199,7 @@ impl Template {
         let template = Template::over(pid, control, of, now);
         let mut template = template.inspect_err(|_| sys::kill_and_wait(pid))?;
         template.files = Identity::of(&opened.files);
+        template.spares_max = config.worker.spares as usize;
         Ok(template)
     }
 
@@ -203,6 +223,8 @@ impl Template {
             since: now,
             loaded: None,
             waiting: VecDeque::new(),
+            spares: VecDeque::new(),
+            spares_max: 0,
             workers: BTreeSet::new(),
             why: None,
             files: Vec::new(),
@@ -211,6 +233,12 @@ impl Template {
 
     pub fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// It and its spares: all that is its own.
+    pub fn pids(&self) -> impl Iterator<Item = Pid> {
+        let spares = self.spares.iter().map(|spare| spare.pid);
+        [self.pid].into_iter().chain(spares)
     }
 
     pub fn digest(&self) -> &str {
@@ -249,28 +277,32 @@ impl Template {
         self.control.as_fd()
     }
 
+    /// A worker that is there already, if one is. Another is forked in its place.
+    pub fn take_spare(&mut self, users: &mut Users, now: Instant) -> Option<(Pid, OwnedFd)> {
+        let spare = self.spares.pop_front()?;
+        self.workers.insert(spare.pid);
+        self.go_on(users, now);
+        Some((spare.pid, spare.connection))
+    }
+
     /// Asks for a worker, whose turn comes once the model is loaded.
-    pub fn ask(&mut self, worker: u64, user: Option<u32>, now: Instant) -> io::Result<()> {
-        let (theirs, connection) = socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )?;
+    pub fn ask(&mut self, worker: u64, users: &mut Users, now: Instant) -> io::Result<()> {
+        let user = users.give();
+        let (theirs, connection) = connection()?;
         self.waiting.push_back(Waiting {
             worker,
             user,
             connection,
             theirs,
         });
-        self.go_on(now);
+        self.go_on(users, now);
         Ok(())
     }
 
     /// Numbers of the workers that were asked for and are not there yet.
     pub fn expected(&self) -> impl Iterator<Item = u64> {
         let forking = match &self.state {
-            State::Forking(Some((worker, _))) => Some(*worker),
+            State::Forking(For::Worker(worker, _)) => Some(*worker),
             _ => None,
         };
         forking
@@ -286,9 +318,29 @@ impl Template {
     /// A worker that was asked for is not wanted any more.
     pub fn forget(&mut self, worker: u64) {
         self.waiting.retain(|waiting| waiting.worker != worker);
-        if let State::Forking(birth) = &mut self.state {
-            birth.take_if(|(number, _)| *number == worker);
+        if let State::Forking(birth) = &mut self.state
+            && matches!(birth, For::Worker(number, _) if *number == worker)
+        {
+            *birth = For::Nobody;
         }
+    }
+
+    /// Buries spares that ended. It gets no others: what ended them would end those too.
+    pub fn bury_spares(&mut self) {
+        let before = self.spares.len();
+        self.spares.retain(|spare| sys::ended(spare.pid).is_none());
+        if self.spares.len() < before {
+            tracing::warn!(
+                model = self.model,
+                "a spare worker ended; there will be no others"
+            );
+            self.spares_max = 0;
+        }
+    }
+
+    /// Its spares, which end with it.
+    pub fn take_spares(&mut self) -> impl Iterator<Item = Pid> {
+        self.spares.drain(..).map(|spare| spare.pid)
     }
 
     /// One of its workers has ended.
@@ -323,6 +375,7 @@ impl Template {
     pub fn listen(
         &mut self,
         known: &mut BTreeSet<Pid>,
+        users: &mut Users,
         now: Instant,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), Why> {
@@ -333,7 +386,7 @@ impl Template {
                     if self.hear(packet.message, sender, known, now, outcomes)? {
                         self.state = State::Idle;
                         self.since = now;
-                        self.go_on(now);
+                        self.go_on(users, now);
                     }
                 }
                 // How it ended is known when it is buried.
@@ -351,12 +404,13 @@ impl Template {
     pub fn last_words(
         &mut self,
         known: &mut BTreeSet<Pid>,
+        users: &mut Users,
         now: Instant,
         outcomes: &mut Vec<Outcome>,
     ) -> Why {
         // It says no more; but what it has forked may hold its connection, and talk on.
         let turns = PROGRESS_MAX as usize / PACKETS_PER_TURN + 1;
-        let said = (0..turns).find_map(|_| self.listen(known, now, outcomes).err());
+        let said = (0..turns).find_map(|_| self.listen(known, users, now, outcomes).err());
         said.unwrap_or_else(|| Why::failed(""))
     }
 
@@ -392,24 +446,32 @@ impl Template {
                     .filter(|pid| !known.contains(pid) && sys::is_child(*pid))
                     .ok_or_else(|| Why::failed("the template lied about a worker"))?;
                 known.insert(pid);
-                self.workers.insert(pid);
-                outcomes.push(match birth.take() {
-                    Some((worker, connection)) => Outcome::Born {
-                        worker,
-                        pid,
-                        connection,
-                        digest: self.digest.clone(),
-                    },
-                    None => Outcome::Unwanted { pid },
-                });
+                match std::mem::replace(birth, For::Nobody) {
+                    For::Worker(worker, connection) => {
+                        self.workers.insert(pid);
+                        outcomes.push(Outcome::Born {
+                            worker,
+                            pid,
+                            connection,
+                            digest: self.digest.clone(),
+                        });
+                    }
+                    For::Spare(connection) => self.spares.push_back(Spare { pid, connection }),
+                    For::Nobody => outcomes.push(Outcome::Unwanted { pid }),
+                }
             }
             (Some(Told::ForkFailed(failed)), State::Forking(birth)) => {
-                outcomes.extend(birth.take().map(|(worker, _)| Outcome::Failed {
-                    worker,
-                    reason: failed.reason,
-                    permanent: false,
-                    fault: None,
-                }));
+                match std::mem::replace(birth, For::Nobody) {
+                    For::Worker(worker, _) => outcomes.push(Outcome::Failed {
+                        worker,
+                        reason: failed.reason,
+                        permanent: false,
+                        fault: None,
+                    }),
+                    // Whoever comes next is told, should it fail for them too.
+                    For::Spare(_) => self.spares_max = 0,
+                    For::Nobody => {}
+                }
             }
             _ => return Err(Why::failed("the template spoke out of turn")),
         }
@@ -437,20 +499,30 @@ impl Template {
         }
     }
 
-    /// Has the next worker forked, if one waits and nothing else is going on.
-    fn go_on(&mut self, now: Instant) {
+    /// Has the next worker forked, if one waits or a spare is due, and nothing else is going on.
+    fn go_on(&mut self, users: &mut Users, now: Instant) {
         if !matches!(self.state, State::Idle) {
             return;
         }
-        let Some(next) = self.waiting.pop_front() else {
-            return;
+        let (user, theirs, whom) = match self.waiting.pop_front() {
+            Some(next) => (
+                next.user,
+                next.theirs,
+                For::Worker(next.worker, next.connection),
+            ),
+            None if self.spares.len() < self.spares_max => match connection() {
+                Ok((theirs, ours)) => (users.give(), theirs, For::Spare(ours)),
+                // The machine is short: whoever comes next asks again.
+                Err(_) => return,
+            },
+            None => return,
         };
         // Where it cannot be sent the answer never comes, and that ends the template.
-        let fork = message(Ask::Fork(Fork { user: next.user }));
-        if let Err(e) = packet::send(self.control.as_fd(), &fork, Some(next.theirs.as_fd())) {
+        let fork = message(Ask::Fork(Fork { user }));
+        if let Err(e) = packet::send(self.control.as_fd(), &fork, Some(theirs.as_fd())) {
             tracing::error!(pid = self.pid.as_raw(), "a template cannot be reached: {e}");
         }
-        self.state = State::Forking(Some((next.worker, next.connection)));
+        self.state = State::Forking(whom);
         self.since = now;
     }
 
@@ -487,6 +559,16 @@ impl Template {
             permanent: why.end == End::Refused,
         });
     }
+}
+
+/// A worker's connection: its own end, and the scheduler's.
+fn connection() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::Unix,
+        SockType::Stream,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )?)
 }
 
 /// What it says of its progress, if that can be.

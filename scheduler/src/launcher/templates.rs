@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
-    os::fd::BorrowedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
 };
@@ -66,7 +66,7 @@ impl Templates {
     }
 
     /// Asks for a worker of a model whose files are open; starts a template where there is none of
-    /// that very model.
+    /// that very model. Comes back with one where one is there already.
     pub fn ask(
         &mut self,
         worker: u64,
@@ -74,10 +74,13 @@ impl Templates {
         opened: &Opened<'_>,
         (program, config): (&Path, &Config),
         now: Instant,
-    ) -> Result<(), AskError> {
-        let user = self.users.give();
-        let template = self.of(device, opened, (program, config), now)?;
-        Ok(template.ask(worker, user, now)?)
+    ) -> Result<Option<(Pid, OwnedFd)>, AskError> {
+        let (template, users) = self.of(device, opened, (program, config), now)?;
+        if let Some(spare) = template.take_spare(users, now) {
+            return Ok(Some(spare));
+        }
+        template.ask(worker, users, now)?;
+        Ok(None)
     }
 
     /// Holds a model whose files are open, for workers to come, until it is let go.
@@ -88,7 +91,7 @@ impl Templates {
         how: (&Path, &Config),
         now: Instant,
     ) -> Result<(), AskError> {
-        self.of(device, opened, how, now)?.keep(true, now);
+        self.of(device, opened, how, now)?.0.keep(true, now);
         Ok(())
     }
 
@@ -128,12 +131,12 @@ impl Templates {
         opened: &Opened<'_>,
         (program, config): (&Path, &Config),
         now: Instant,
-    ) -> Result<&mut Template, AskError> {
+    ) -> Result<(&mut Template, &mut Users), AskError> {
         let key = (opened.manifest.name.clone(), device.to_owned());
         if (self.live.get(&key)).is_some_and(|template| template.digest() != opened.digest) {
             self.retire(&key.0, "its model was replaced", now);
         }
-        Ok(match self.live.entry(key) {
+        let template = match self.live.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let files = Identity::of(&opened.files);
@@ -151,7 +154,8 @@ impl Templates {
                     }
                 }
             }
-        })
+        };
+        Ok((template, &mut self.users))
     }
 
     /// Ends a model's templates; their workers live on.
@@ -195,7 +199,7 @@ impl Templates {
 
     /// All processes of these templates that are not workers.
     pub fn pids(&self) -> impl Iterator<Item = Pid> {
-        (self.all().map(Template::pid)).chain(self.unwanted.iter().copied())
+        (self.all().flat_map(Template::pids)).chain(self.unwanted.iter().copied())
     }
 
     /// When `tick` wants to be called at the latest.
@@ -209,7 +213,7 @@ impl Templates {
         let mut outcomes = Vec::new();
         let mut over = Vec::new();
         for (key, template) in &mut self.live {
-            if let Err(why) = template.listen(&mut known, now, &mut outcomes) {
+            if let Err(why) = template.listen(&mut known, &mut self.users, now, &mut outcomes) {
                 over.push((key.clone(), why));
             }
         }
@@ -236,9 +240,10 @@ impl Templates {
         let mut outcomes = Vec::new();
         let mut over = Vec::new();
         for (key, template) in &mut self.live {
+            template.bury_spares();
             // Since it was listened to last it may have said why, and ended.
             if sys::has_ended(template.pid()) {
-                let why = template.last_words(&mut known, now, &mut outcomes);
+                let why = template.last_words(&mut known, &mut self.users, now, &mut outcomes);
                 over.push((key.clone(), why));
             }
         }
@@ -257,7 +262,8 @@ impl Templates {
     pub fn end(self) {
         let all = || self.live.values().chain(&self.ending);
         all().for_each(|template| sys::kill_group(template.pid()));
-        all().for_each(|template| sys::kill_and_wait(template.pid()));
+        all().flat_map(Template::pids).for_each(sys::kill_now);
+        all().flat_map(Template::pids).for_each(sys::kill_and_wait);
         self.unwanted
             .iter()
             .for_each(|pid| sys::kill_and_wait(*pid));
@@ -284,6 +290,10 @@ impl Templates {
                 let files = template.take_identity();
                 self.pauses.refuse(key, files, &why.reason);
             }
+        }
+        for spare in template.take_spares() {
+            sys::kill_now(spare);
+            self.unwanted.push(spare);
         }
         template.end(why);
         self.ending.push(template);

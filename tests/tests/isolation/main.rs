@@ -7,4 +7,5 @@ mod hostile;
 mod left_behind;
 mod memory;
 mod seal;
+mod spares;
 mod weights;
