@@ -11,6 +11,7 @@ pub mod life;
 pub mod load;
 pub mod models;
 pub mod process;
+pub mod program;
 pub mod seal;
 pub mod serve;
 pub mod template;

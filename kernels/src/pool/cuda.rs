@@ -44,7 +44,7 @@ impl CudaPool {
             })?;
         let mut made = CudaPool {
             gpu: gpu.clone(),
-            found: Found::new(gpu)?,
+            found: Found::in_pool(gpu, &pool)?,
             pool,
             start,
             quota_bytes,

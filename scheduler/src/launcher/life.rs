@@ -12,7 +12,7 @@ use super::{
     sys,
     template::Outcome,
     templates::Templates,
-    worker::{self, SpawnError},
+    worker::{self, Kind, SpawnError},
 };
 use crate::config::Config;
 use bulkhead_proto::{
@@ -277,8 +277,17 @@ impl<'a> Life<'a> {
             }
         })?;
         let room = worker::room(config, ask);
-        if !config.worker.share_weights {
-            return worker::start(&programs.worker, config, &opened, room).map(Some);
+        let kind = worker::kind(&ask.device)?;
+        let Some(program) = programs.worker_for(kind) else {
+            return Err(SpawnError::NoProgram(ask.device.clone()));
+        };
+        let (alone, bounded) = match kind {
+            Kind::Processor => (!config.worker.share_weights, Some(room)),
+            // A driver maps all of its GPU's memory and more, and forks with nobody.
+            Kind::Gpu => (true, None),
+        };
+        if alone {
+            return worker::start(program, config, &opened, &ask.device, bounded).map(Some);
         }
         let how = (programs.worker.as_path(), config);
         self.templates

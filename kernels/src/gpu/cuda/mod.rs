@@ -5,11 +5,15 @@
 //! PTX is newer than the driver that it meets. It takes about a second, once a process. NVRTC opens files of its
 //! own, so a process that shuts itself off from files opens its GPU before it does.
 
+#[cfg(feature = "cuda-linked")]
+mod blas;
 mod job;
 mod own;
 mod views;
 mod weights;
 
+#[cfg(feature = "cuda-linked")]
+pub use blas::Workspace;
 pub use job::JobPool;
 pub(crate) use own::{Found, OwnPool};
 pub use views::{PlanOnGpu, Reading, Writing};

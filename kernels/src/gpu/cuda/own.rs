@@ -107,7 +107,15 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// From the device's current pool.
+    /// From a pool that is never scrubbed as a whole: this would stay in use.
+    pub(crate) fn in_pool(gpu: &Gpu, pool: &OwnPool) -> Result<Self, PoolError> {
+        let stream = gpu.stream().clone();
+        let bytes = size_of_val(&NOTHING_FOUND);
+        let address = pool.take(bytes).map_err(device)?;
+        Ok(Found { stream, address })
+    }
+
+    /// From the device's current pool, which is not a job's.
     pub(crate) fn new(gpu: &Gpu) -> Result<Self, PoolError> {
         let stream = gpu.stream().clone();
         stream.context().bind_to_thread().map_err(device)?;
