@@ -10,7 +10,7 @@ use crate::models::{Compute, LoadError, ModelFiles, On};
 /// Weights on the device that they are computed with on.
 pub(super) enum Weights {
     /// On the processor, without a thread yet.
-    Processor(CpuModel),
+    Processor(Box<CpuModel>),
     /// On a GPU, whose driver has threads of its own: a process with such does not fork.
     #[cfg(feature = "cuda")]
     Gpu(Box<CudaDecoder>),
@@ -19,7 +19,9 @@ pub(super) enum Weights {
 impl Weights {
     fn load(checkpoint: Checkpoint<'_>, on: On) -> Result<Self, LoadError> {
         match on {
-            On::Processor => CpuModel::load(checkpoint).map(Weights::Processor),
+            On::Processor => {
+                CpuModel::load(checkpoint).map(|model| Weights::Processor(Box::new(model)))
+            }
             #[cfg(feature = "cuda")]
             On::Gpu(number) => {
                 CudaDecoder::load(checkpoint, number).map(|gpu| Weights::Gpu(Box::new(gpu)))
@@ -30,7 +32,7 @@ impl Weights {
     /// What computes with them.
     pub(super) fn decoder(self, compute: Compute) -> Box<dyn Decoder> {
         match self {
-            Weights::Processor(model) => Box::new(CpuDecoder::new(model, compute)),
+            Weights::Processor(model) => Box::new(CpuDecoder::new(*model, compute)),
             #[cfg(feature = "cuda")]
             Weights::Gpu(decoder) => decoder,
         }
