@@ -12,6 +12,7 @@ pub mod canary;
 pub mod compute;
 pub mod device;
 mod fill;
+pub mod gpu;
 mod measures;
 pub mod pool;
 mod report;

@@ -10,5 +10,5 @@ use std::process::ExitCode;
 static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
 
 fn main() -> ExitCode {
-    program::run(Loaded::start)
+    program::run("bulkhead-worker", Loaded::start)
 }

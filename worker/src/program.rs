@@ -14,8 +14,8 @@ enum Role {
     Probe,
 }
 
-/// The whole program, with this as its engine.
-pub fn run(start: StartWith) -> ExitCode {
+/// The whole program, by its name and with this as its engine.
+pub fn run(name: &str, start: StartWith) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match role(&arguments) {
         Some(Role::Worker(user)) => life::live(start, user),
@@ -26,7 +26,7 @@ pub fn run(start: StartWith) -> ExitCode {
         }
         None => {
             eprintln!(
-                "bulkhead-worker: {:?} is not what it takes: `--probe`, or what `bulkhead serve` starts it with.",
+                "{name}: {:?} is not what it takes: `--probe`, or what `bulkhead serve` starts it with.",
                 arguments.join(" ")
             );
             ExitCode::FAILURE

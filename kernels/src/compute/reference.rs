@@ -4,7 +4,7 @@
 //! many times slower, and never changes for speed.
 
 use super::linear::ROUNDED;
-use super::paged::{Attention, BLOCK_TOKENS, Query};
+use super::paged::{Attention, BLOCK_TOKENS, Layout, Query};
 use super::simd::Activation;
 use super::{GROUP, Rows};
 use std::ops::Range;
@@ -180,9 +180,144 @@ pub fn rms_norm(row: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
     row.iter().zip(weight).map(one).collect()
 }
 
+/// Turns the first `heads` heads of rows that are `stride` apart. `turns` has, for each row, cosine and sine of
+/// every pair, as many floats as a head is wide.
+pub fn rotate(
+    rows: &mut [f32],
+    stride: usize,
+    heads: usize,
+    width: usize,
+    turns: &[f32],
+    neighbours: bool,
+) {
+    for (row, turns) in rows.chunks_mut(stride).zip(turns.chunks(width)) {
+        for head in row[..heads * width].chunks_mut(width) {
+            for pair in 0..width / 2 {
+                let (a, b) = match neighbours {
+                    true => (2 * pair, 2 * pair + 1),
+                    false => (pair, pair + width / 2),
+                };
+                let [cos, sin] = [turns[2 * pair], turns[2 * pair + 1]].map(f64::from);
+                let [x, y] = [head[a], head[b]].map(f64::from);
+                head[a] = (x * cos - y * sin) as f32;
+                head[b] = (x * sin + y * cos) as f32;
+            }
+        }
+    }
+}
+
+/// Puts keys and values of rows that are `stride` apart, the keys behind `skip` floats and the values behind the
+/// keys, into the queries' places.
+pub fn store(
+    rows: &[f32],
+    stride: usize,
+    skip: usize,
+    queries: &[Query<'_>],
+    kv: &mut [f32],
+    layout: Layout,
+    layer: usize,
+) {
+    let width = layout.width;
+    for (query, row) in queries.iter().zip(rows.chunks(stride)) {
+        let (keys, values) = row[skip..].split_at(layout.heads * width);
+        for head in 0..layout.heads {
+            for d in 0..width {
+                let [key, value] = places(query.blocks, query.position, layout, layer, head, d);
+                kv[key] = keys[head * width + d];
+                kv[value] = values[head * width + d];
+            }
+        }
+    }
+}
+
+/// Keys and values of all positions up to a query's own: a row of all heads for each.
+pub fn gather(kv: &[f32], query: &Query<'_>, layout: Layout, layer: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut found = (Vec::new(), Vec::new());
+    for position in 0..=query.position {
+        for head in 0..layout.heads {
+            for d in 0..layout.width {
+                let [key, value] = places(query.blocks, position, layout, layer, head, d);
+                found.0.push(kv[key]);
+                found.1.push(kv[value]);
+            }
+        }
+    }
+    found
+}
+
+/// Where one number of a key and of a value is.
+fn places(
+    blocks: &[u32],
+    position: usize,
+    layout: Layout,
+    layer: usize,
+    head: usize,
+    d: usize,
+) -> [usize; 2] {
+    let slot = position % BLOCK_TOKENS;
+    let keys = layout.keys(blocks[position / BLOCK_TOKENS] as usize, layer, head);
+    [
+        keys + d * BLOCK_TOKENS + slot,
+        keys + layout.part() + slot * layout.width + d,
+    ]
+}
+
+/// The id of the greatest logit, the lowest of equals; NaN is no candidate, and infinity the greatest number.
+/// `None` if there is none above minus infinity.
+pub fn greedy(logits: &[f32]) -> Option<u32> {
+    let mut best: Option<(f32, u32)> = None;
+    for (id, logit) in (0..).zip(logits) {
+        let logit = logit.min(f32::MAX);
+        let is_better = best.is_none_or(|(other, _)| logit > other);
+        if !logits[id as usize].is_nan() && logit > f32::NEG_INFINITY && is_better {
+            best = Some((logit, id));
+        }
+    }
+    best.map(|(_, id)| id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quarter_turn_swaps_the_two_of_a_pair() {
+        let quarter = [0.0, 1.0, 0.0, 1.0];
+        let mut neighbours = [1.0, 2.0, 3.0, 4.0, 9.0];
+        rotate(&mut neighbours, 5, 1, 4, &quarter, true);
+        assert_eq!(neighbours, [-2.0, 1.0, -4.0, 3.0, 9.0]);
+        let mut halves = [1.0, 2.0, 3.0, 4.0, 9.0];
+        rotate(&mut halves, 5, 1, 4, &quarter, false);
+        assert_eq!(halves, [-3.0, -4.0, 1.0, 2.0, 9.0]);
+    }
+
+    #[test]
+    fn what_is_stored_is_gathered_and_is_what_attention_sees() {
+        let layout = Layout {
+            layers: 2,
+            heads: 2,
+            width: 2,
+        };
+        let blocks = [3, 1];
+        let queries: Vec<_> = (0..20)
+            .map(|position| Query {
+                blocks: &blocks,
+                position,
+            })
+            .collect();
+        // A query, two keys and two values, all different.
+        let rows: Vec<f32> = (0..20 * 12).map(|n| n as f32 / 240.0).collect();
+        let mut kv = vec![0.0; 4 * layout.block()];
+        store(&rows, 12, 4, &queries, &mut kv, layout, 1);
+        let (keys, values) = gather(&kv, &queries[19], layout, 1);
+        for (row, (keys, values)) in rows.chunks(12).zip(keys.chunks(4).zip(values.chunks(4))) {
+            assert_eq!((&row[4..8], &row[8..12]), (keys, values));
+        }
+        // The first token sees itself alone.
+        let how = Attention::new(layout, 1);
+        let first = paged(&rows, 12, &queries[..1], &kv, &how, 2);
+        assert_eq!(first, &rows[8..12]);
+    }
 
     #[test]
     fn the_error_function_has_its_known_values() {

@@ -5,6 +5,7 @@
 //! [`Pool::scrub_all`] without residue every byte that was ever written is zero. The CPU and the CUDA
 //! back end pass the same tests.
 
+pub mod cover;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -15,6 +16,7 @@ pub use cpu::CpuPool;
 #[cfg(feature = "cuda")]
 pub use cuda::CudaPool;
 
+use crate::gpu::LaunchError;
 use crate::{Residue, ScrubReport};
 use std::ops::Range;
 
@@ -47,12 +49,32 @@ pub enum PoolError {
         /// What the system said.
         detail: String,
     },
+    /// A scrub found memory that somebody still uses. A defect: the process that owns the pool has to end.
+    #[error("{bytes} bytes of the pool are in use, and cannot be scrubbed")]
+    InUse {
+        /// How many.
+        bytes: u64,
+    },
+    /// A scrub could not reach all that the pool holds: the process that owns it has to end.
+    #[error("{bytes} bytes that the pool holds could not be taken, and were not scrubbed")]
+    Uncovered {
+        /// How many.
+        bytes: u64,
+    },
     /// The device failed. What it holds is unknown: the process that owns the pool has to end.
     #[error("the device failed: {detail}")]
     Device {
         /// What the driver said.
         detail: String,
     },
+}
+
+impl From<LaunchError> for PoolError {
+    fn from(error: LaunchError) -> Self {
+        PoolError::Device {
+            detail: error.to_string(),
+        }
+    }
 }
 
 /// Memory of one tenant on one device.

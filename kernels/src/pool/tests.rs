@@ -1,6 +1,7 @@
 //! One set of test bodies for every back end.
 //!
-//! The CUDA ones exist only with `--features cuda`; where there is no device they print why and end.
+//! The CUDA ones exist only with `--features cuda`; where there is no device they print why and end;
+//! where there is one that cannot be opened, they fail.
 
 use super::*;
 use crate::canary;
@@ -94,12 +95,16 @@ macro_rules! for_each_back_end {
 
         #[cfg(feature = "cuda")]
         mod cuda {
+            use crate::gpu::cuda::has_device_nodes;
             use crate::pool::CudaPool;
             $(#[test]
             fn $body() {
                 match CudaPool::new(0, super::QUOTA_BYTES) {
                     Ok(mut pool) => super::$body(&mut pool),
-                    Err(reason) => eprintln!("not run, no CUDA device here: {reason}"),
+                    Err(reason) => {
+                        assert!(!has_device_nodes(), "{reason}");
+                        eprintln!("not run, no CUDA device here: {reason}");
+                    }
                 }
             })*
         }

@@ -13,7 +13,7 @@ use super::{
     sys,
     template::Outcome,
     templates::Templates,
-    worker::{self, SpawnError},
+    worker::{self, Kind, SpawnError},
 };
 use crate::config::Config;
 use bulkhead_proto::{
@@ -291,9 +291,18 @@ impl<'a> Life<'a> {
             }
         })?;
         let room = worker::room(config, ask);
-        if !config.worker.share_weights {
+        let kind = worker::kind(&ask.device)?;
+        let Some(program) = programs.worker_for(kind) else {
+            return Err(SpawnError::NoProgram(ask.device.clone()));
+        };
+        let (alone, bounded) = match kind {
+            Kind::Processor => (!config.worker.share_weights, Some(room)),
+            // A driver maps all of its GPU's memory and more, and forks with nobody.
+            Kind::Gpu => (true, None),
+        };
+        if alone {
             let user = self.templates.give_user();
-            return worker::start(&programs.worker, config, &opened, (room, user)).map(Some);
+            return worker::start(program, config, &opened, &ask.device, (bounded, user)).map(Some);
         }
         let how = (programs.worker.as_path(), config);
         let spare = (self.templates).ask(ask.worker, &ask.device, &opened, how, now)?;

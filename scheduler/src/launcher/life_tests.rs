@@ -75,6 +75,7 @@ fn setup_with(dir: &Path, worker: &str, audit: &str, gpus: &str) -> Setup {
         catalog: Catalog::new(vec![manifest]).into(),
         programs: Programs {
             worker: script(dir, "worker", worker),
+            worker_cuda: None,
             audit: script(dir, "audit", audit),
             gpus: script(dir, "gpus", gpus),
         },
@@ -236,6 +237,35 @@ fn the_load_frame_is_the_first_thing_a_worker_reads() {
     );
     assert_eq!(load.required_layers, setup.config.worker.required_layers);
     assert!(load.zeroing_off.is_empty());
+    assert_eq!(load.device, "cpu");
+    pair.life.end();
+}
+
+#[test]
+fn a_gpus_worker_is_another_program_and_is_told_its_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut setup = setup(dir.path(), DIES, DIES);
+    // Its weights are its own, whatever processors' workers do.
+    setup.config.worker.share_weights = true;
+    let missing = Pair::new(&setup).refused(1, "m", "cuda:1");
+    assert!(missing.permanent);
+    assert!(missing.reason.contains("deploy/cuda/setup"), "{missing:?}");
+
+    setup.programs.worker_cuda = Some(script(dir.path(), "cuda", "exec /bin/cat <&3 >&3\n"));
+    let mut pair = Pair::new(&setup);
+    for device in ["cuda:", "cuda:01", "cuda:256", "cuda:-1", "gpu"] {
+        let refused = pair.refused(1, "m", device);
+        assert!(refused.reason.contains("no device"), "{refused:?}");
+    }
+    let (Tell::Spawned(_), Some(connection)) = pair.spawn(1, "m", "cuda:1") else {
+        panic!("it is started");
+    };
+    let mut connection = UnixStream::from(connection);
+    let message = frame::read::<ToWorker>(&mut connection).unwrap().unwrap();
+    let Some(to_worker::Message::Load(load)) = message.message else {
+        panic!("{message:?}");
+    };
+    assert_eq!(load.device, "cuda:1");
     pair.life.end();
 }
 

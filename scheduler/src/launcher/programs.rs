@@ -1,6 +1,10 @@
 //! Where our other programs are: beside this one, or where the environment says.
 
-use std::{ffi::OsString, path::PathBuf};
+use super::worker::Kind;
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 /// Neither beside this program nor named by the environment. The operator's to mend.
 #[derive(Debug, thiserror::Error)]
@@ -17,19 +21,30 @@ pub struct Missing {
 #[derive(Clone, Debug)]
 pub struct Programs {
     pub worker: PathBuf,
+    /// The worker for GPUs, which not every installation has.
+    pub worker_cuda: Option<PathBuf>,
     pub audit: PathBuf,
     /// Watches GPUs.
     pub gpus: PathBuf,
 }
 
 impl Programs {
-    /// Finds them all.
+    /// Finds those that are needed, and what else there is.
     pub fn find() -> Result<Programs, Missing> {
         Ok(Programs {
             worker: find("bulkhead-worker", "BULKHEAD_WORKER")?,
+            worker_cuda: find("bulkhead-worker-cuda", "BULKHEAD_WORKER_CUDA").ok(),
             audit: find("bulkhead-audit", "BULKHEAD_AUDIT")?,
             gpus: find("bulkhead-gpus", "BULKHEAD_GPUS")?,
         })
+    }
+
+    /// The worker for a kind of device; `None` where it is not installed.
+    pub fn worker_for(&self, kind: Kind) -> Option<&Path> {
+        match kind {
+            Kind::Processor => Some(&self.worker),
+            Kind::Gpu => self.worker_cuda.as_deref(),
+        }
     }
 }
 

@@ -188,7 +188,7 @@ impl Template {
         now: Instant,
     ) -> io::Result<Template> {
         let (theirs, control) = packet::pair()?;
-        let load = Ask::Load(worker::load(config, opened));
+        let load = Ask::Load(worker::load(config, opened, worker::CPU));
         packet::send(control.as_fd(), &message(load), None)?;
         let mut fds = vec![theirs.as_fd()];
         fds.extend(opened.files.iter().map(AsFd::as_fd));

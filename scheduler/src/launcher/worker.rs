@@ -31,8 +31,26 @@ use std::{
 /// computed with, of which the second may have four times the bits.
 const LOADING_TIMES: u64 = 8;
 
-/// The only device so far.
-const CPU: &str = "cpu";
+/// The device that templates hold models for: a process that holds a GPU cannot fork.
+pub const CPU: &str = "cpu";
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Processor,
+    Gpu,
+}
+
+/// What a device of that name is: "cpu", or "cuda:0", "cuda:1" and so on. Whether there is such a GPU its worker
+/// finds out.
+pub fn kind(device: &str) -> Result<Kind, SpawnError> {
+    let number = device.strip_prefix("cuda:");
+    match number.map(|number| number.parse::<u8>()) {
+        None if device == CPU => Ok(Kind::Processor),
+        Some(Ok(number)) if device == format!("cuda:{number}") => Ok(Kind::Gpu),
+        _ => Err(SpawnError::Device(device.chars().take(64).collect())),
+    }
+}
 
 /// Why no worker was started.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +60,15 @@ pub enum SpawnError {
     /// The scheduler asked for a device that is not there. A defect, or worse.
     #[error("no device named {0:?}")]
     Device(String),
+    /// The worker for GPUs is not there. The operator's to mend.
+    #[error(
+        "no worker for {0}: this installation has no bulkhead-worker-cuda; build it with deploy/cuda/setup and put \
+         it beside `bulkhead`, or name it with BULKHEAD_WORKER_CUDA"
+    )]
+    NoProgram(String),
+    /// Nothing is kept of a GPU's models but what its workers load.
+    #[error("each worker on a GPU loads the model for itself: there is nothing to load ahead")]
+    NotAhead,
     /// The scheduler used a number again while its worker lives. A defect, or worse.
     #[error("worker {0} is alive already")]
     Number(u64),
@@ -61,7 +88,10 @@ impl SpawnError {
     pub fn permanent(&self) -> bool {
         match self {
             SpawnError::Model(e) => e.permanent(),
-            SpawnError::Device(_) | SpawnError::Number(_) => true,
+            SpawnError::Device(_)
+            | SpawnError::NoProgram(_)
+            | SpawnError::NotAhead
+            | SpawnError::Number(_) => true,
             SpawnError::Template(AskError::Refused(_)) => true,
             SpawnError::TooMany(_) | SpawnError::Template(_) | SpawnError::Io(_) => false,
         }
@@ -99,16 +129,8 @@ pub struct Started {
 /// Opens what the worker that is asked for needs: for each worker anew, so that whose model it is and
 /// whether its files are still the same is asked each time, shared weights or not.
 pub fn open<'a>(catalog: &'a Catalog, ask: &SpawnWorker) -> Result<Opened<'a>, SpawnError> {
-    known_device(&ask.device)?;
+    kind(&ask.device)?;
     Ok(catalog.open(&ask.model, &ask.tenant)?)
-}
-
-/// Refuses a device that is not there.
-pub fn known_device(device: &str) -> Result<(), SpawnError> {
-    match device {
-        CPU => Ok(()),
-        other => Err(SpawnError::Device(other.chars().take(64).collect())),
-    }
 }
 
 /// What a worker may have beside its model, bytes. What the scheduler says of a quota can cost room, and no
@@ -118,13 +140,14 @@ pub fn room(config: &Config, ask: &SpawnWorker) -> u64 {
     quota.saturating_add(config.worker.scratch_bytes)
 }
 
-/// Starts a worker that loads the model itself and shares it with nobody, with `room` beside its model, as that user of
-/// those that are kept for workers.
+/// Starts a worker that loads the model itself for this device and shares it with nobody, with `room` beside its
+/// model (none means that what it maps is not bounded), as that user of those that are kept for workers.
 pub fn start(
     program: &Path,
     config: &Config,
     opened: &Opened<'_>,
-    (room, user): (u64, Option<u32>),
+    device: &str,
+    (room, user): (Option<u64>, Option<u32>),
 ) -> Result<Started, SpawnError> {
     let (theirs, connection) = socketpair(
         AddressFamily::Unix,
@@ -133,7 +156,7 @@ pub fn start(
         SockFlag::SOCK_CLOEXEC,
     )
     .map_err(io::Error::from)?;
-    let load = load(config, opened);
+    let load = load(config, opened, device);
     // The frame is far smaller than a socket's buffer, so this does not wait for the worker.
     let mut stream = UnixStream::from(connection);
     stream.set_nonblocking(true)?;
@@ -147,10 +170,10 @@ pub fn start(
     let files =
         (opened.files.iter()).try_fold(0u64, |sum, file| Ok(sum + fstat(file)?.st_size as u64));
     let bounded = files.and_then(|bytes| {
-        sys::bound_memory(
-            pid,
-            room.saturating_add(bytes.saturating_mul(LOADING_TIMES)),
-        )
+        let loading = bytes.saturating_mul(LOADING_TIMES);
+        room.map_or(Ok(()), |room| {
+            sys::bound_memory(pid, room.saturating_add(loading))
+        })
     });
     bounded.inspect_err(|_: &io::Error| sys::kill_and_wait(pid))?;
     Ok(Started {
@@ -161,7 +184,7 @@ pub fn start(
 }
 
 /// What to load, for a process that finds the model's files from the second descriptor on.
-pub fn load(config: &Config, opened: &Opened<'_>) -> Load {
+pub fn load(config: &Config, opened: &Opened<'_>, device: &str) -> Load {
     let files = (opened.manifest.files.iter().zip(sys::FIRST_FD + 1..))
         .map(|(file, fd)| ModelFile {
             name: file.name.clone(),
@@ -179,5 +202,6 @@ pub fn load(config: &Config, opened: &Opened<'_>) -> Load {
             .map(|measure| measure.name().to_owned())
             .collect(),
         null_ns_per_token: config.models.null_ns_per_token,
+        device: device.to_owned(),
     }
 }

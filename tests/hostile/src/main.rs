@@ -14,5 +14,5 @@ use std::process::ExitCode;
 static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
 
 fn main() -> ExitCode {
-    program::run(engine::start)
+    program::run("bulkhead-worker", engine::start)
 }

@@ -10,6 +10,7 @@
 
 mod compute;
 pub mod decoder;
+mod device;
 pub mod encoder;
 pub mod generate;
 pub mod null;
@@ -24,6 +25,7 @@ use serde::Deserialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use compute::Compute;
+pub use device::On;
 
 /// The files of a model that is being loaded.
 #[derive(Debug)]
@@ -73,6 +75,20 @@ pub enum LoadError {
         /// What is wrong with it.
         cause: String,
     },
+    /// Not a device that this program computes on: the launcher's fault, or the installation's.
+    #[error("this program cannot compute on {device:?}: {why}")]
+    NoDevice {
+        /// What was asked for.
+        device: String,
+        /// What would help.
+        why: &'static str,
+    },
+    /// The device could not be opened, or has no room; trying again may help.
+    #[error("the device could not be used: {cause}")]
+    Device {
+        /// What the driver said.
+        cause: String,
+    },
     /// The threads could not be started.
     #[error("compute threads could not be started: {cause}")]
     Threads {
@@ -84,7 +100,7 @@ pub enum LoadError {
 impl LoadError {
     /// False where the machine was short of something, so that trying again may help.
     pub fn permanent(&self) -> bool {
-        !matches!(self, LoadError::Threads { .. })
+        !matches!(self, LoadError::Threads { .. } | LoadError::Device { .. })
     }
 
     /// A file that cannot be used, and why.
@@ -128,13 +144,18 @@ pub fn load(load: &Load, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
     let files = ModelFiles(files);
     let null_ns_per_token = load.null_ns_per_token;
     let make = || -> Result<Start, LoadError> {
+        let on = On::named(&load.device)?;
         match load.format.as_str() {
             // "bert" is what older manifests say.
             "safetensors" | "bert" => match generates(&files)? {
-                true => Ok(on_threads(generate::Generator::load(files)?)),
-                false => Ok(on_threads(encoder::Embedder::load(files)?)),
+                true => Ok(on_threads(generate::Generator::load(files, on)?)),
+                false if on == On::Processor => Ok(on_threads(encoder::Embedder::load(files)?)),
+                false => Err(LoadError::NoDevice {
+                    device: load.device.clone(),
+                    why: "models that make embeddings run on the processor",
+                }),
             },
-            "gguf" => Ok(on_threads(generate::Generator::load(files)?)),
+            "gguf" => Ok(on_threads(generate::Generator::load(files, on)?)),
             "null" => Ok(Box::new(move |_, _| {
                 Ok(Box::new(null::NullEngine::new(null_ns_per_token)))
             })),

@@ -9,7 +9,7 @@ use super::Life;
 use crate::{
     launcher::{
         catalog::{CatalogError, Reload},
-        worker::{self, SpawnError},
+        worker::{self, Kind, SpawnError},
     },
     models,
 };
@@ -107,7 +107,9 @@ impl Life<'_> {
     }
 
     fn try_load(&mut self, ask: &LoadModel, now: Instant) -> Result<(), SpawnError> {
-        worker::known_device(&ask.device)?;
+        if worker::kind(&ask.device)? == Kind::Gpu {
+            return Err(SpawnError::NotAhead);
+        }
         let catalog = self.setup.catalog.borrow();
         let opened = catalog.open_for_nobody(&ask.model)?;
         let config = &self.setup.config;

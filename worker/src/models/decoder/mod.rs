@@ -10,6 +10,8 @@ mod candle;
 mod checkpoint;
 mod config;
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod model;
 mod names;
 mod ops;
@@ -20,6 +22,8 @@ pub use candle::CandleDecoder;
 pub use checkpoint::Checkpoint;
 pub use config::{Config, FAMILIES, Family};
 pub use cpu::{CpuDecoder, CpuModel};
+#[cfg(feature = "cuda")]
+pub use cuda::CudaDecoder;
 pub use rope::{Pairs, Rope, Scaling};
 
 use crate::engine::Scrubbed;

@@ -13,9 +13,9 @@ use super::load::Loaded;
 use super::prefix::PrefixKey;
 use super::sequence::Sequence;
 use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
-use crate::models::decoder::{CpuDecoder, Decoder, Shape};
+use crate::models::decoder::{Decoder, Shape};
 use crate::models::text::{Chat, TextCodec};
-use crate::models::{Compute, LoadError, ModelFiles};
+use crate::models::{Compute, LoadError, ModelFiles, On};
 use bulkhead_proto::internal::{
     Counters, Finished, GenerateJob, Outcome, WorkItem, work_item::Job,
 };
@@ -74,10 +74,11 @@ impl Generator {
     /// Reads a model's files. What it returns makes the generator, on threads that need not exist yet.
     pub(crate) fn load(
         files: ModelFiles,
+        on: On,
     ) -> Result<impl FnOnce(Compute, bool) -> Self + Send + use<>, LoadError> {
-        let Loaded { codec, chat, model } = Loaded::read(files)?;
+        let Loaded { codec, chat, model } = Loaded::read(files, on)?;
         Ok(move |compute, warm_up| {
-            let decoder = Box::new(CpuDecoder::new(model, compute));
+            let decoder = model.decoder(compute);
             let mut engine = Generator::new(decoder, codec, chat);
             if warm_up {
                 engine.warm_up();

@@ -1,27 +1,61 @@
 //! From a model's files to what generation is made of: text in and out, and the weights.
 
-use crate::models::decoder::{Checkpoint, CpuModel};
+#[cfg(feature = "cuda")]
+use crate::models::decoder::CudaDecoder;
+use crate::models::decoder::{Checkpoint, CpuDecoder, CpuModel, Decoder};
 use crate::models::source::{GGUF_FILE, Gguf, Safetensors};
 use crate::models::text::{Chat, TextCodec};
-use crate::models::{LoadError, ModelFiles};
+use crate::models::{Compute, LoadError, ModelFiles, On};
+
+/// Weights on the device that they are computed with on.
+pub(super) enum Weights {
+    /// On the processor, without a thread yet.
+    Processor(Box<CpuModel>),
+    /// On a GPU, whose driver has threads of its own: a process with such does not fork.
+    #[cfg(feature = "cuda")]
+    Gpu(Box<CudaDecoder>),
+}
+
+impl Weights {
+    fn load(checkpoint: Checkpoint<'_>, on: On) -> Result<Self, LoadError> {
+        match on {
+            On::Processor => {
+                CpuModel::load(checkpoint).map(|model| Weights::Processor(Box::new(model)))
+            }
+            #[cfg(feature = "cuda")]
+            On::Gpu(number) => {
+                CudaDecoder::load(checkpoint, number).map(|gpu| Weights::Gpu(Box::new(gpu)))
+            }
+        }
+    }
+
+    /// What computes with them.
+    pub(super) fn decoder(self, compute: Compute) -> Box<dyn Decoder> {
+        match self {
+            Weights::Processor(model) => Box::new(CpuDecoder::new(*model, compute)),
+            #[cfg(feature = "cuda")]
+            Weights::Gpu(decoder) => decoder,
+        }
+    }
+}
 
 /// A model that was read and has no thread yet.
 pub(super) struct Loaded {
     pub(super) codec: TextCodec,
     pub(super) chat: Chat,
-    pub(super) model: CpuModel,
+    pub(super) model: Weights,
 }
 
 impl Loaded {
     /// From model.gguf, or else from a Hugging Face folder.
-    pub(super) fn read(mut files: ModelFiles) -> Result<Self, LoadError> {
+    pub(super) fn read(mut files: ModelFiles, on: On) -> Result<Self, LoadError> {
         match files.has(GGUF_FILE) {
-            true => Self::gguf(&files.take(GGUF_FILE)?),
-            false => Self::folder(&mut files),
+            true => Self::gguf(&files.take(GGUF_FILE)?, on),
+            false => Self::folder(&mut files, on),
         }
     }
 
-    fn gguf(bytes: &[u8]) -> Result<Self, LoadError> {
+    fn gguf(bytes: &[u8], on: On) -> Result<Self, LoadError> {
         let gguf = Gguf::parse(bytes)?;
         // Cheap and most telling first: an unknown architecture is named, whatever its tokenizer is.
         let checkpoint = Checkpoint::gguf(&gguf)?;
@@ -29,13 +63,13 @@ impl Loaded {
         Ok(Loaded {
             chat: Chat::from_gguf(&gguf, &codec)?,
             codec,
-            model: CpuModel::load(checkpoint)?,
+            model: Weights::load(checkpoint, on)?,
         })
     }
 
     /// From config.json, tokenizer.json and safetensors, and what there is of tokenizer_config.json,
     /// chat_template.jinja and generation_config.json.
-    fn folder(files: &mut ModelFiles) -> Result<Self, LoadError> {
+    fn folder(files: &mut ModelFiles, on: On) -> Result<Self, LoadError> {
         let config = files.take("config.json")?;
         let mut maybe = |name: &str| files.has(name).then(|| files.take(name)).transpose();
         let tokenizer_config = maybe("tokenizer_config.json")?;
@@ -50,7 +84,7 @@ impl Loaded {
         Ok(Loaded {
             codec,
             chat,
-            model: CpuModel::load(checkpoint)?,
+            model: Weights::load(checkpoint, on)?,
         })
     }
 }

@@ -1,13 +1,12 @@
 //! The decoder on any of candle's devices, by candle's own operations.
 //!
-//! On the processor it is an independent twin of [`super::cpu`], which tests compare; on a GPU (built with
-//! the feature `cuda`) it is the one that computes. Nothing that it allocates is kept from one step to the
-//! next but weights, keys and values: what candle frees on the processor, the worker's allocator zeroes,
-//! and what it frees on a GPU returns to the process's own memory pool there.
+//! On the processor it is an independent twin of [`super::cpu`], which tests compare; on a GPU one with kernels
+//! of our own computes, with the same weights. Nothing that it allocates is kept from one step to the
+//! next but weights, keys and values: what candle frees, the worker's allocator zeroes.
 
 mod kv;
 mod step;
-mod weights;
+pub(super) mod weights;
 
 use super::checkpoint::Checkpoint;
 use super::model::Model;
@@ -47,7 +46,7 @@ impl CandleDecoder {
 }
 
 /// A failure of candle's, without what it says of where in the program it was.
-fn failed(error: candle_core::Error) -> DeviceError {
+pub(super) fn failed(error: candle_core::Error) -> DeviceError {
     let text = error.to_string();
     DeviceError(text.lines().next().unwrap_or_default().to_owned())
 }

@@ -8,10 +8,10 @@ use candle_core::{D, DType, Device, Module, Result, Tensor};
 use std::borrow::Cow;
 
 /// Puts weights on a device.
-pub(super) struct OnDevice(pub(super) Device);
+pub(in crate::models::decoder) struct OnDevice(pub(in crate::models::decoder) Device);
 
 /// One matrix of a file.
-pub(super) enum Part {
+pub(in crate::models::decoder) enum Part {
     /// One row for each output.
     Plain(Tensor),
     /// In the file's own blocks.
@@ -19,7 +19,7 @@ pub(super) enum Part {
 }
 
 /// Matrices over the same input, and biases.
-pub(super) struct Matrix {
+pub(in crate::models::decoder) struct Matrix {
     parts: Vec<Part>,
     bias: Option<Tensor>,
     bytes: u64,
@@ -56,7 +56,7 @@ impl Part {
 
 impl Matrix {
     /// `x · weightsᵀ + bias`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(in crate::models::decoder) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let parts = self.parts.iter().map(|part| part.forward(x));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         let all = Tensor::cat(&parts, D::Minus1)?;
@@ -67,7 +67,7 @@ impl Matrix {
     }
 
     /// The rows of an embedding table.
-    pub(super) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+    pub(in crate::models::decoder) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         let parts = self.parts.iter().map(|part| part.rows(ids));
         Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 0)
     }

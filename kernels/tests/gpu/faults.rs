@@ -1,0 +1,122 @@
+//! The tests' own test: each of these faults, planted in the kernels' source, is found by the body that is named
+//! beside it, in some order of threads. Barriers are the point: a device may hide that one is missing for years.
+//!
+//! Not among them are faults that reach beyond a kernel's memory: those end the process.
+
+use crate::emulation::{Emulated, ORDERS};
+use crate::{attention, compute, memory};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What is there, what is put in its place, and what finds it.
+type Fault = (&'static str, &'static str, fn(&Emulated));
+
+const FAULTS: &[Fault] = &[
+    // Barriers.
+    (
+        "room[threadIdx.x / 32u] = x;\n  __syncthreads();",
+        "room[threadIdx.x / 32u] = x;",
+        compute::norms_are_those_of_the_plain_loops,
+    ),
+    (
+        "words[word] = 0u;\n  __syncthreads();",
+        "words[word] = 0u;",
+        memory::every_multiprocessor_is_reached_and_left_clean,
+    ),
+    (
+        "// queries are there.\n    __syncthreads();",
+        "",
+        attention::every_token_sees_its_own_sequence_and_no_later_token,
+    ),
+    (
+        "widen(block[part + at]);\n    }\n    __syncthreads();",
+        "widen(block[part + at]);\n    }",
+        attention::every_token_sees_its_own_sequence_and_no_later_token,
+    ),
+    (
+        "shares[at] = score;\n    }\n    __syncthreads();",
+        "shares[at] = score;\n    }",
+        attention::every_token_sees_its_own_sequence_and_no_later_token,
+    ),
+    (
+        "fades[lane] = fade;\n    }\n    __syncthreads();",
+        "fades[lane] = fade;\n    }",
+        attention::every_token_sees_its_own_sequence_and_no_later_token,
+    ),
+    (
+        "ids[threadIdx.x / 32u] = id;\n  }\n  __syncthreads();",
+        "ids[threadIdx.x / 32u] = id;\n  }",
+        compute::the_greatest_logit_is_chosen_and_the_lowest_id_of_equals,
+    ),
+    // A barrier that only some threads reach.
+    (
+        "if (lane == 0u) room[threadIdx.x / 32u] = x;\n  __syncthreads();",
+        "if (lane == 0u) { room[threadIdx.x / 32u] = x; __syncthreads(); } else { x += 0.0f;\n __syncthreads(); }",
+        compute::norms_are_those_of_the_plain_loops,
+    ),
+    // Ends and tails.
+    (
+        "head + (length - tail);",
+        "head;",
+        memory::a_planted_bit_is_found_wherever_it_is,
+    ),
+    (
+        "if (byte < first) first = byte;\n      }\n    }\n  }\n\n  const",
+        "first = byte;\n      }\n    }\n  }\n\n  const",
+        memory::all_residue_is_counted,
+    ),
+    (
+        "length < 8ULL ? 0ULL : length - 7ULL",
+        "length < 8ULL ? 0ULL : length - 8ULL",
+        memory::canaries_are_those_of_the_cpu_and_are_found_at_any_byte,
+    ),
+    (
+        "1u << (id % 32u)",
+        "1u << (id % 4u)",
+        memory::every_multiprocessor_is_reached_and_left_clean,
+    ),
+    // Arithmetic.
+    (
+        "other == *best && other_id < *id",
+        "other == *best && other_id > *id",
+        compute::the_greatest_logit_is_chosen_and_the_lowest_id_of_equals,
+    ),
+    (
+        "neighbours ? a + 1 : a + pairs",
+        "a + 1",
+        compute::heads_are_turned_as_by_the_plain_loops,
+    ),
+    (
+        "magnitude + 0xFFFu + ((magnitude >> 13) & 1u)",
+        "magnitude + 0x1000u",
+        attention::keys_and_values_go_to_their_places_and_come_back,
+    ),
+    (
+        "tops[lane] = top;\n      sums[lane] = sum;",
+        "sums[lane] = sum;",
+        attention::every_token_sees_its_own_sequence_and_no_later_token,
+    ),
+    (
+        "position + 1u - window;",
+        "position - window;",
+        attention::every_token_sees_its_own_sequence_and_no_later_token,
+    ),
+];
+
+#[test]
+fn every_planted_fault_is_found() {
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let is_found = |(right, wrong, body): &Fault| {
+        ORDERS.iter().any(|order| {
+            let on = Emulated::with_fault(*order, right, wrong);
+            catch_unwind(AssertUnwindSafe(|| body(&on))).is_err()
+        })
+    };
+    let missed: Vec<_> = FAULTS.iter().filter(|fault| !is_found(fault)).collect();
+    std::panic::set_hook(quiet);
+    let missed: Vec<_> = missed
+        .iter()
+        .map(|(right, wrong, _)| (right, wrong))
+        .collect();
+    assert!(missed.is_empty(), "not found: {missed:#?}");
+}
