@@ -1,5 +1,6 @@
-//! What sharing a model's weights saves: many tenants on one model through the real server, whose workers
-//! are forked from one template, and then each started by itself, in the same run.
+//! What sharing a model's weights saves, and what a worker ahead does: many tenants on one model through the real server,
+//! whose workers are forked from one template before they are needed, then when they are, and then each started by
+//! itself, in the same run.
 //!
 //! Memory is the kernel's account of each process, once after its first answer and once after more. A
 //! worker's start is what the first request of a tenant takes, from its client's side; that of the first
@@ -15,6 +16,9 @@ use crate::{
 use bulkhead_client::AgentClient;
 use std::time::{Duration, Instant};
 
+/// Between two tenants' first requests, so that one finds a worker ahead where there are any.
+const BETWEEN: Duration = Duration::from_millis(200);
+
 /// What the kernel calls the process that holds a model for its workers.
 const TEMPLATE: &str = "bulkhead-model";
 const MIB: f64 = (1 << 20) as f64;
@@ -24,6 +28,8 @@ struct Measured {
     /// The first tenant's first answer, and those of the others.
     first: Duration,
     others: Vec<Duration>,
+    /// Later answers of all.
+    warm: Vec<Duration>,
     /// Of each worker, bytes that it has alone and has written.
     dirty_first: Vec<u64>,
     dirty_after: Vec<u64>,
@@ -34,11 +40,12 @@ struct Measured {
 /// Runs the scenario.
 pub async fn measure(args: &args::Weights, server: &ServerArgs) -> Result<Vec<Figure>, Failure> {
     let mut figures = Vec::new();
-    for (word, shared) in [("shared", true), ("apart", false)] {
+    for (word, shared, spares) in [("ahead", true, 1), ("shared", true, 0), ("apart", false, 0)] {
         eprintln!("{} tenants, weights {word}", args.tenants);
         let mut server = server.clone();
         let settings = [
             format!("worker.share_weights={shared}"),
+            format!("worker.spares={spares}"),
             format!("cpu.workers_max={}", args.tenants),
         ];
         server.settings.extend(settings);
@@ -55,6 +62,7 @@ async fn one_way(args: &args::Weights, server: &Server) -> Result<Measured, Fail
     let mut starts = Vec::new();
     for n in 0..args.tenants {
         let client = server.tenant(&format!("t{n}")).await?;
+        tokio::time::sleep(BETWEEN).await;
         let asked = Instant::now();
         workload::embed(client.clone(), 1).await?;
         starts.push(asked.elapsed());
@@ -69,9 +77,12 @@ async fn one_way(args: &args::Weights, server: &Server) -> Result<Measured, Fail
         workers.iter().map(of).collect()
     };
     let dirty_first = dirty()?;
+    let mut warm = Vec::new();
     for client in &clients {
         for _ in 0..args.requests {
+            let asked = Instant::now();
             workload::embed(client.clone(), 1).await?;
+            warm.push(asked.elapsed());
         }
     }
     let dirty_after = dirty()?;
@@ -83,21 +94,24 @@ async fn one_way(args: &args::Weights, server: &Server) -> Result<Measured, Fail
     Ok(Measured {
         first: starts.remove(0),
         others: starts,
+        warm,
         dirty_first,
         dirty_after,
         proportional,
     })
 }
 
-fn figures_of(args: &args::Weights, word: &str, mut measured: Measured) -> Vec<Figure> {
+fn figures_of(args: &args::Weights, word: &str, measured: Measured) -> Vec<Figure> {
     let name = |what: &str| format!("{word}/{what}");
     let mean = |bytes: &[u64]| {
         let sum: u64 = bytes.iter().sum();
         sum as f64 / bytes.len().max(1) as f64 / MIB
     };
     let ms = |span: Duration| span.as_secs_f64() * 1e3;
-    measured.others.sort_unstable();
-    let median = measured.others[measured.others.len() / 2];
+    let median = |mut spans: Vec<Duration>| {
+        spans.sort_unstable();
+        spans.get(spans.len() / 2).copied().unwrap_or_default()
+    };
     let all = format!("{} workers on {}", args.tenants, workload::EMBED_MODEL);
     let after = format!("mean per worker, after {} more", args.requests);
     let first = "its first answer, and the model's loading";
@@ -118,9 +132,15 @@ fn figures_of(args: &args::Weights, word: &str, mut measured: Measured) -> Vec<F
         Figure::lower(&name("first_tenant"), ms(measured.first), "ms", first),
         Figure::lower(
             &name("cold_tenant"),
-            ms(median),
+            ms(median(measured.others)),
             "ms",
             "a further tenant's first answer, median",
+        ),
+        Figure::lower(
+            &name("warm_tenant"),
+            ms(median(measured.warm)),
+            "ms",
+            "an answer to a tenant that was served before, median",
         ),
     ]
 }
