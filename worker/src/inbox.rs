@@ -3,7 +3,9 @@
 //! No thread of its own reads ahead: a message is of use at a step's boundary and not before, and a hand-over between
 //! threads would cost more than reading does. Until then it waits in the socket. Nothing is decided here.
 
+use crate::evidence::STACK_BYTES;
 use crate::serve::ServeError;
+use bulkhead_kernels::stack;
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::{ToWorker, to_worker::Message};
 use nix::errno::Errno;
@@ -32,7 +34,13 @@ pub fn next(socket: &mut UnixStream) -> Result<Message, ServeError> {
     match frame::read::<ToWorker>(socket) {
         Ok(Some(ToWorker {
             message: Some(message),
-        })) => Ok(message),
+        })) => {
+            if matches!(message, Message::Work(_)) {
+                // Decoding left pieces of texts below this call.
+                stack::scrub(STACK_BYTES);
+            }
+            Ok(message)
+        }
         Ok(Some(ToWorker { message: None })) => {
             Err(ServeError::Protocol("a frame of no known kind"))
         }

@@ -18,6 +18,7 @@ use bulkhead_kernels::{Measure, alloc};
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::to_worker::Message;
 use bulkhead_proto::internal::{Load, Ready, Refused, ToWorker, from_worker};
+use nix::unistd::getppid;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -93,9 +94,9 @@ pub struct Newborn {
     pub born: Instant,
 }
 
-/// Lives one worker's life on the socket at descriptor 3. To be called once, with one thread. `user` numbers one of the
-/// users kept for workers, where the launcher gives one.
-pub fn live(start: StartWith, user: Option<u32>) -> ! {
+/// Lives one worker's life on the socket at descriptor 3. To be called once, with one thread. `block` numbers the
+/// users that are its own, where the launcher gives any.
+pub fn live(start: StartWith, block: Option<u32>) -> ! {
     let mut socket = match process::take_socket() {
         Ok(socket) => UnixStream::from(socket),
         Err(error) => {
@@ -103,7 +104,7 @@ pub fn live(start: StartWith, user: Option<u32>) -> ! {
             process::end(EXIT_REFUSED)
         }
     };
-    match prepare(&mut socket, user) {
+    match prepare(&mut socket, block) {
         Ok((restricted, load, model, born)) => self::born(Newborn {
             socket,
             restricted,
@@ -129,9 +130,12 @@ fn refuse(mut socket: UnixStream, why: &RefusedToServe) -> ! {
 /// Restricts and loads.
 fn prepare(
     socket: &mut UnixStream,
-    user: Option<u32>,
+    block: Option<u32>,
 ) -> Result<(Restricted, Load, models::Loaded, Instant), RefusedToServe> {
-    let mut restricted = seal::restrict(user);
+    let launcher = getppid();
+    let mut restricted = seal::restrict(block);
+    // Becoming another user undid it.
+    process::die_with(launcher).map_err(RefusedToServe::Socket)?;
     let born = Instant::now();
     let load = receive_load(socket)?;
     let descriptors = load::descriptors(&load)?;

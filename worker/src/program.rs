@@ -6,7 +6,7 @@ use crate::models::StartWith;
 use crate::{life, seal, template};
 use std::process::ExitCode;
 
-/// What is to be done, and as which of the users that are kept for workers.
+/// What is to be done, and with which block of the users that are kept for workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Worker(Option<u32>),
@@ -18,8 +18,8 @@ enum Role {
 pub fn run(name: &str, start: StartWith) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match role(&arguments) {
-        Some(Role::Worker(user)) => life::live(start, user),
-        Some(Role::Template(user)) => template::live(start, user),
+        Some(Role::Worker(block)) => life::live(start, block),
+        Some(Role::Template(block)) => template::live(start, block),
         Some(Role::Probe) => {
             println!("{}", seal::to_json(&seal::probe()));
             ExitCode::SUCCESS
@@ -38,16 +38,16 @@ fn role(arguments: &[String]) -> Option<Role> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
         ["--probe"] => Some(Role::Probe),
-        ["--template", rest @ ..] => user(rest).map(Role::Template),
-        rest => user(rest).map(Role::Worker),
+        ["--template", rest @ ..] => users(rest).map(Role::Template),
+        rest => users(rest).map(Role::Worker),
     }
 }
 
-/// None of the kept users where none is named; nothing where what is said is no user.
-fn user(arguments: &[&str]) -> Option<Option<u32>> {
+/// No block where none is named; nothing where what is said is no block.
+fn users(arguments: &[&str]) -> Option<Option<u32>> {
     match arguments {
         [] => Some(None),
-        ["--user", number] => number.parse().ok().map(Some),
+        ["--users", number] => number.parse().ok().map(Some),
         _ => None,
     }
 }
@@ -67,16 +67,16 @@ mod tests {
             )
         };
         assert_eq!(role(""), Some(Role::Worker(None)));
-        assert_eq!(role("--user 7"), Some(Role::Worker(Some(7))));
+        assert_eq!(role("--users 7"), Some(Role::Worker(Some(7))));
         assert_eq!(role("--template"), Some(Role::Template(None)));
-        assert_eq!(role("--template --user 8"), Some(Role::Template(Some(8))));
+        assert_eq!(role("--template --users 8"), Some(Role::Template(Some(8))));
         assert_eq!(role("--probe"), Some(Role::Probe));
         for other in [
             "--help",
-            "--user",
-            "--user root",
-            "--user -1",
-            "--probe --user 1",
+            "--users",
+            "--users root",
+            "--users -1",
+            "--probe --users 1",
             "7",
         ] {
             assert_eq!(role(other), None, "{other}");

@@ -86,8 +86,8 @@ enum Side {
 }
 
 /// Lives a template's life on the packet socket at descriptor 3, and in its children a worker's. To be
-/// called once, with one thread. `user` numbers one of the users kept for workers, where the launcher gives one.
-pub fn live(start: StartWith, user: Option<u32>) -> ! {
+/// called once, with one thread. `block` numbers the users that are its own, where the launcher gives any.
+pub fn live(start: StartWith, block: Option<u32>) -> ! {
     let control = match process::take_socket() {
         Ok(control) => control,
         Err(error) => {
@@ -97,7 +97,7 @@ pub fn live(start: StartWith, user: Option<u32>) -> ! {
             process::end(life::EXIT_REFUSED)
         }
     };
-    match prepare(control, start, user) {
+    match prepare(control, start, block) {
         Ok(template) => life::born(template.fork_on_demand()),
         Err((control, why)) => {
             process::say(format_args!("{why}"));
@@ -113,14 +113,16 @@ pub fn live(start: StartWith, user: Option<u32>) -> ! {
 fn prepare(
     control: OwnedFd,
     start: StartWith,
-    user: Option<u32>,
+    block: Option<u32>,
 ) -> Result<Template, (OwnedFd, TemplateError)> {
     let parts = || -> Result<_, TemplateError> {
         // If it fails, the process has its program's name.
         let _ = nix::sys::prctl::set_name(NAMES[0]);
         let launcher = getppid();
         let threads = Threads::of_this_process()?;
-        let mut restricted = seal::restrict_template(user);
+        let mut restricted = seal::restrict_template(block);
+        // Becoming another user undid it.
+        process::die_with(launcher)?;
         let load = receive_load(&control)?;
         let mut keep = load::descriptors(&load).map_err(load::ModelError::from)?;
         keep.push(threads.as_raw_fd());

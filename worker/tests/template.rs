@@ -47,7 +47,10 @@ fn forked_workers_are_sealed_as_others_are_and_children_of_the_launcher() {
     let (_alone, ready_alone) = Worker::assigned(null_load());
     let mut workers = [template.fork(), template.fork()];
     for worker in &mut workers {
-        assert_eq!(worker.ready().seal, ready_alone.seal);
+        let mut seal = worker.ready().seal;
+        // No process can enter that by itself.
+        seal.retain(|layer| layer != "pidns");
+        assert_eq!(seal, ready_alone.seal);
         worker.assign("acme");
         works(worker);
         let pid = worker.pid.as_raw();

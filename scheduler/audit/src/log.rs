@@ -87,7 +87,7 @@ pub struct Log {
     /// Bytes of an unfinished group that the last recovery dropped, until that is recorded.
     torn_bytes: u64,
     started: bool,
-    /// Its last record is staged or written.
+    /// Its last record is written.
     end_recorded: bool,
     _lock: File,
 }
@@ -245,8 +245,8 @@ impl Log {
         }
         if !self.end_recorded {
             self.system(&[], r#"{"event":"audit-end"}"#)?;
-            self.end_recorded = true;
             self.flush()?;
+            self.end_recorded = true;
         }
         self.checkpoint()?;
         let (time, records) = (stage::now_unix_ns(), self.replay.records);

@@ -52,7 +52,7 @@ const SPARES_MAX: u32 = 64;
 const SCRATCH_BYTES_MIN: u64 = 128 << 20;
 
 /// The layers of a worker's seal, as the worker names them; `bulkhead doctor` tries each.
-pub const LAYERS: [&str; 18] = [
+pub const LAYERS: [&str; 19] = [
     "oom_score",
     "no_new_privs",
     "userns",
@@ -62,6 +62,7 @@ pub const LAYERS: [&str; 18] = [
     "mntns",
     "own_uid",
     "pidns",
+    "reach",
     "landlock",
     "landlock_net",
     "landlock_scope",

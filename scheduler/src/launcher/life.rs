@@ -301,8 +301,9 @@ impl<'a> Life<'a> {
             Kind::Gpu => (true, None),
         };
         if alone {
-            let user = self.templates.give_user();
-            return worker::start(program, config, &opened, &ask.device, (bounded, user)).map(Some);
+            let block = self.templates.give_block();
+            return worker::start(program, config, &opened, &ask.device, (bounded, block))
+                .map(Some);
         }
         let how = (programs.worker.as_path(), config);
         let spare = (self.templates).ask(ask.worker, &ask.device, &opened, how, now)?;
@@ -310,7 +311,7 @@ impl<'a> Life<'a> {
             self.rooms.insert(ask.worker, room);
             return Ok(None);
         };
-        sys::bound_memory(pid, room).inspect_err(|_| sys::kill_now(pid))?;
+        bound(ask.worker, pid, room);
         let digest = opened.digest.to_owned();
         Ok(Some(worker::Started {
             pid,
@@ -355,11 +356,7 @@ impl<'a> Life<'a> {
     /// A template's worker is there. It is handed over once it has its bounds.
     fn born(&mut self, worker: u64, pid: Pid, connection: &OwnedFd, digest: String) {
         let room = self.rooms.remove(&worker).unwrap_or_default();
-        if let Err(error) = sys::bound_memory(pid, room) {
-            // Its end is told like that of any other worker, and no tenant's before.
-            tracing::error!(worker, "a worker's memory cannot be bounded: {error}");
-            sys::kill_now(pid);
-        }
+        bound(worker, pid, room);
         self.started(worker, pid, connection, digest);
     }
 
@@ -402,6 +399,15 @@ impl<'a> Life<'a> {
             tracing::error!("the scheduler's connection to the launcher failed: {why}");
         }
         self.connected = false;
+    }
+}
+
+/// Bounds a worker's memory. One for which that fails is killed and handed over: its end is told like that of any other,
+/// and it serves no tenant before.
+fn bound(worker: u64, pid: Pid, room: u64) {
+    if let Err(error) = sys::bound_memory(pid, room) {
+        tracing::error!(worker, "a worker's memory cannot be bounded: {error}");
+        sys::kill_now(pid);
     }
 }
 

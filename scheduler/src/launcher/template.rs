@@ -172,6 +172,8 @@ pub struct Template {
     spares: VecDeque<Spare>,
     /// How many of those there are to be.
     spares_max: usize,
+    /// For its workers.
+    users: Users,
     workers: BTreeSet<Pid>,
     why: Option<Why>,
     /// What its model's files were when it was started.
@@ -184,7 +186,7 @@ impl Template {
         program: &Path,
         config: &Config,
         opened: &Opened<'_>,
-        user: Option<u32>,
+        block: Option<u32>,
         now: Instant,
     ) -> io::Result<Template> {
         let (theirs, control) = packet::pair()?;
@@ -193,13 +195,14 @@ impl Template {
         let mut fds = vec![theirs.as_fd()];
         fds.extend(opened.files.iter().map(AsFd::as_fd));
         let mut arguments = vec!["--template".into()];
-        arguments.extend(users::arguments(user));
+        arguments.extend(users::arguments(block));
         let pid = sys::spawn(program, &arguments, &fds)?;
         let of = (opened.manifest.name.as_str(), opened.digest);
         let template = Template::over(pid, control, of, now);
         let mut template = template.inspect_err(|_| sys::kill_and_wait(pid))?;
         template.files = Identity::of(&opened.files);
         template.spares_max = config.worker.spares as usize;
+        template.users = Users::of(block);
         Ok(template)
     }
 
@@ -225,6 +228,7 @@ impl Template {
             waiting: VecDeque::new(),
             spares: VecDeque::new(),
             spares_max: 0,
+            users: Users::of(None),
             workers: BTreeSet::new(),
             why: None,
             files: Vec::new(),
@@ -278,16 +282,16 @@ impl Template {
     }
 
     /// A worker that is there already, if one is. Another is forked in its place.
-    pub fn take_spare(&mut self, users: &mut Users, now: Instant) -> Option<(Pid, OwnedFd)> {
+    pub fn take_spare(&mut self, now: Instant) -> Option<(Pid, OwnedFd)> {
         let spare = self.spares.pop_front()?;
         self.workers.insert(spare.pid);
-        self.go_on(users, now);
+        self.go_on(now);
         Some((spare.pid, spare.connection))
     }
 
     /// Asks for a worker, whose turn comes once the model is loaded.
-    pub fn ask(&mut self, worker: u64, users: &mut Users, now: Instant) -> io::Result<()> {
-        let user = users.give();
+    pub fn ask(&mut self, worker: u64, now: Instant) -> io::Result<()> {
+        let user = self.users.give();
         let (theirs, connection) = connection()?;
         self.waiting.push_back(Waiting {
             worker,
@@ -295,7 +299,7 @@ impl Template {
             connection,
             theirs,
         });
-        self.go_on(users, now);
+        self.go_on(now);
         Ok(())
     }
 
@@ -375,7 +379,6 @@ impl Template {
     pub fn listen(
         &mut self,
         known: &mut BTreeSet<Pid>,
-        users: &mut Users,
         now: Instant,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), Why> {
@@ -386,7 +389,7 @@ impl Template {
                     if self.hear(packet.message, sender, known, now, outcomes)? {
                         self.state = State::Idle;
                         self.since = now;
-                        self.go_on(users, now);
+                        self.go_on(now);
                     }
                 }
                 // How it ended is known when it is buried.
@@ -404,13 +407,12 @@ impl Template {
     pub fn last_words(
         &mut self,
         known: &mut BTreeSet<Pid>,
-        users: &mut Users,
         now: Instant,
         outcomes: &mut Vec<Outcome>,
     ) -> Why {
         // It says no more; but what it has forked may hold its connection, and talk on.
         let turns = PROGRESS_MAX as usize / PACKETS_PER_TURN + 1;
-        let said = (0..turns).find_map(|_| self.listen(known, users, now, outcomes).err());
+        let said = (0..turns).find_map(|_| self.listen(known, now, outcomes).err());
         said.unwrap_or_else(|| Why::failed(""))
     }
 
@@ -500,7 +502,7 @@ impl Template {
     }
 
     /// Has the next worker forked, if one waits or a spare is due, and nothing else is going on.
-    fn go_on(&mut self, users: &mut Users, now: Instant) {
+    fn go_on(&mut self, now: Instant) {
         if !matches!(self.state, State::Idle) {
             return;
         }
@@ -511,7 +513,7 @@ impl Template {
                 For::Worker(next.worker, next.connection),
             ),
             None if self.spares.len() < self.spares_max => match connection() {
-                Ok((theirs, ours)) => (users.give(), theirs, For::Spare(ours)),
+                Ok((theirs, ours)) => (self.users.give(), theirs, For::Spare(ours)),
                 // The machine is short: whoever comes next asks again.
                 Err(_) => return,
             },

@@ -10,7 +10,7 @@ use super::{
     pauses::{Identity, Key, Pauses},
     sys,
     template::{End, Outcome, Template, Why},
-    users::Users,
+    users::Blocks,
 };
 use crate::config::Config;
 use bulkhead_proto::internal::model_news::State as Stage;
@@ -45,7 +45,7 @@ pub struct Templates {
     /// Workers that nobody wants any more, killed and not yet buried.
     unwanted: Vec<Pid>,
     pauses: Pauses,
-    users: Users,
+    blocks: Blocks,
 }
 
 impl Templates {
@@ -56,13 +56,13 @@ impl Templates {
             ending: Vec::new(),
             unwanted: Vec::new(),
             pauses: Pauses::new(seed),
-            users: Users::new(),
+            blocks: Blocks::new(seed),
         }
     }
 
-    /// For a worker that is no template's.
-    pub fn give_user(&mut self) -> Option<u32> {
-        self.users.give()
+    /// Users for a worker that is no template's.
+    pub fn give_block(&mut self) -> Option<u32> {
+        self.blocks.give()
     }
 
     /// Asks for a worker of a model whose files are open; starts a template where there is none of
@@ -75,11 +75,11 @@ impl Templates {
         (program, config): (&Path, &Config),
         now: Instant,
     ) -> Result<Option<(Pid, OwnedFd)>, AskError> {
-        let (template, users) = self.of(device, opened, (program, config), now)?;
-        if let Some(spare) = template.take_spare(users, now) {
+        let template = self.of(device, opened, (program, config), now)?;
+        if let Some(spare) = template.take_spare(now) {
             return Ok(Some(spare));
         }
-        template.ask(worker, users, now)?;
+        template.ask(worker, now)?;
         Ok(None)
     }
 
@@ -91,7 +91,7 @@ impl Templates {
         how: (&Path, &Config),
         now: Instant,
     ) -> Result<(), AskError> {
-        self.of(device, opened, how, now)?.0.keep(true, now);
+        self.of(device, opened, how, now)?.keep(true, now);
         Ok(())
     }
 
@@ -131,12 +131,12 @@ impl Templates {
         opened: &Opened<'_>,
         (program, config): (&Path, &Config),
         now: Instant,
-    ) -> Result<(&mut Template, &mut Users), AskError> {
+    ) -> Result<&mut Template, AskError> {
         let key = (opened.manifest.name.clone(), device.to_owned());
         if (self.live.get(&key)).is_some_and(|template| template.digest() != opened.digest) {
             self.retire(&key.0, "its model was replaced", now);
         }
-        let template = match self.live.entry(key) {
+        Ok(match self.live.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let files = Identity::of(&opened.files);
@@ -146,7 +146,7 @@ impl Templates {
                 if let Some(left) = self.pauses.left(entry.key(), now) {
                     return Err(AskError::Paused(left));
                 }
-                match Template::start(program, config, opened, self.users.give(), now) {
+                match Template::start(program, config, opened, self.blocks.give(), now) {
                     Ok(template) => entry.insert(template),
                     Err(error) => {
                         self.pauses.failed(entry.key(), Duration::ZERO, now);
@@ -154,8 +154,7 @@ impl Templates {
                     }
                 }
             }
-        };
-        Ok((template, &mut self.users))
+        })
     }
 
     /// Ends a model's templates; their workers live on.
@@ -213,7 +212,7 @@ impl Templates {
         let mut outcomes = Vec::new();
         let mut over = Vec::new();
         for (key, template) in &mut self.live {
-            if let Err(why) = template.listen(&mut known, &mut self.users, now, &mut outcomes) {
+            if let Err(why) = template.listen(&mut known, now, &mut outcomes) {
                 over.push((key.clone(), why));
             }
         }
@@ -243,7 +242,7 @@ impl Templates {
             template.bury_spares();
             // Since it was listened to last it may have said why, and ended.
             if sys::has_ended(template.pid()) {
-                let why = template.last_words(&mut known, &mut self.users, now, &mut outcomes);
+                let why = template.last_words(&mut known, now, &mut outcomes);
                 over.push((key.clone(), why));
             }
         }

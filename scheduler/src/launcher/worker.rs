@@ -141,13 +141,13 @@ pub fn room(config: &Config, ask: &SpawnWorker) -> u64 {
 }
 
 /// Starts a worker that loads the model itself for this device and shares it with nobody, with `room` beside its
-/// model (none means that what it maps is not bounded), as that user of those that are kept for workers.
+/// model (none means that what it maps is not bounded), with these users of those that are kept for workers.
 pub fn start(
     program: &Path,
     config: &Config,
     opened: &Opened<'_>,
     device: &str,
-    (room, user): (Option<u64>, Option<u32>),
+    (room, block): (Option<u64>, Option<u32>),
 ) -> Result<Started, SpawnError> {
     let (theirs, connection) = socketpair(
         AddressFamily::Unix,
@@ -166,7 +166,7 @@ pub fn start(
 
     let mut fds = vec![theirs.as_fd()];
     fds.extend(opened.files.iter().map(AsFd::as_fd));
-    let pid = sys::spawn(program, &users::arguments(user), &fds)?;
+    let pid = sys::spawn(program, &users::arguments(block), &fds)?;
     let files =
         (opened.files.iter()).try_fold(0u64, |sum, file| Ok(sum + fstat(file)?.st_size as u64));
     let bounded = files.and_then(|bytes| {

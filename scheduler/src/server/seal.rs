@@ -180,6 +180,11 @@ const FORBIDDEN: &[i64] = &[
     libc::SYS_iopl,
 ];
 
+/// Of `fcntl`: F_SETOWN, F_SETSIG, F_SETOWN_EX.
+const SIGNALLING_COMMANDS: [u64; 3] = [8, 10, 15];
+/// Of `ioctl`: TIOCSTI, TIOCSPGRP, TIOCSCTTY, TIOCLINUX, TIOCSETD; FIOSETOWN, SIOCSPGRP.
+const FORBIDDEN_REQUESTS: [u64; 7] = [0x5412, 0x5410, 0x540E, 0x541C, 0x5423, 0x8901, 0x8902];
+
 /// Newer than the library that names the others.
 const SYS_FCHMODAT2: i64 = 452;
 
@@ -229,6 +234,8 @@ fn forbidden() -> Result<Rules, BackendError> {
             libc::SYS_prlimit64,
             libc::SYS_socketpair,
             libc::SYS_sendto,
+            libc::SYS_fcntl,
+            libc::SYS_ioctl,
         ];
         let second = calls.iter().chain(&X32_OWN).chain(&with_arguments);
         let second: Vec<i64> = second.map(|call| call | X32).collect();
@@ -251,6 +258,18 @@ fn forbidden() -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_tgkill, one(not(0, std::process::id().into())?)?);
     // Limits of its own alone, which is 0.
     rules.insert(libc::SYS_prlimit64, one(not(0, 0)?)?);
+    // Nobody is signalled for a descriptor, which the kernel lets root do whatever else it may.
+    let is = |argument, value: u64| {
+        let operator = SeccompCmpOp::Eq;
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value);
+        SeccompRule::new(vec![condition?])
+    };
+    let any_of = |values: &[u64]| -> Result<Vec<SeccompRule>, BackendError> {
+        values.iter().map(|value| is(1, *value)).collect()
+    };
+    rules.insert(libc::SYS_fcntl, any_of(&SIGNALLING_COMMANDS)?);
+    // A terminal that standard error leads to is neither typed into nor taken.
+    rules.insert(libc::SYS_ioctl, any_of(&FORBIDDEN_REQUESTS)?);
     // Pairs of streams alone: a datagram can be sent to any path.
     const KINDS: libc::c_int = 0xF;
     let kinds = [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_SEQPACKET];

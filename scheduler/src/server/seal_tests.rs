@@ -11,7 +11,13 @@ use std::{
     fs::File,
     io,
     net::{TcpListener, TcpStream},
-    os::unix::{net::UnixDatagram, process::ExitStatusExt},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            net::{UnixDatagram, UnixStream},
+            process::ExitStatusExt,
+        },
+    },
     path::Path,
     process::{Command, ExitStatus, Stdio},
 };
@@ -23,7 +29,7 @@ const DENIED: i32 = 10;
 
 type Try = (&'static str, fn(&Path) -> io::Result<()>);
 
-const FORBIDDEN_TRIES: [Try; 14] = [
+const FORBIDDEN_TRIES: [Try; 15] = [
     ("anybody's file", |_| File::open("/etc/hostname").map(drop)),
     ("the log's keys", |data| {
         fs::read(data.join("keys/audit/key")).map(drop)
@@ -62,6 +68,14 @@ const FORBIDDEN_TRIES: [Try; 14] = [
     }),
     ("a datagram to anybody's path", |_| {
         UnixDatagram::pair().map(drop)
+    }),
+    ("a signal for a descriptor", |_| {
+        let (one, _other) = UnixStream::pair()?;
+        // SAFETY: a plain system call on numbers.
+        match unsafe { libc::fcntl(one.as_raw_fd(), libc::F_SETOWN, getppid().as_raw()) } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
     }),
     ("a signal", |_| Ok(kill(getppid(), None)?)),
 ];

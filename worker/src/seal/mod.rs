@@ -15,6 +15,7 @@ mod limits;
 mod namespaces;
 mod privileges;
 mod probe;
+mod reach;
 mod seccomp;
 mod users;
 
@@ -47,6 +48,8 @@ pub const UTSNS: &str = "utsns";
 pub const PIDNS: &str = "pidns";
 /// A user that no other process is, and that owns no file.
 pub const OWN_UID: &str = "own_uid";
+/// No call that reaches into another process, or a terminal, from before a model is read.
+pub const REACH: &str = "reach";
 /// No capability, in any set.
 pub const NO_CAPABILITIES: &str = "no_capabilities";
 /// No core dump, no ptrace and no reading of its memory by others of the same user.
@@ -61,7 +64,7 @@ pub const SECCOMP: &str = "seccomp";
 pub const NO_NETWORK: &str = "no_network";
 
 /// All names that a seal can report, in the order of applying.
-pub const LAYERS: [&str; 18] = [
+pub const LAYERS: [&str; 19] = [
     OOM_SCORE,
     NO_NEW_PRIVS,
     USERNS,
@@ -71,6 +74,7 @@ pub const LAYERS: [&str; 18] = [
     MNTNS,
     OWN_UID,
     PIDNS,
+    REACH,
     LANDLOCK,
     LANDLOCK_NET,
     LANDLOCK_SCOPE,
@@ -118,18 +122,19 @@ pub struct Sealed {
     layers: Vec<LayerStatus>,
 }
 
-/// Applies the layers that must come before any thread exists, to a worker. `user` numbers one of the users that are kept
-/// for workers, where the launcher may give one.
-pub fn restrict(user: Option<u32>) -> Restricted {
-    restrict_in(|| namespaces::enter(user), false)
+/// Applies the layers that must come before any thread exists, to a worker. `block` numbers the users that are its own, where
+/// the launcher may give any.
+pub fn restrict(block: Option<u32>) -> Restricted {
+    restrict_in(|| namespaces::enter(block), false)
 }
 
 /// As [`restrict`], to a template: where it may have users for its workers, it keeps what it takes to become them.
-pub fn restrict_template(user: Option<u32>) -> Restricted {
-    restrict_in(|| namespaces::enter(user), true)
+pub fn restrict_template(block: Option<u32>) -> Restricted {
+    restrict_in(|| namespaces::enter(block), true)
 }
 
-/// In the go-between of a template, before the worker is forked from it: what a worker cannot do for itself.
+/// In the go-between of a template, before the worker is forked from it: what a worker cannot do for itself. `user` is
+/// one of the template's block.
 pub fn apart(template: &Restricted, user: Option<u32>) -> Apart {
     namespaces::enter_apart(user, template.mapped)
 }
@@ -140,7 +145,8 @@ pub fn apart(template: &Restricted, user: Option<u32>) -> Apart {
 pub fn restrict_again(template: &Restricted, apart: Apart) -> Restricted {
     let mut again = restrict_in(|| (namespaces::enter_again(apart), None), false);
     for layer in &mut again.layers {
-        if !layer.available && template.has(layer.name) {
+        // Whose it is cannot be had from another.
+        if layer.name != OWN_UID && !layer.available && template.has(layer.name) {
             layer.available = true;
             layer.detail = format!("as its model's template has it ({})", layer.detail);
         }
@@ -158,9 +164,10 @@ fn restrict_in(
     ];
     let (entered, mapped) = enter();
     layers.extend(entered);
+    layers.push(LayerStatus::of(REACH, reach::restrict()));
     layers.extend(landlock::restrict());
     let kept = match (is_template, mapped) {
-        (true, Some(Mapped::Range)) => privileges::BECOMING_ANOTHER,
+        (true, Some(Mapped::Block { .. })) => privileges::BECOMING_ANOTHER,
         _ => 0,
     };
     layers.push(LayerStatus::of(

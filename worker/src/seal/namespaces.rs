@@ -18,8 +18,8 @@ pub struct Apart {
 }
 
 /// The first time: in a process that is a template's or no template's.
-pub(super) fn enter(user: Option<u32>) -> (Vec<LayerStatus>, Option<Mapped>) {
-    let entered = users::enter();
+pub(super) fn enter(block: Option<u32>) -> (Vec<LayerStatus>, Option<Mapped>) {
+    let entered = users::enter(block);
     let mapped = entered.as_ref().ok().copied();
     let mut layers = vec![LayerStatus::of(
         USERNS,
@@ -27,9 +27,9 @@ pub(super) fn enter(user: Option<u32>) -> (Vec<LayerStatus>, Option<Mapped>) {
     )];
     layers.extend(empty());
     layers.push(LayerStatus::of(MNTNS, leave_files()));
-    let own_uid = match user {
+    let own_uid = match block {
         // Last: without a user namespace it ends what is left of root's power.
-        Some(number) => users::become_user(number, mapped),
+        Some(block) => users::become_first(block, mapped),
         None => Err("the launcher does not run as root".to_owned()),
     };
     layers.push(LayerStatus::of(OWN_UID, own_uid));
@@ -42,7 +42,7 @@ pub(super) fn enter(user: Option<u32>) -> (Vec<LayerStatus>, Option<Mapped>) {
 /// process namespace, which a process cannot enter itself.
 pub fn enter_apart(user: Option<u32>, mapped: Option<Mapped>) -> Apart {
     let own_uid = match (user, mapped) {
-        (Some(number), Some(Mapped::Range)) => users::become_user(number, mapped),
+        (Some(number), Some(Mapped::Block { first })) => users::become_user(number, first, true),
         _ => Err("its template may not become another user".to_owned()),
     };
     let pidns = unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID)

@@ -62,10 +62,10 @@ fn ask_child() -> Result<String, String> {
 /// The child: restricts itself as a template does, and has a worker forked that does it again.
 fn restrict_and_fork(to: OwnedFd) {
     // As the launcher numbers them, where it may.
-    let user = |number: u32| geteuid().is_root().then_some(number);
-    let (first, second) = (user(1), user(2));
-    let template = restrict_template(first);
-    let apart = apart(&template, second);
+    let may = |number: u32| geteuid().is_root().then_some(number);
+    let (block, user) = (may(0), may(2));
+    let template = restrict_template(block);
+    let apart = apart(&template, user);
     // SAFETY: as in `ask_child`; this is a fork of that process, and has one thread too.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => seal_and_tell(&template, apart, to),

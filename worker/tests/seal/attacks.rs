@@ -1,6 +1,6 @@
 //! What a compromised worker would try.
 
-use bulkhead_worker::seal::{LANDLOCK, LANDLOCK_NET, LANDLOCK_SCOPE, NETNS};
+use bulkhead_worker::seal::{LANDLOCK, LANDLOCK_NET, LANDLOCK_SCOPE, NETNS, REACH};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::fs::File;
 use std::io::{self, Read};
@@ -157,6 +157,58 @@ pub const ATTACKS: &[Attack] = &[
         |prepared| {
             // SAFETY: signal 0 is never delivered: only the permission is asked for.
             answer(unsafe { libc::kill(of(&prepared).0, 0) }.into())
+        },
+    ),
+    attack(
+        "changing_another_processs_limits",
+        &[REACH],
+        target,
+        |prepared| {
+            let limit = libc::rlimit {
+                rlim_cur: 60,
+                rlim_max: 60,
+            };
+            let (pid, _) = of(&prepared);
+            // SAFETY: one structure is read, which is alive; nothing is written back.
+            let rc = unsafe { libc::prlimit(pid, libc::RLIMIT_CPU, &limit, std::ptr::null_mut()) };
+            answer(rc.into())
+        },
+    ),
+    attack(
+        "holding_another_process_back",
+        &[REACH],
+        target,
+        |prepared| {
+            let (pid, _) = of(&prepared);
+            let lowest = libc::sched_param { sched_priority: 0 };
+            // SAFETY: one structure is read, which is alive.
+            answer(unsafe { libc::sched_setscheduler(pid, libc::SCHED_IDLE, &lowest) }.into())
+        },
+    ),
+    attack(
+        "having_another_process_signalled",
+        &[REACH],
+        unix_socket,
+        |prepared| match prepared {
+            Prepared::Socket(socket) => {
+                // SAFETY: a plain system call on numbers.
+                answer(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, 1) }.into())
+            }
+            _ => unreachable!("prepared above"),
+        },
+    ),
+    attack(
+        "speaking_to_a_device",
+        &[REACH],
+        unix_socket,
+        |prepared| match prepared {
+            Prepared::Socket(socket) => {
+                let mut waiting: libc::c_int = 0;
+                // SAFETY: one integer is written, which is alive.
+                let rc = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &mut waiting) };
+                answer(rc.into())
+            }
+            _ => unreachable!("prepared above"),
         },
     ),
     attack("mapping_executable_memory", &[], nothing, |_| {

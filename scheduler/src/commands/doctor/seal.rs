@@ -92,6 +92,9 @@ fn loss(layer: &str) -> &'static str {
         "mntns" => "a worker would see the machine's files, which Landlock alone then denies it",
         "own_uid" => "a worker is the launcher's user, or its template's, like other workers",
         "pidns" => "a worker would see other processes' numbers, if seccomp failed too",
+        "reach" => {
+            "whoever made a model's files could change limits of processes of the same user, and type into a terminal"
+        }
         "no_network" => "a worker could reach the network",
         "seccomp" => "a worker could make any system call",
         _ => "the seal is weaker",

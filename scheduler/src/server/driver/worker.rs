@@ -332,7 +332,8 @@ impl Driver {
             .get_mut(&id)
             .map(|closing| &mut closing.request);
         if let Some(request) = open.or(closing).filter(|r| r.worker == Some(worker)) {
-            request.finished = Some(finished);
+            // The first word counts: by it the core ends the request, which may still have to be told.
+            request.finished.get_or_insert(finished);
             self.close(id);
         }
         self.tell(event);
