@@ -122,7 +122,11 @@ pub const ATTACKS: &[Attack] = &[
             .map_err(|_| io::Error::other("panicked"))
     }),
     attack("running_a_program", FILES, nothing, |_| {
-        Command::new("/bin/true").status().map(drop)
+        // A child that is killed for it before it becomes the program ran none.
+        match Command::new("/bin/true").status()?.success() {
+            true => Ok(()),
+            false => Err(io::Error::other("it did not run")),
+        }
     }),
     attack("tracing_another_process", FILES, target, |prepared| {
         let (pid, _) = of(&prepared);
