@@ -18,7 +18,7 @@ use crate::models::scratch::{Buffer, sum};
 use bulkhead_kernels::gpu::cuda::{Gpu, JobPool, WeightPool, Workspace};
 use bulkhead_kernels::gpu::scrub_on_chip;
 use bulkhead_kernels::pool::CudaPool;
-use bulkhead_kernels::{Pool, PoolError};
+use bulkhead_kernels::{Pool, PoolError, Residue};
 use bulkhead_worker_core::{GoOn, PassKind};
 use candle_core::{Device, Tensor};
 use std::ops::Range;
@@ -80,7 +80,7 @@ impl CudaDecoder {
     }
 
     /// Zeroes and reads back a range of the pool.
-    fn cleaned(&mut self, range: Range<usize>) -> Result<u64, PoolError> {
+    fn cleaned(&mut self, range: Range<usize>) -> Result<Residue, PoolError> {
         let Some(kv) = &mut self.kv else {
             return Err(PoolError::OutOfRange {
                 start: range.start,
@@ -89,7 +89,7 @@ impl CudaDecoder {
             });
         };
         kv.zero(range.clone())?;
-        Ok(kv.verify(range)?.count)
+        kv.verify(range)
     }
 
     /// Everything on the GPU that a pass has been in: what is on chip, cuBLAS's workspace, and the jobs' pool.
@@ -97,21 +97,13 @@ impl CudaDecoder {
         // First, since it allocates a little of the pool.
         let on_chip = scrub_on_chip(&self.gpu)?;
         let shared = u64::from(on_chip.multiprocessors) * u64::from(on_chip.shared_bytes);
-        let mut done = Scrubbed {
-            zeroed: shared,
-            verified: shared,
+        let on_chip = match on_chip.is_clean() {
+            true => Scrubbed::read_back(shared, Residue::default()),
             // One that was not reached counts as dirty throughout.
-            residue: if on_chip.is_clean() { 0 } else { shared },
+            false => Scrubbed::unknown(shared),
         };
-        let residue = self.workspace.scrub()?.count;
-        done = sum(
-            done,
-            Scrubbed {
-                zeroed: self.workspace.bytes(),
-                verified: self.workspace.bytes(),
-                residue,
-            },
-        );
+        let found = self.workspace.scrub()?;
+        let mut done = sum(on_chip, Scrubbed::read_back(self.workspace.bytes(), found));
         if let Some(job) = &mut self.job {
             let report = job.scrub(&|| 0)?;
             done = sum(
@@ -120,6 +112,7 @@ impl CudaDecoder {
                     zeroed: report.bytes_zeroed,
                     verified: report.bytes_verified,
                     residue: report.residue_bytes,
+                    first_residue: report.first_residue,
                 },
             );
         }
@@ -205,16 +198,8 @@ impl Decoder for CudaDecoder {
         let bytes = blocks.len() as u64 * block;
         let range = blocks.start as usize * block as usize..blocks.end as usize * block as usize;
         match self.cleaned(range) {
-            Ok(residue) => Scrubbed {
-                zeroed: bytes,
-                verified: bytes,
-                residue,
-            },
-            // A device that cannot answer counts as dirty throughout: nobody may use it again.
-            Err(_) => Scrubbed {
-                residue: bytes,
-                ..Scrubbed::default()
-            },
+            Ok(found) => Scrubbed::read_back(bytes, found),
+            Err(_) => Scrubbed::unknown(bytes),
         }
     }
 
