@@ -38,7 +38,10 @@ fn parse(text: &str) -> Option<Memory> {
 pub fn children(parent: i32) -> Result<Vec<i32>, Failure> {
     let mut found = Vec::new();
     for thread in fs::read_dir(format!("/proc/{parent}/task"))? {
-        let pids = fs::read_to_string(thread?.path().join("children"))?;
+        // A thread that ended meanwhile has none of its own any more.
+        let Ok(pids) = fs::read_to_string(thread?.path().join("children")) else {
+            continue;
+        };
         found.extend(
             pids.split_whitespace()
                 .filter_map(|pid| pid.parse::<i32>().ok()),
