@@ -9,9 +9,9 @@ use super::{
     audit::{Audit, Change},
     catalog::{Catalog, Reload},
     gpus::{self, Gpus},
+    outcome::Outcome,
     programs::Programs,
     sys,
-    template::Outcome,
     templates::Templates,
     worker::{self, Kind, SpawnError},
 };

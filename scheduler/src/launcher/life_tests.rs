@@ -18,6 +18,8 @@ use std::{
 
 #[path = "reload_tests.rs"]
 mod reload;
+#[path = "spare_tests.rs"]
+mod spares;
 #[path = "template_tests.rs"]
 mod templates;
 

@@ -37,6 +37,7 @@ mod backoff;
 mod catalog;
 mod gpus;
 mod life;
+mod outcome;
 mod pauses;
 pub mod programs;
 mod restarts;

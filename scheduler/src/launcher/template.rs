@@ -8,6 +8,7 @@
 
 use super::{
     catalog::Opened,
+    outcome::{End, Outcome, Why},
     pauses::Identity,
     sys::{self, Ended},
     users::{self, Users},
@@ -50,76 +51,6 @@ const PHASES: [&str; 2] = ["reading", "packing"];
 /// What is told of a file that only the process that loads it found to be another one.
 pub const CHANGED: &str = "is not the file that was installed: what was read while loading it has \
                            another SHA-256; `bulkhead models verify` says whether it still has";
-
-/// What became of a worker that was asked for.
-#[derive(Debug)]
-pub enum Outcome {
-    /// It is there.
-    Born {
-        worker: u64,
-        pid: Pid,
-        /// The scheduler's end of its connection.
-        connection: OwnedFd,
-        /// The model's digest, hex.
-        digest: String,
-    },
-    /// It will not be.
-    Failed {
-        worker: u64,
-        reason: String,
-        /// True where trying again will not help.
-        permanent: bool,
-        /// The file that is not the one that was promised, where that is why.
-        fault: Option<ModelFault>,
-    },
-    /// There is one that was killed before it was there: it is to end.
-    Unwanted { pid: Pid },
-    /// Nobody holds this model any more.
-    Dropped {
-        model: String,
-        /// Empty where it had been loaded.
-        reason: String,
-        permanent: bool,
-    },
-}
-
-/// Why a template is to end.
-#[derive(Clone, Debug)]
-pub struct Why {
-    pub reason: String,
-    pub end: End,
-    pub fault: Option<Box<ModelFault>>,
-}
-
-/// What a template's end says of the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Nothing: it was not needed any more.
-    Unneeded,
-    /// It failed, and the next may not.
-    Failed,
-    /// It refused its model, and so would every other.
-    Refused,
-}
-
-impl Why {
-    /// It was not needed any more.
-    pub fn unneeded(reason: impl Into<String>) -> Why {
-        Why {
-            reason: reason.into(),
-            end: End::Unneeded,
-            fault: None,
-        }
-    }
-
-    fn failed(reason: impl Into<String>) -> Why {
-        Why {
-            reason: reason.into(),
-            end: End::Failed,
-            fault: None,
-        }
-    }
-}
 
 /// A worker that waits for its turn.
 struct Waiting {

@@ -5,9 +5,9 @@ use super::*;
 use bulkhead_proto::internal::{LoadModel, ModelDropped, ModelHeld, ModelLoading, UnloadModel};
 
 /// Takes one packet, whatever it says.
-const TAKE: &str = "/bin/dd bs=65536 count=1 <&3 2>/dev/null | /usr/bin/tail -c 0\n";
+pub const TAKE: &str = "/bin/dd bs=65536 count=1 <&3 2>/dev/null | /usr/bin/tail -c 0\n";
 /// Says `Loaded`, `Forked`, and `Refused` with the reason "bad".
-const LOADED: &str = "printf '\\012\\002\\010\\001' >&3\n";
+pub const LOADED: &str = "printf '\\012\\002\\010\\001' >&3\n";
 const FORKED: &str = "printf '\\032\\000' >&3\n";
 /// Says that it has read one byte of two, and that it dances.
 const READS: &str = "printf '\\302\\002\\015\\012\\007reading\\020\\001\\030\\002' >&3\n";
@@ -18,7 +18,7 @@ const REFUSED: &str = "printf '\\022\\010\\012\\003bad\\360\\001\\001' >&3\n";
 
 /// Leaves a child behind, in a group of its own, that says `Forked` once the launcher has adopted it,
 /// and then waits.
-fn forks(dir: &Path) -> String {
+pub fn forks(dir: &Path) -> String {
     let text = format!(
         "while :; do
 while read -r key value; do [ \"$key\" = PPid: ] && parent=$value; done </proc/$$/status
@@ -30,7 +30,7 @@ done\n{FORKED}exec /bin/sleep 60\n",
     format!("(/usr/bin/setsid /bin/sh {} &)\n", newborn.display())
 }
 
-fn sharing(dir: &Path, template: &str) -> Setup {
+pub fn sharing(dir: &Path, template: &str) -> Setup {
     let mut setup = setup(dir, template, "read -r _ <&3\n");
     setup.config.worker.share_weights = true;
     setup.config.worker.spares = 0;
@@ -38,7 +38,7 @@ fn sharing(dir: &Path, template: &str) -> Setup {
     setup
 }
 
-fn spawn(worker: u64) -> Ask {
+pub fn spawn(worker: u64) -> Ask {
     let (model, device) = ("m".into(), "cpu".into());
     Ask::Spawn(SpawnWorker {
         worker,
@@ -84,7 +84,7 @@ fn told(pair: &mut Pair<'_>, news: bool) -> (Tell, Option<OwnedFd>) {
     panic!("nothing is told");
 }
 
-fn born(pair: &mut Pair<'_>, worker: u64) -> (Pid, OwnedFd) {
+pub fn born(pair: &mut Pair<'_>, worker: u64) -> (Pid, OwnedFd) {
     match next(pair) {
         (Tell::Spawned(told), Some(fd)) if told.worker == worker => (Pid::from_raw(told.pid), fd),
         other => panic!("{other:?}"),
@@ -98,7 +98,7 @@ fn failed(pair: &mut Pair<'_>, worker: u64) -> SpawnFailed {
     }
 }
 
-fn templates(pair: &Pair<'_>) -> Vec<Pid> {
+pub fn templates(pair: &Pair<'_>) -> Vec<Pid> {
     pair.life.templates.pids().collect()
 }
 
@@ -181,7 +181,7 @@ fn a_model_that_a_template_refused_is_refused_without_another() {
 }
 
 /// Lets time pass until this holds.
-fn until(pair: &mut Pair<'_>, holds: impl Fn(&Pair<'_>) -> bool) {
+pub fn until(pair: &mut Pair<'_>, holds: impl Fn(&Pair<'_>) -> bool) {
     for _ in 0..20_000 {
         pair.life.listen(Instant::now());
         pair.life.tick(Instant::now());
@@ -193,62 +193,6 @@ fn until(pair: &mut Pair<'_>, holds: impl Fn(&Pair<'_>) -> bool) {
         nix::poll::poll(&mut fds, 10u16).unwrap();
     }
     panic!("it never holds");
-}
-
-/// A worker that is there already is given out without a word to the template; one that ends is not replaced.
-#[test]
-fn a_spare_worker_is_given_at_once_and_another_takes_its_place() {
-    let dir = tempfile::tempdir().unwrap();
-    let each = format!("{TAKE}{}", forks(dir.path()));
-    let mut setup = sharing(
-        dir.path(),
-        &format!("{TAKE}{LOADED}{each}{each}{each}{TAKE}"),
-    );
-    setup.config.worker.spares = 1;
-    let mut pair = Pair::new(&setup);
-    pair.ask(spawn(1));
-    let (first, _) = born(&mut pair, 1);
-    let template = templates(&pair)[0];
-    let spare = |pair: &Pair<'_>| templates(pair).into_iter().find(|pid| *pid != template);
-    until(&mut pair, |pair| spare(pair).is_some());
-    let ahead = spare(&pair).unwrap();
-    assert!(ahead != first && sys::is_child(ahead));
-
-    pair.ask(spawn(2));
-    let (second, _) = born(&mut pair, 2);
-    assert_eq!(second, ahead);
-    let next = |pair: &Pair<'_>| spare(pair).filter(|pid| *pid != ahead);
-    until(&mut pair, |pair| next(pair).is_some());
-    let last = next(&pair).unwrap();
-
-    // The template would fork no other.
-    sys::kill_now(last);
-    until_ended(last);
-    until(&mut pair, |pair| templates(pair) == [template]);
-    assert!(!sys::is_child(last), "buried");
-    pair.life.end();
-    assert!(!sys::is_child(first) && !sys::is_child(second));
-}
-
-/// A template takes what it forked ahead along.
-#[test]
-fn a_spare_worker_ends_with_its_template() {
-    let dir = tempfile::tempdir().unwrap();
-    let each = format!("{TAKE}{}", forks(dir.path()));
-    let mut setup = sharing(dir.path(), &format!("{TAKE}{LOADED}{each}{each}{TAKE}"));
-    setup.config.worker.spares = 1;
-    let mut pair = Pair::new(&setup);
-    pair.ask(spawn(1));
-    let (worker, _) = born(&mut pair, 1);
-    until(&mut pair, |pair| templates(pair).len() == 2);
-    let all = templates(&pair);
-    sys::kill_now(all[0]);
-    until(&mut pair, |pair| templates(pair).is_empty());
-    assert!(
-        !sys::is_child(all[1]) && sys::is_child(worker),
-        "the worker lives on"
-    );
-    pair.life.end();
 }
 
 /// It may say why and end between the launcher's look at its words and the one at its death.

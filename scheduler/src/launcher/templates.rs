@@ -7,9 +7,10 @@
 
 use super::{
     catalog::Opened,
+    outcome::{End, Outcome, Why},
     pauses::{Identity, Key, Pauses},
     sys,
-    template::{End, Outcome, Template, Why},
+    template::Template,
     users::Blocks,
 };
 use crate::config::Config;
