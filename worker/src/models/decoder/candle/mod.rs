@@ -103,20 +103,8 @@ impl Decoder for CandleDecoder {
 
     /// What is not kept goes back to the allocator, which zeroes it on the processor.
     fn keep(&mut self, kind: PassKind, rows: &[usize], answers: &[usize]) -> Scrubbed {
-        let Some((stage, left)) = self.left[kind as usize].take() else {
-            return Scrubbed::default();
-        };
-        let answering = stage == self.model.config.layers;
-        let kept = if answering { answers } else { rows };
-        if !rows.is_empty() {
-            let ids: Vec<u32> = kept.iter().map(|row| *row as u32).collect();
-            let left = match ids.is_empty() {
-                true => left.narrow(0, 0, 0),
-                false => Tensor::new(ids, &self.device).and_then(|ids| left.index_select(&ids, 0)),
-            };
-            // Without its rows a pass begins anew.
-            self.left[kind as usize] = left.ok().map(|left| (stage, left));
-        }
+        let answering = self.model.config.layers;
+        keep_rows(&mut self.left[kind as usize], answering, rows, answers);
         Scrubbed::default()
     }
 
@@ -128,4 +116,25 @@ impl Decoder for CandleDecoder {
     fn scrub(&mut self) -> Scrubbed {
         self.logits.scrub()
     }
+}
+
+/// Keeps of a pass on its way (its stage, and a tensor of its rows) what is still wanted: these rows, or from the stage
+/// `answering` on those that answer.
+pub(super) fn keep_rows(
+    left: &mut Option<(usize, Tensor)>,
+    answering: usize,
+    rows: &[usize],
+    answers: &[usize],
+) {
+    let Some((stage, before)) = left.take().filter(|_| !rows.is_empty()) else {
+        return;
+    };
+    let kept = if stage == answering { answers } else { rows };
+    let ids: Vec<u32> = kept.iter().map(|row| *row as u32).collect();
+    let after = match ids.is_empty() {
+        true => before.narrow(0, 0, 0),
+        false => Tensor::new(ids, before.device()).and_then(|ids| before.index_select(&ids, 0)),
+    };
+    // Without its rows a pass begins anew.
+    *left = after.ok().map(|rows| (stage, rows));
 }

@@ -8,7 +8,7 @@
 mod ops;
 mod step;
 
-use super::candle::weights::OnDevice;
+use super::candle::{keep_rows, weights::OnDevice};
 use super::checkpoint::Checkpoint;
 use super::model::Model;
 use super::{Decoder, DeviceError, Given, Shape};
@@ -176,20 +176,8 @@ impl Decoder for CudaDecoder {
 
     /// What is not kept goes back to the jobs' pool, and is zeroed with it.
     fn keep(&mut self, kind: PassKind, rows: &[usize], answers: &[usize]) -> Scrubbed {
-        let Some((stage, left)) = self.left[kind as usize].take() else {
-            return Scrubbed::default();
-        };
-        let answering = stage == self.model.config.layers;
-        let kept = if answering { answers } else { rows };
-        if !rows.is_empty() {
-            let ids: Vec<u32> = kept.iter().map(|row| *row as u32).collect();
-            let left = match ids.is_empty() {
-                true => left.narrow(0, 0, 0),
-                false => Tensor::new(ids, &self.device).and_then(|ids| left.index_select(&ids, 0)),
-            };
-            // Without its rows a pass begins anew.
-            self.left[kind as usize] = left.ok().map(|left| (stage, left));
-        }
+        let answering = self.model.config.layers;
+        keep_rows(&mut self.left[kind as usize], answering, rows, answers);
         Scrubbed::default()
     }
 
