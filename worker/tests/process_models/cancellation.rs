@@ -3,7 +3,7 @@
 //! Where the moment matters, the worker holds no lease when it is told, so that nothing is left to chance:
 //! whatever the first step of the next lease does, it does after the cancellation.
 
-use super::{BLOCK_BYTES, counters, finished, fixture, last, next_step, smollm2, text};
+use super::{BLOCK_BYTES, counters, finished, fixture, last, next_step, smollm2, text, unhurried};
 use crate::support::Worker;
 use bulkhead_proto::internal::to_worker::Message as To;
 use bulkhead_proto::internal::{Cancel, Outcome, Work, WorkItem, work_item::Job};
@@ -38,7 +38,7 @@ fn until_shown(worker: &mut Worker, requests: &[u64]) {
 /// the next, its memory is given up in that lease's first steps, and the other's answer is what it is alone.
 #[test]
 fn nothing_is_computed_for_a_cancelled_sequence_and_its_blocks_are_free() {
-    let mut worker = smollm2();
+    let mut worker = unhurried();
     ask(&mut worker, 1, 7, 40);
     worker.grant(1);
     let (alone, _) = worker.until_released();
@@ -89,7 +89,7 @@ fn nothing_is_computed_for_a_cancelled_sequence_and_its_blocks_are_free() {
 /// One that is cancelled alone leaves nothing: the steps that follow only clean.
 #[test]
 fn a_worker_whose_only_sequence_is_cancelled_runs_dry() {
-    let mut worker = smollm2();
+    let mut worker = unhurried();
     ask(&mut worker, 1, 7, ENDLESS);
     worker.grant(1);
     until_shown(&mut worker, &[1]);

@@ -25,7 +25,16 @@ fn smollm2() -> Worker {
     smollm2_for(Assign::default())
 }
 
-/// The same, assigned with these settings beside.
+/// The same, whose steps have all the time that they need: none leaves a pass on its way, however slow the machine, so
+/// that tokens can be counted to the last one.
+fn unhurried() -> Worker {
+    smollm2_for(Assign {
+        step_limit_ns: 3_600_000_000_000,
+        ..Assign::default()
+    })
+}
+
+/// The same, assigned with these settings beside; steps of the usual length where they say nothing.
 fn smollm2_for(settings: Assign) -> Worker {
     let file = fixture::files("smollm2", &["model.gguf"]).swap_remove(0);
     let hash = digest::digest(&digest::SHA256, &file.bytes);
@@ -43,10 +52,14 @@ fn smollm2_for(settings: Assign) -> Worker {
         Some(From::Ready(_)) => {}
         other => panic!("not ready: {other:?}"),
     }
+    let step_limit_ns = match settings.step_limit_ns {
+        0 => fixture::STEP_LIMIT_NS,
+        ns => ns,
+    };
     worker.send(To::Assign(Assign {
         tenant: "acme".into(),
         quota_bytes: 64 << 20,
-        step_limit_ns: fixture::STEP_LIMIT_NS,
+        step_limit_ns,
         ..settings
     }));
     worker
