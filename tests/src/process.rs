@@ -98,6 +98,16 @@ pub fn namespace(pid: i32, kind: &str) -> String {
     link.to_string_lossy().into_owned()
 }
 
+/// The control groups of a process that its launcher made for it: paths below the launcher's folder, one a line.
+pub fn own_groups(pid: i32, launcher: i32) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("groups may be read");
+    let ours = format!("/bulkhead-{launcher}/");
+    let below = text
+        .lines()
+        .filter_map(|line| Some(line.split_once(&ours)?.1));
+    below.collect::<Vec<_>>().join("\n")
+}
+
 /// What a process's memory costs, bytes, by the kernel's account.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {

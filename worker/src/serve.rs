@@ -125,7 +125,12 @@ impl Server {
     /// Drops some of what is kept and whose time has come, and gives the evidence.
     fn expire(&mut self) -> Result<(), ServeError> {
         let origin = self.started;
+        let cached = self.engine.counters().cached_bytes;
         self.engine.expire(&|| nanos_since(origin));
+        if self.engine.counters().cached_bytes == cached {
+            // Woken early: there is nothing to tell, and it would not be believed.
+            return Ok(());
+        }
         let report = self.evidence.scrub(self.engine.as_mut());
         let expired = Expired {
             scrub: Some(report),

@@ -51,8 +51,16 @@ const SPARES_MAX: u32 = 64;
 /// Least memory of a worker beside model and quota, bytes: stacks alone take a good part of it.
 const SCRATCH_BYTES_MIN: u64 = 128 << 20;
 
-/// The layers of a worker's seal, as the worker names them; `bulkhead doctor` tries each.
-pub const LAYERS: [&str; 19] = [
+/// A group's limit on memory, which only the launcher can set.
+pub const CGROUP_MEMORY: &str = "cgroup_memory";
+/// A group's limit on threads, which only the launcher can set.
+pub const CGROUP_PIDS: &str = "cgroup_pids";
+
+/// The layers of a worker's seal, the launcher's first, and the others as the worker names them; `bulkhead doctor` tries
+/// each.
+pub const LAYERS: [&str; 21] = [
+    CGROUP_MEMORY,
+    CGROUP_PIDS,
     "oom_score",
     "no_new_privs",
     "userns",

@@ -134,6 +134,6 @@ fn start(program: &Path, config: &Config) -> io::Result<(Pid, OwnedFd)> {
     if config.audit.bytes_max > 0 {
         args.extend::<[&OsStr; 2]>(["--max-bytes".as_ref(), bytes_max.as_ref()]);
     }
-    let pid = sys::spawn(program, &args, &[theirs.as_fd()])?;
+    let pid = sys::spawn(program, &args, &[theirs.as_fd()], &[])?;
     Ok((pid, connection))
 }

@@ -123,6 +123,6 @@ impl Gpus {
 fn start(program: &Path) -> io::Result<(Pid, OwnedFd)> {
     let (theirs, connection) = packet::pair()?;
     let no_arguments: [&str; 0] = [];
-    let pid = sys::spawn(program, &no_arguments, &[theirs.as_fd()])?;
+    let pid = sys::spawn(program, &no_arguments, &[theirs.as_fd()], &[])?;
     Ok((pid, connection))
 }

@@ -9,11 +9,12 @@ use super::{
     audit::{Audit, Change},
     catalog::{Catalog, Reload},
     gpus::{self, Gpus},
+    groups::Groups,
     outcome::Outcome,
     programs::Programs,
     sys,
     templates::Templates,
-    worker::{self, Kind, SpawnError},
+    worker::{self, How, Kind, SpawnError},
 };
 use crate::config::Config;
 use bulkhead_proto::{
@@ -33,6 +34,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::Path,
     time::Instant,
 };
 
@@ -53,10 +55,23 @@ pub struct Setup {
     /// What a reload replaces.
     pub catalog: RefCell<Catalog>,
     pub programs: Programs,
+    /// Where workers and templates are bounded, as far as the machine grants it.
+    pub groups: RefCell<Groups>,
     /// Children that hang in a driver, where nothing ends them: nobody waits for these.
     pub hung: RefCell<BTreeSet<Pid>>,
     /// Drawn once; spreads what has to wait.
     pub seed: u64,
+}
+
+impl Setup {
+    /// With what one of our programs is started.
+    fn how<'a>(&'a self, program: &'a Path) -> How<'a> {
+        How {
+            program,
+            config: &self.config,
+            groups: &self.groups,
+        }
+    }
 }
 
 /// One life.
@@ -169,18 +184,25 @@ impl<'a> Life<'a> {
             .filter_map(|(&worker, &pid)| Some((worker, sys::ended(pid)?)))
             .collect();
         for (worker, how) in ended {
-            if let Some(pid) = self.workers.remove(&worker) {
-                self.templates.left(pid, now);
-            }
+            let Some(pid) = self.workers.remove(&worker) else {
+                continue;
+            };
+            self.templates.left(pid, now);
+            let why = match self.setup.groups.borrow().ran_out(pid) {
+                true => format!("{how}: it took more memory than its control group may have"),
+                false => how.to_string(),
+            };
             let told = Exited {
                 worker,
-                how: how.to_string(),
+                how: why,
                 signal: how.signal(),
             };
             self.tell(Tell::Exited(told), None);
         }
         let outcomes = self.templates.tick(self.known(), now);
         self.settle(outcomes);
+        let known = self.known();
+        (self.setup.groups.borrow_mut()).sweep(|pid| known.contains(&pid));
         self.tell_stages();
         self.go_on_reloading(now);
         if !self.connected {
@@ -216,6 +238,7 @@ impl<'a> Life<'a> {
         drop(self.socket);
         self.setup.hung.borrow_mut().extend(self.gpus.end());
         self.audit.finish();
+        self.setup.groups.borrow_mut().sweep(|_| false);
     }
 
     fn hear(&mut self, message: ToLauncher, now: Instant) {
@@ -290,7 +313,7 @@ impl<'a> Life<'a> {
                     .retire(&ask.model, "its model cannot be served any more", now);
             }
         })?;
-        let room = worker::room(config, ask);
+        let room = worker::room(config, ask.quota_bytes);
         let kind = worker::kind(&ask.device)?;
         let Some(program) = programs.worker_for(kind) else {
             return Err(SpawnError::NoProgram(ask.device.clone()));
@@ -302,16 +325,16 @@ impl<'a> Life<'a> {
         };
         if alone {
             let block = self.templates.give_block();
-            return worker::start(program, config, &opened, &ask.device, (bounded, block))
-                .map(Some);
+            let how = self.setup.how(program);
+            return worker::start(how, &opened, &ask.device, (bounded, block)).map(Some);
         }
-        let how = (programs.worker.as_path(), config);
+        let how = self.setup.how(&programs.worker);
         let spare = (self.templates).ask(ask.worker, &ask.device, &opened, how, now)?;
         let Some((pid, connection)) = spare else {
             self.rooms.insert(ask.worker, room);
             return Ok(None);
         };
-        bound(ask.worker, pid, room);
+        self.bound(ask.worker, pid, room);
         let digest = opened.digest.to_owned();
         Ok(Some(worker::Started {
             pid,
@@ -356,8 +379,21 @@ impl<'a> Life<'a> {
     /// A template's worker is there. It is handed over once it has its bounds.
     fn born(&mut self, worker: u64, pid: Pid, connection: &OwnedFd, digest: String) {
         let room = self.rooms.remove(&worker).unwrap_or_default();
-        bound(worker, pid, room);
+        self.bound(worker, pid, room);
         self.started(worker, pid, connection, digest);
+    }
+
+    /// Bounds what a template's worker may take. One for which that fails is killed and handed over: its end is told like
+    /// that of any other, and it serves no tenant before.
+    fn bound(&self, worker: u64, pid: Pid, room: u64) {
+        let limits = worker::limits(&self.setup.config, Some(room));
+        let bounded = (self.setup.groups.borrow_mut())
+            .enclose(pid, limits)
+            .and_then(|()| sys::bound_memory(pid, room));
+        if let Err(error) = bounded {
+            tracing::error!(worker, "a worker cannot be bounded: {error}");
+            sys::kill_now(pid);
+        }
     }
 
     fn started(&mut self, worker: u64, pid: Pid, connection: &OwnedFd, model_sha256: String) {
@@ -399,15 +435,6 @@ impl<'a> Life<'a> {
             tracing::error!("the scheduler's connection to the launcher failed: {why}");
         }
         self.connected = false;
-    }
-}
-
-/// Bounds a worker's memory. One for which that fails is killed and handed over: its end is told like that of any other,
-/// and it serves no tenant before.
-fn bound(worker: u64, pid: Pid, room: u64) {
-    if let Err(error) = sys::bound_memory(pid, room) {
-        tracing::error!(worker, "a worker's memory cannot be bounded: {error}");
-        sys::kill_now(pid);
     }
 }
 

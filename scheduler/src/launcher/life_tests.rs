@@ -81,6 +81,7 @@ fn setup_with(dir: &Path, worker: &str, audit: &str, gpus: &str) -> Setup {
             audit: script(dir, "audit", audit),
             gpus: script(dir, "gpus", gpus),
         },
+        groups: Default::default(),
         hung: Default::default(),
     }
 }

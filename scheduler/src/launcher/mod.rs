@@ -12,6 +12,7 @@ use crate::{
 };
 use bulkhead_proto::packet;
 use catalog::Catalog;
+use groups::Groups;
 use life::{Life, Setup};
 use nix::{
     errno::Errno,
@@ -36,6 +37,7 @@ mod audit;
 mod backoff;
 mod catalog;
 mod gpus;
+pub mod groups;
 mod life;
 mod outcome;
 mod pauses;
@@ -70,6 +72,12 @@ pub enum LauncherError {
     /// Another server uses the data folder.
     #[error("a server (process {pid}) already runs on {data}; stop it, or give another --data")]
     Taken { data: String, pid: String },
+    /// A layer of the seal that the operator requires is the launcher's to apply, and not to be had.
+    #[error(
+        "worker.required_layers names {layer}, which this machine does not grant: {why}; `bulkhead doctor` says what \
+         it does"
+    )]
+    Layer { layer: &'static str, why: String },
     /// The machine refused something.
     #[error("the launcher failed: {0}")]
     Io(#[from] io::Error),
@@ -94,7 +102,24 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
     if manifests.is_empty() {
         tracing::warn!("no models: run `bulkhead models pull`");
     }
+    let (groups, granted) = Groups::set_up();
+    for (layer, granted) in granted {
+        match granted {
+            Ok(_) => {}
+            Err(why)
+                if config
+                    .worker
+                    .required_layers
+                    .iter()
+                    .any(|name| name == layer) =>
+            {
+                return Err(LauncherError::Layer { layer, why });
+            }
+            Err(why) => tracing::info!("without {layer}: {why}"),
+        }
+    }
     let setup = Setup {
+        groups: groups.into(),
         seed: RandomState::new().hash_one(()),
         programs: Programs::find()?,
         catalog: Catalog::new(manifests).into(),

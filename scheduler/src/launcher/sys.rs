@@ -40,11 +40,12 @@ pub enum Fork {
 /// Starts `program` with `args`, no environment, `fds` as descriptors 3, 4, 5 …, standard input and
 /// output closed off, standard error kept. It dies with this process, is in a process group of its
 /// own (the terminal's Ctrl-C is the launcher's alone), and ignores SIGTERM and SIGINT: how it ends
-/// is the launcher's to say.
+/// is the launcher's to say. Before it becomes the program it joins the control groups whose `doors` are given.
 pub fn spawn(
     program: &Path,
     args: &[impl AsRef<OsStr>],
     fds: &[BorrowedFd<'_>],
+    doors: &[File],
 ) -> io::Result<Pid> {
     let program = CString::new(program.as_os_str().as_bytes())?;
     let args: Vec<_> = (args.iter())
@@ -64,6 +65,10 @@ pub fn spawn(
     let raw: Vec<_> = sources.iter().map(AsRawFd::as_raw_fd).collect();
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let null = dup_above(null.as_fd(), above)?;
+    let doors: Vec<_> = (doors.iter())
+        .map(|door| dup_above(door.as_fd(), above))
+        .collect::<Result<_, _>>()?;
+    let raw_doors: Vec<_> = doors.iter().map(AsRawFd::as_raw_fd).collect();
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     let report = dup_above(writer.as_fd(), above)?;
     drop(writer);
@@ -79,7 +84,10 @@ pub fn spawn(
         ForkResult::Child => {
             // SAFETY: as above; all pointers end in null and outlive the call.
             unsafe {
-                let error = place_and_exec(&raw, null.as_raw_fd(), launcher, &argv, &envp);
+                let error = join(&raw_doors).map_or_else(
+                    |error| error,
+                    |()| place_and_exec(&raw, null.as_raw_fd(), launcher, &argv, &envp),
+                );
                 let bytes = (error as i32).to_le_bytes();
                 libc::write(report.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
                 libc::_exit(127)
@@ -141,6 +149,20 @@ unsafe fn place_and_exec(
     // SAFETY: the caller's promise about argv and envp.
     unsafe { libc::execve(argv[0], argv.as_ptr(), envp.as_ptr()) };
     Errno::last()
+}
+
+/// The child's way into control groups.
+///
+/// # Safety
+/// Only in a freshly forked child.
+unsafe fn join(doors: &[RawFd]) -> Result<(), Errno> {
+    for door in doors {
+        // SAFETY: a plain system call on a number and a byte that is there.
+        if unsafe { libc::write(*door, b"0".as_ptr().cast(), 1) } != 1 {
+            return Err(Errno::last());
+        }
+    }
+    Ok(())
 }
 
 /// Forks this process. Refuses where another thread exists: it would not exist in the child, and

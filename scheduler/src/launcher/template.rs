@@ -12,9 +12,8 @@ use super::{
     pauses::Identity,
     sys::{self, Ended},
     users::{self, Users},
-    worker,
+    worker::{self, How},
 };
-use crate::config::Config;
 use bulkhead_proto::{
     internal::{
         Fork, FromTemplate, ModelFault, ModelHeld, ModelLoading, Progress, Refused, ToTemplate,
@@ -31,7 +30,6 @@ use std::{
     collections::{BTreeSet, VecDeque},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -114,25 +112,26 @@ pub struct Template {
 impl Template {
     /// Starts one for a model whose files are open.
     pub fn start(
-        program: &Path,
-        config: &Config,
+        how: How<'_>,
         opened: &Opened<'_>,
         block: Option<u32>,
         now: Instant,
     ) -> io::Result<Template> {
         let (theirs, control) = packet::pair()?;
-        let load = Ask::Load(worker::load(config, opened, worker::CPU));
+        let load = Ask::Load(worker::load(how.config, opened, worker::CPU));
         packet::send(control.as_fd(), &message(load), None)?;
         let mut fds = vec![theirs.as_fd()];
         fds.extend(opened.files.iter().map(AsFd::as_fd));
         let mut arguments = vec!["--template".into()];
         arguments.extend(users::arguments(block));
-        let pid = sys::spawn(program, &arguments, &fds)?;
+        let room = worker::room(how.config, 0);
+        let limits = worker::limits_loading(how.config, opened, Some(room))?;
+        let pid = worker::spawn_in_group(how, &arguments, &fds, limits)?;
         let of = (opened.manifest.name.as_str(), opened.digest);
         let template = Template::over(pid, control, of, now);
         let mut template = template.inspect_err(|_| sys::kill_and_wait(pid))?;
         template.files = Identity::of(&opened.files);
-        template.spares_max = config.worker.spares as usize;
+        template.spares_max = how.config.worker.spares as usize;
         template.users = Users::of(block);
         Ok(template)
     }

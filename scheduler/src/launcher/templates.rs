@@ -12,15 +12,14 @@ use super::{
     sys,
     template::Template,
     users::Blocks,
+    worker::How,
 };
-use crate::config::Config;
 use bulkhead_proto::internal::model_news::State as Stage;
 use nix::unistd::Pid;
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     io,
     os::fd::{BorrowedFd, OwnedFd},
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -73,10 +72,10 @@ impl Templates {
         worker: u64,
         device: &str,
         opened: &Opened<'_>,
-        (program, config): (&Path, &Config),
+        how: How<'_>,
         now: Instant,
     ) -> Result<Option<(Pid, OwnedFd)>, AskError> {
-        let template = self.of(device, opened, (program, config), now)?;
+        let template = self.of(device, opened, how, now)?;
         if let Some(spare) = template.take_spare(now) {
             return Ok(Some(spare));
         }
@@ -89,7 +88,7 @@ impl Templates {
         &mut self,
         device: &str,
         opened: &Opened<'_>,
-        how: (&Path, &Config),
+        how: How<'_>,
         now: Instant,
     ) -> Result<(), AskError> {
         self.of(device, opened, how, now)?.keep(true, now);
@@ -130,7 +129,7 @@ impl Templates {
         &mut self,
         device: &str,
         opened: &Opened<'_>,
-        (program, config): (&Path, &Config),
+        how: How<'_>,
         now: Instant,
     ) -> Result<&mut Template, AskError> {
         let key = (opened.manifest.name.clone(), device.to_owned());
@@ -147,7 +146,7 @@ impl Templates {
                 if let Some(left) = self.pauses.left(entry.key(), now) {
                     return Err(AskError::Paused(left));
                 }
-                match Template::start(program, config, opened, self.blocks.give(), now) {
+                match Template::start(how, opened, self.blocks.give(), now) {
                     Ok(template) => entry.insert(template),
                     Err(error) => {
                         self.pauses.failed(entry.key(), Duration::ZERO, now);

@@ -2,6 +2,7 @@
 
 use super::{
     catalog::{Catalog, CatalogError, Opened},
+    groups::{self, Groups, Limits},
     sys,
     templates::AskError,
     users,
@@ -19,9 +20,11 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    cell::RefCell,
+    ffi::OsString,
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
@@ -30,6 +33,10 @@ use std::{
 /// What a model may take in memory while it is read, in sizes of its files: as they are and as they are
 /// computed with, of which the second may have four times the bits.
 const LOADING_TIMES: u64 = 8;
+
+/// Threads that a process may have beside those that compute: its own few, and of one that holds a model those of its
+/// trial and of workers on their way.
+const TASKS_BESIDE: u64 = 64;
 
 /// The device that templates hold models for: a process that holds a GPU cannot fork.
 pub const CPU: &str = "cpu";
@@ -135,16 +142,52 @@ pub fn open<'a>(catalog: &'a Catalog, ask: &SpawnWorker) -> Result<Opened<'a>, S
 
 /// What a worker may have beside its model, bytes. What the scheduler says of a quota can cost room, and no
 /// isolation.
-pub fn room(config: &Config, ask: &SpawnWorker) -> u64 {
-    let quota = ask.quota_bytes.max(config.worker.quota_bytes);
+pub fn room(config: &Config, quota_bytes: u64) -> u64 {
+    let quota = quota_bytes.max(config.worker.quota_bytes);
     quota.saturating_add(config.worker.scratch_bytes)
+}
+
+/// With what workers and the processes that hold models are started.
+#[derive(Clone, Copy)]
+pub struct How<'a> {
+    pub program: &'a Path,
+    pub config: &'a Config,
+    pub groups: &'a RefCell<Groups>,
+}
+
+/// What the group of a process may have that computes, where it may have so much memory that it shares with nobody.
+pub fn limits(config: &Config, memory_bytes: Option<u64>) -> Limits {
+    Limits {
+        memory_bytes,
+        tasks: u64::from(config.worker_threads()) + TASKS_BESIDE,
+    }
+}
+
+/// What the group of a process may have that reads these files, with `room` beside the model.
+pub fn limits_loading(
+    config: &Config,
+    opened: &Opened<'_>,
+    room: Option<u64>,
+) -> io::Result<Limits> {
+    let loading = loading_bytes(opened)?;
+    Ok(limits(
+        config,
+        room.map(|room| room.saturating_add(loading)),
+    ))
+}
+
+/// What a model may take in memory while it is read, and afterwards.
+fn loading_bytes(opened: &Opened<'_>) -> io::Result<u64> {
+    let size = |file| Ok(fstat(file)?.st_size as u64);
+    let sizes = opened.files.iter().map(size);
+    let bytes = sizes.sum::<io::Result<u64>>()?;
+    Ok(bytes.saturating_mul(LOADING_TIMES))
 }
 
 /// Starts a worker that loads the model itself for this device and shares it with nobody, with `room` beside its
 /// model (none means that what it maps is not bounded), with these users of those that are kept for workers.
 pub fn start(
-    program: &Path,
-    config: &Config,
+    how: How<'_>,
     opened: &Opened<'_>,
     device: &str,
     (room, block): (Option<u64>, Option<u32>),
@@ -156,7 +199,7 @@ pub fn start(
         SockFlag::SOCK_CLOEXEC,
     )
     .map_err(io::Error::from)?;
-    let load = load(config, opened, device);
+    let load = load(how.config, opened, device);
     // The frame is far smaller than a socket's buffer, so this does not wait for the worker.
     let mut stream = UnixStream::from(connection);
     stream.set_nonblocking(true)?;
@@ -166,14 +209,11 @@ pub fn start(
 
     let mut fds = vec![theirs.as_fd()];
     fds.extend(opened.files.iter().map(AsFd::as_fd));
-    let pid = sys::spawn(program, &users::arguments(block), &fds)?;
-    let files =
-        (opened.files.iter()).try_fold(0u64, |sum, file| Ok(sum + fstat(file)?.st_size as u64));
-    let bounded = files.and_then(|bytes| {
-        let loading = bytes.saturating_mul(LOADING_TIMES);
-        room.map_or(Ok(()), |room| {
-            sys::bound_memory(pid, room.saturating_add(loading))
-        })
+    let limits = limits_loading(how.config, opened, room)?;
+    let pid = spawn_in_group(how, &users::arguments(block), &fds, limits)?;
+    let bounded = room.map_or(Ok(()), |room| {
+        let loading = loading_bytes(opened)?;
+        sys::bound_memory(pid, room.saturating_add(loading))
     });
     bounded.inspect_err(|_: &io::Error| sys::kill_and_wait(pid))?;
     Ok(Started {
@@ -181,6 +221,20 @@ pub fn start(
         connection: stream.into(),
         digest: opened.digest.to_owned(),
     })
+}
+
+/// Starts the program in a control group of its own, which it is in before it is the program.
+pub fn spawn_in_group(
+    how: How<'_>,
+    arguments: &[OsString],
+    fds: &[BorrowedFd<'_>],
+    limits: Limits,
+) -> io::Result<Pid> {
+    let mut groups = how.groups.borrow_mut();
+    let group = groups.make(limits)?;
+    let pid = sys::spawn(how.program, arguments, fds, &group.doors()?)?;
+    groups.joined(pid, group);
+    Ok(pid)
 }
 
 /// What to load, for a process that finds the model's files from the second descriptor on.
@@ -197,7 +251,10 @@ pub fn load(config: &Config, opened: &Opened<'_>, device: &str) -> Load {
         format: opened.manifest.format.to_string(),
         files,
         threads: config.worker_threads(),
-        required_layers: config.worker.required_layers.clone(),
+        required_layers: (config.worker.required_layers.iter())
+            .filter(|layer| !groups::LAYERS.contains(&layer.as_str()))
+            .cloned()
+            .collect(),
         zeroing_off: (config.zeroing_off().into_iter())
             .map(|measure| measure.name().to_owned())
             .collect(),

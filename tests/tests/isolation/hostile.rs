@@ -40,7 +40,7 @@ const ON_THE_MACHINE: [Attempt; 10] = [
 /// On the scheduler at the other end of its socket: that ends it.
 const ON_THE_SCHEDULER: [Attempt; 16] = [
     ("lane", "killed", "held_lane"),
-    ("flood", "killed", "held_lane"),
+    ("flood", "killed", "protocol"),
     ("half-a-frame", "killed", "held_lane"),
     ("idle", "killed", "protocol"),
     ("junk", "killed", "frame"),

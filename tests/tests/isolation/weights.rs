@@ -7,10 +7,10 @@ use bulkhead_tests::{
     agent::{chat, collect},
     models::{self, turn},
     options::Options,
-    process::{Memory, as_root, memory, open_files, private_mappings},
+    process::{Memory, as_root, memory, open_files, own_groups, private_mappings},
     server::Server,
 };
-use std::{fs::File, os::unix::fs::FileExt as _};
+use std::{collections::BTreeSet, fs::File, os::unix::fs::FileExt as _};
 
 /// What the kernel calls the process that holds a model.
 const TEMPLATE: &str = "bulkhead-model";
@@ -57,11 +57,11 @@ async fn ten_tenants_cost_one_copy_of_the_weights_and_ten_pools() {
         return;
     }
     let _turn = turn("models");
-    let (_server, workers, template) = served(TENANTS, "Say hello.").await;
+    let (server, workers, template) = served(TENANTS, "Say hello.").await;
     let held = memory(template);
     show("template", held);
     let mut total = held.proportional;
-    for worker in workers {
+    for &worker in &workers {
         let own = memory(worker);
         show("worker", own);
         assert!(own.private_dirty < OWN_BYTES_MAX, "{own:?}");
@@ -71,6 +71,19 @@ async fn ten_tenants_cost_one_copy_of_the_weights_and_ten_pools() {
     println!("together {:.1} MiB", total as f64 / MIB);
     assert!(one_copy > 64 << 20, "the weights are there");
     assert!(total < one_copy + (TENANTS as u64 + 1) * OWN_BYTES_MAX);
+
+    // Each is in a control group of its own, where `doctor` says that this machine grants one.
+    let granted = server
+        .command(&["doctor", "--json"])
+        .expect("all that is required");
+    let granted: serde_json::Value = serde_json::from_str(&granted).expect("JSON");
+    let checks = granted["checks"].as_array().expect("a list");
+    if (checks.iter()).any(|check| check["name"] == "cgroup_memory" && check["ok"] == true) {
+        let all = workers.iter().chain([&template]);
+        let groups: BTreeSet<String> = all.map(|pid| own_groups(*pid, server.pid())).collect();
+        assert_eq!(groups.len(), TENANTS + 1, "{groups:?}");
+        assert!(!groups.contains(""), "{groups:?}");
+    }
 }
 
 /// A worker that was taken over writes all over the weights; the others' are as they were. Nor does

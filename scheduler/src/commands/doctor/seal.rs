@@ -1,7 +1,8 @@
-//! The seal: which of a worker's layers this machine grants, asked of the worker program itself.
+//! The seal: which of its layers this machine grants, asked of the worker program itself, and of the kernel for those that
+//! the launcher applies.
 
 use super::Check;
-use crate::launcher::programs;
+use crate::launcher::{groups, programs};
 use serde::Deserialize;
 use std::{collections::BTreeMap, process::Command};
 
@@ -20,10 +21,26 @@ struct Layer {
     detail: String,
 }
 
+impl From<(&'static str, groups::Granted)> for Layer {
+    fn from((name, granted): (&'static str, groups::Granted)) -> Layer {
+        let available = granted.is_ok();
+        let (Ok(detail) | Err(detail)) = granted;
+        Layer {
+            name: name.to_owned(),
+            available,
+            detail,
+        }
+    }
+}
+
 /// One check a layer; a required one that the worker does not know is missing.
 pub fn checks(required: &[String]) -> Vec<Check> {
     let layers = match probe() {
-        Ok(layers) => layers,
+        Ok(layers) => groups::look()
+            .into_iter()
+            .map(Layer::from)
+            .chain(layers)
+            .collect::<Vec<_>>(),
         Err(what) => {
             let none = Check::found(GROUP, "worker program", what);
             return std::iter::once(none.required().lacking())
@@ -76,6 +93,12 @@ fn unknown(name: &str) -> Check {
 /// What a worker that was taken over could do without this layer.
 fn loss(layer: &str) -> &'static str {
     match layer {
+        "cgroup_memory" => {
+            "limits of a process alone bound a worker, which do not count what it copies of its model; and nothing bounds a process that reads a model"
+        }
+        "cgroup_pids" => {
+            "a process that reads a model's files could fill the machine with processes"
+        }
         "oom_score" => "other processes could be ended for the memory that a worker took",
         "no_new_privs" => "a set-uid program could give a worker privileges",
         "no_capabilities" => "a worker started by root would keep root's powers",

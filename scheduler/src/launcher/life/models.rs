@@ -112,11 +112,10 @@ impl Life<'_> {
         }
         let catalog = self.setup.catalog.borrow();
         let opened = catalog.open_for_nobody(&ask.model)?;
-        let config = &self.setup.config;
-        if !config.worker.share_weights {
+        if !self.setup.config.worker.share_weights {
             return Err(CatalogError::NotShared.into());
         }
-        let how = (self.setup.programs.worker.as_path(), config);
+        let how = self.setup.how(&self.setup.programs.worker);
         Ok(self.templates.keep(&ask.device, &opened, how, now)?)
     }
 

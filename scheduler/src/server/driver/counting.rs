@@ -1,11 +1,14 @@
 //! What workers say of themselves, made into metrics: work done and memory held.
 //!
-//! For operators alone. Nothing is decided by it, and nobody is billed for it.
+//! For operators alone: nobody is billed for it, and all that is decided by it is that a worker speaks too often.
 
-use super::{Driver, worker::Worker};
+use super::{Driver, ends::Cause, worker::Worker};
 use crate::server::metrics::{self, Held};
 use bulkhead_core::WorkerId;
-use bulkhead_proto::internal::Counters;
+use bulkhead_proto::internal::{Counters, Expired};
+
+/// What a frame of something dropped must be about at least, bytes: any block of keys and values is larger.
+const DROPPED_BYTES_MIN: u64 = 256;
 
 impl Driver {
     /// Shows what a worker says that it did so far, and holds now.
@@ -24,6 +27,27 @@ impl Driver {
             let tenant = self.label(tenant);
             metrics::engine(&tenant, &model, &before, &counters);
             metrics::held(&tenant, &model, held, now);
+        }
+    }
+
+    /// What a worker says that it dropped of its own accord, with no lease to bound how often it may speak. So each such
+    /// frame must leave less that is cached than the last, and there are no more of them than there are pieces to drop.
+    pub(super) fn expired(&mut self, worker: WorkerId, expired: &Expired) {
+        if !self.clean(worker, expired.scrub.as_ref()) {
+            return;
+        }
+        let counters = expired.counters.unwrap_or_default();
+        let Some(entry) = self.workers.get(&worker) else {
+            return;
+        };
+        let quota = self
+            .tenants
+            .get(&entry.tenant)
+            .map(|facts| facts.quota_bytes);
+        let before = entry.held.cached.min(quota.unwrap_or_default());
+        match counters.cached_bytes.saturating_add(DROPPED_BYTES_MIN) <= before {
+            true => self.counted(worker, expired.kv_bytes, counters),
+            false => self.kill_worker(worker, Cause::Protocol),
         }
     }
 

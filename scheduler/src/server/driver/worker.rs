@@ -176,12 +176,7 @@ impl Driver {
             Some(from_worker::Message::Refused(refused)) => self.refused(worker, refused),
             Some(from_worker::Message::Step(step)) => self.stepped(worker, step),
             Some(from_worker::Message::Released(released)) => self.released(worker, &released),
-            Some(from_worker::Message::Expired(expired)) => {
-                if self.clean(worker, expired.scrub.as_ref()) {
-                    let counters = expired.counters.unwrap_or_default();
-                    self.counted(worker, expired.kv_bytes, counters);
-                }
-            }
+            Some(from_worker::Message::Expired(expired)) => self.expired(worker, &expired),
             None => self.kill_worker(worker, Cause::Frame),
         }
     }
@@ -352,7 +347,7 @@ impl Driver {
     }
 
     /// Counts a scrub's evidence. A worker with residue is killed before anything of it counts.
-    fn clean(&mut self, worker: WorkerId, scrub: Option<&ScrubReport>) -> bool {
+    pub(super) fn clean(&mut self, worker: WorkerId, scrub: Option<&ScrubReport>) -> bool {
         let Some(scrub) = scrub else { return true };
         metrics::scrub(
             scrub.bytes_zeroed,
