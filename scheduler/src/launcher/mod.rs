@@ -44,6 +44,7 @@ mod pauses;
 pub mod programs;
 mod restarts;
 mod signals;
+mod spares;
 mod sys;
 mod template;
 mod templates;

@@ -10,6 +10,7 @@ use super::{
     catalog::Opened,
     outcome::{End, Outcome, Why},
     pauses::Identity,
+    spares::Spares,
     sys::{self, Ended},
     users::{self, Users},
     worker::{self, How},
@@ -76,13 +77,6 @@ enum For {
     Nobody,
 }
 
-/// A worker that is nobody's yet: forked ahead, it loads, seals itself and waits to be assigned.
-struct Spare {
-    pid: Pid,
-    /// The scheduler's end of its connection.
-    connection: OwnedFd,
-}
-
 /// A template.
 pub struct Template {
     pid: Pid,
@@ -98,9 +92,7 @@ pub struct Template {
     since: Instant,
     loaded: Option<Instant>,
     waiting: VecDeque<Waiting>,
-    spares: VecDeque<Spare>,
-    /// How many of those there are to be.
-    spares_max: usize,
+    spares: Spares,
     /// For its workers.
     users: Users,
     workers: BTreeSet<Pid>,
@@ -126,12 +118,14 @@ impl Template {
         arguments.extend(users::arguments(block));
         let room = worker::room(how.config, 0);
         let limits = worker::limits_loading(how.config, opened, Some(room))?;
+        // Until somebody takes them, spares are in their template's group.
+        let limits = limits.and(worker::limits_of_spares(how.config));
         let pid = worker::spawn_in_group(how, &arguments, &fds, limits)?;
         let of = (opened.manifest.name.as_str(), opened.digest);
         let template = Template::over(pid, control, of, now);
         let mut template = template.inspect_err(|_| sys::kill_and_wait(pid))?;
         template.files = Identity::of(&opened.files);
-        template.spares_max = how.config.worker.spares as usize;
+        template.spares = Spares::wanting(how.config.worker.spares);
         template.users = Users::of(block);
         Ok(template)
     }
@@ -156,8 +150,7 @@ impl Template {
             since: now,
             loaded: None,
             waiting: VecDeque::new(),
-            spares: VecDeque::new(),
-            spares_max: 0,
+            spares: Spares::default(),
             users: Users::of(None),
             workers: BTreeSet::new(),
             why: None,
@@ -171,8 +164,7 @@ impl Template {
 
     /// It and its spares: all that is its own.
     pub fn pids(&self) -> impl Iterator<Item = Pid> {
-        let spares = self.spares.iter().map(|spare| spare.pid);
-        [self.pid].into_iter().chain(spares)
+        [self.pid].into_iter().chain(self.spares.pids())
     }
 
     pub fn digest(&self) -> &str {
@@ -213,10 +205,10 @@ impl Template {
 
     /// A worker that is there already, if one is. Another is forked in its place.
     pub fn take_spare(&mut self, now: Instant) -> Option<(Pid, OwnedFd)> {
-        let spare = self.spares.pop_front()?;
-        self.workers.insert(spare.pid);
+        let (pid, connection) = self.spares.take()?;
+        self.workers.insert(pid);
         self.go_on(now);
-        Some((spare.pid, spare.connection))
+        Some((pid, connection))
     }
 
     /// Asks for a worker, whose turn comes once the model is loaded.
@@ -259,22 +251,14 @@ impl Template {
         }
     }
 
-    /// Buries spares that ended. It gets no others: what ended them would end those too.
+    /// Buries spares that ended.
     pub fn bury_spares(&mut self) {
-        let before = self.spares.len();
-        self.spares.retain(|spare| sys::ended(spare.pid).is_none());
-        if self.spares.len() < before {
-            tracing::warn!(
-                model = self.model,
-                "a spare worker ended; there will be no others"
-            );
-            self.spares_max = 0;
-        }
+        self.spares.bury(&self.model);
     }
 
     /// Its spares, which end with it.
     pub fn take_spares(&mut self) -> impl Iterator<Item = Pid> {
-        self.spares.drain(..).map(|spare| spare.pid)
+        self.spares.drain()
     }
 
     /// One of its workers has ended.
@@ -388,7 +372,7 @@ impl Template {
                             digest: self.digest.clone(),
                         });
                     }
-                    For::Spare(connection) => self.spares.push_back(Spare { pid, connection }),
+                    For::Spare(connection) => self.spares.add(pid, connection),
                     For::Nobody => outcomes.push(Outcome::Unwanted { pid }),
                 }
             }
@@ -401,7 +385,7 @@ impl Template {
                         fault: None,
                     }),
                     // Whoever comes next is told, should it fail for them too.
-                    For::Spare(_) => self.spares_max = 0,
+                    For::Spare(_) => self.spares.enough(),
                     For::Nobody => {}
                 }
             }
@@ -442,7 +426,7 @@ impl Template {
                 next.theirs,
                 For::Worker(next.worker, next.connection),
             ),
-            None if self.spares.len() < self.spares_max => match connection() {
+            None if self.spares.is_due() => match connection() {
                 Ok((theirs, ours)) => (self.users.give(), theirs, For::Spare(ours)),
                 // The machine is short: whoever comes next asks again.
                 Err(_) => return,

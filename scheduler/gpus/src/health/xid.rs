@@ -1,7 +1,9 @@
 //! What the numbers of a driver's error reports say about the device.
 //!
 //! After NVIDIA's "Xid Errors" (docs.nvidia.com/deploy/xid-errors, with its catalogue of what to do at once:
-//! restart the application, reset the GPU, restart the machine, nothing). Where the first is all that is to be
+//! restart the application, reset the GPU, restart the machine, nothing), its Health Validation's checks of them
+//! (docs.nvidia.com/health-validation), and what its Kubernetes device plugin takes for an application's
+//! (`internal/rm/health.go`: 13, 31, 43, 45, 68, 109). Where the first is all that is to be
 //! done, the error is an application's: the driver ends the process that caused it, and a tenant that could
 //! take a device from all others by a bad program would have been given a weapon.
 
@@ -29,10 +31,14 @@ pub const LISTED: &[(u64, Class)] = &[
     (32, Class::Application),
     (43, Class::Application),
     (45, Class::Application),
+    // Switching contexts took too long.
+    (109, Class::Application),
     // Video decoder, graphics class, copy engine with addresses that are not the process's.
     (68, Class::Application),
     (69, Class::Application),
     (137, Class::Application),
+    // It stopped processing, as a whole.
+    (46, Class::Fault),
     // A double-bit ECC error.
     (48, Class::Fault),
     // The internal micro-controller halted.

@@ -41,6 +41,17 @@ pub struct Limits {
     pub tasks: u64,
 }
 
+impl Limits {
+    /// Both together.
+    pub fn and(self, more: Limits) -> Limits {
+        let bytes = |one: u64| Some(one.saturating_add(more.memory_bytes?));
+        Limits {
+            memory_bytes: self.memory_bytes.and_then(bytes),
+            tasks: self.tasks.saturating_add(more.tasks),
+        }
+    }
+}
+
 /// Where groups are made for a controller, and how limits are said there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tree {
