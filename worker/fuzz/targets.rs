@@ -8,9 +8,9 @@ use bulkhead_proto::frame;
 use bulkhead_proto::internal::{FromWorker, Load, ToWorker, Turn};
 use bulkhead_worker::load::FileBytes;
 use bulkhead_worker::models::encoder::TextEncoder;
-use bulkhead_worker::models::load;
 use bulkhead_worker::models::source::Gguf;
 use bulkhead_worker::models::text::{Chat, Part, TextCodec};
+use bulkhead_worker::models::{On, load};
 
 /// A target's name, and what it does with an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -52,7 +52,7 @@ fn open(format: &str, files: &[(&str, &[u8])]) {
     };
     let sum = (files.iter().flat_map(|(_, bytes)| bytes.iter()))
         .fold(0u32, |sum, byte| sum.wrapping_add(u32::from(*byte)));
-    let result = match load(&order, files.iter().map(file).collect()) {
+    let result = match load(&order, On::Processor, files.iter().map(file).collect()) {
         Ok(loaded) if sum.is_multiple_of(STARTED) => loaded.start(1, true).map(|_| ()),
         Ok(_) => Ok(()),
         Err(error) => Err(error),

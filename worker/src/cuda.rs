@@ -1,14 +1,15 @@
 //! `bulkhead-worker-cuda`: the worker for an NVIDIA GPU, started by the launcher where the device is one. The same
-//! program as `bulkhead-worker` but for what computes; built, not yet run. It is never a template: a process that
-//! holds a GPU cannot fork workers.
+//! program as `bulkhead-worker` but for what computes, and for the seal, which lets it open its GPU first; built, not yet
+//! run.
 
 use bulkhead_kernels::ZeroingAllocator;
-use bulkhead_worker::{models::Loaded, program};
+use bulkhead_worker::models::{Loaded, On};
+use bulkhead_worker::program;
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
 
 fn main() -> ExitCode {
-    program::run("bulkhead-worker-cuda", Loaded::start)
+    program::run_on_gpu("bulkhead-worker-cuda", On::gpu, Loaded::start)
 }

@@ -3,6 +3,9 @@
 //! Each stage is a function that consumes what the stage before returned. A worker that cannot load, or that
 //! lacks a layer of the seal that the operator requires, says why and ends before it sees any tenant.
 //!
+//! On a GPU it is told what to load first, by the launcher alone, and opens the GPU between restricting and giving up
+//! files: its driver needs some for that. A model is read after that, as ever.
+//!
 //! A worker either does all of this itself ([`live`]) or is forked by a template that has restricted
 //! itself and loaded ([`born`]). From there on the two are alike. All that touches a prompt happens on
 //! threads that are made after the fork, so that what the C library and the standard library keep per
@@ -10,15 +13,16 @@
 
 use crate::engine::Engine;
 use crate::load::{self, FileError, ModelError};
-use crate::models::{self, StartWith};
+use crate::models::{self, On, StartWith};
 use crate::process::{self, STACK_BYTES};
-use crate::seal::{self, Restricted, Sealed};
+use crate::program::OpenGpu;
+use crate::seal::{self, Reach, Restricted, Sealed};
 use crate::serve::{self, ServeError};
 use bulkhead_kernels::{Measure, alloc};
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::to_worker::Message;
 use bulkhead_proto::internal::{Load, Ready, Refused, ToWorker, from_worker};
-use nix::unistd::getppid;
+use nix::unistd::{Pid, getppid};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -39,6 +43,9 @@ enum RefusedToServe {
     /// The launcher's fault.
     #[error("the first frame was not a load: {0}")]
     NoLoad(String),
+    /// The launcher's fault.
+    #[error("this is the program for GPUs, and no GPU was named")]
+    NoGpu,
     /// The list of files is wrong.
     #[error(transparent)]
     Files(#[from] FileError),
@@ -94,9 +101,9 @@ pub struct Newborn {
     pub born: Instant,
 }
 
-/// Lives one worker's life on the socket at descriptor 3. To be called once, with one thread. `block` numbers the
-/// users that are its own, where the launcher gives any.
-pub fn live(start: StartWith, block: Option<u32>) -> ! {
+/// Lives one worker's life on the socket at descriptor 3, with a GPU where there is one to open. To be called once, with
+/// one thread. `block` numbers the users that are its own, where the launcher gives any.
+pub fn live(start: StartWith, open: Option<OpenGpu>, block: Option<u32>) -> ! {
     let mut socket = match process::take_socket() {
         Ok(socket) => UnixStream::from(socket),
         Err(error) => {
@@ -104,7 +111,11 @@ pub fn live(start: StartWith, block: Option<u32>) -> ! {
             process::end(EXIT_REFUSED)
         }
     };
-    match prepare(&mut socket, block) {
+    let prepared = match open {
+        None => prepare(&mut socket, block),
+        Some(open) => prepare_on_gpu(&mut socket, open, block),
+    };
+    match prepared {
         Ok((restricted, load, model, born)) => self::born(Newborn {
             socket,
             restricted,
@@ -127,22 +138,53 @@ fn refuse(mut socket: UnixStream, why: &RefusedToServe) -> ! {
     process::end(EXIT_REFUSED)
 }
 
+/// What a worker has that is about to be born, and when its start began.
+type Prepared = (Restricted, Load, models::Loaded, Instant);
+
 /// Restricts and loads.
-fn prepare(
-    socket: &mut UnixStream,
-    block: Option<u32>,
-) -> Result<(Restricted, Load, models::Loaded, Instant), RefusedToServe> {
+fn prepare(socket: &mut UnixStream, block: Option<u32>) -> Result<Prepared, RefusedToServe> {
     let launcher = getppid();
     let mut restricted = seal::restrict(block);
-    // Becoming another user undid it.
-    process::die_with(launcher).map_err(RefusedToServe::Socket)?;
+    stay_with(launcher)?;
     let born = Instant::now();
     let load = receive_load(socket)?;
-    let descriptors = load::descriptors(&load)?;
-    restricted.closed_descriptors(seal::close_all_but(&descriptors));
+    restricted.closed_descriptors(close_others(&load)?);
     set_up(&load);
-    let model = load::apart(&load, |_| {})?;
+    let model = load::apart(&load, On::processor(&load.device)?, |_| {})?;
     Ok((restricted, load, model, born))
+}
+
+/// Restricts, opens the GPU, gives up files, and loads.
+fn prepare_on_gpu(
+    socket: &mut UnixStream,
+    open: OpenGpu,
+    block: Option<u32>,
+) -> Result<Prepared, RefusedToServe> {
+    let launcher = getppid();
+    let load = receive_load(socket)?;
+    let minor = load.gpu_minor.ok_or(RefusedToServe::NoGpu)?;
+    let opening = seal::restrict_for_gpu(block, &Reach::of_gpu(minor));
+    stay_with(launcher)?;
+    let born = Instant::now();
+    // Before the driver has descriptors of its own.
+    let closed = close_others(&load)?;
+    set_up(&load);
+    let on = open(&load)?;
+    let mut restricted = opening.give_up_files();
+    restricted.closed_descriptors(closed);
+    let model = load::apart(&load, on, |_| {})?;
+    Ok((restricted, load, model, born))
+}
+
+/// Anew once it is restricted: becoming another user undid it.
+fn stay_with(launcher: Pid) -> Result<(), RefusedToServe> {
+    process::die_with(launcher).map_err(RefusedToServe::Socket)
+}
+
+/// Closes what it was given beside the files of its load; how that went.
+fn close_others(load: &Load) -> Result<Result<String, String>, FileError> {
+    let descriptors = load::descriptors(load)?;
+    Ok(seal::close_all_but(&descriptors))
 }
 
 /// What holds for the whole process, before it has other threads.

@@ -3,7 +3,7 @@
 //! The launcher opened and hashed the files; the worker hashes what it really read, so that what is
 //! served is what was promised even if a file changed in between. No path is ever opened here.
 
-use crate::models;
+use crate::models::{self, On};
 use crate::process::{self, FILE_FD_MIN, STACK_BYTES, take_file};
 use aws_lc_rs::digest;
 use bulkhead_proto::internal::{Load, ModelFile, Progress, Refused};
@@ -104,6 +104,7 @@ impl ModelError {
 /// `tell` hears how far it has come, a hundred times or so.
 pub fn apart(
     load: &Load,
+    on: On,
     mut tell: impl FnMut(Progress) + Send,
 ) -> Result<models::Loaded, ModelError> {
     let work = || -> Result<_, ModelError> {
@@ -113,7 +114,7 @@ pub fn apart(
             phase: PACKING.to_owned(),
             ..Progress::default()
         });
-        Ok(models::load(load, files)?)
+        Ok(models::load(load, on, files)?)
     };
     let loader = thread::Builder::new().name("loader".to_owned());
     let loader = loader.stack_size(STACK_BYTES);

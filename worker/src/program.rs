@@ -2,8 +2,9 @@
 //!
 //! Only the launcher starts the first two, with a socket at descriptor 3. Nothing of a tenant's is ever an argument.
 
-use crate::models::StartWith;
+use crate::models::{LoadError, On, StartWith};
 use crate::{life, seal, template};
+use bulkhead_proto::internal::Load;
 use std::process::ExitCode;
 
 /// What is to be done, and with which block of the users that are kept for workers.
@@ -14,24 +15,38 @@ enum Role {
     Probe,
 }
 
-/// The whole program, by its name and with this as its engine.
+/// Opens the GPU that a load names, and everything that its driver needs files for. No byte of a model is read yet.
+pub type OpenGpu = fn(&Load) -> Result<On, LoadError>;
+
+/// The whole program of a processor's workers, by its name and with this as its engine.
 pub fn run(name: &str, start: StartWith) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match role(&arguments) {
-        Some(Role::Worker(block)) => life::live(start, block),
+        Some(Role::Worker(block)) => life::live(start, None, block),
         Some(Role::Template(block)) => template::live(start, block),
         Some(Role::Probe) => {
             println!("{}", seal::to_json(&seal::probe()));
             ExitCode::SUCCESS
         }
-        None => {
-            eprintln!(
-                "{name}: {:?} is not what it takes: `--probe`, or what `bulkhead serve` starts it with.",
-                arguments.join(" ")
-            );
-            ExitCode::FAILURE
-        }
+        None => misused(name, &arguments),
     }
+}
+
+/// That of a GPU's workers: never a template, since a process that holds a GPU cannot fork workers.
+pub fn run_on_gpu(name: &str, open: OpenGpu, start: StartWith) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match role(&arguments) {
+        Some(Role::Worker(block)) => life::live(start, Some(open), block),
+        _ => misused(name, &arguments),
+    }
+}
+
+fn misused(name: &str, arguments: &[String]) -> ExitCode {
+    let said = arguments.join(" ");
+    eprintln!(
+        "{name}: {said:?} is not what it takes: `--probe` (of a processor's), or what `bulkhead serve` starts it with."
+    );
+    ExitCode::FAILURE
 }
 
 fn role(arguments: &[String]) -> Option<Role> {

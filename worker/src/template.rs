@@ -11,7 +11,7 @@
 
 use crate::life::{self, Newborn};
 use crate::load;
-use crate::models::{self, StartWith};
+use crate::models::{self, On, StartWith};
 use crate::process::{self, Fork, Threads};
 use crate::seal::{self, Apart, Restricted};
 use bulkhead_kernels::alloc;
@@ -129,7 +129,8 @@ fn prepare(
         restricted.closed_descriptors(seal::close_all_but(&keep));
         life::set_up(&load);
         let began = Instant::now();
-        let loaded = load::apart(&load, |progress| {
+        let on = On::processor(&load.device).map_err(load::ModelError::from)?;
+        let loaded = load::apart(&load, on, |progress| {
             // If the launcher is gone, the next packet is the last anyway.
             let _ = tell(&control, Tell::Progress(progress));
         })?;

@@ -2,14 +2,18 @@
 //!
 //! Each attack runs in a process of its own, which is this very program started again with one thread:
 //! once as it is (the attack must succeed, or the test would prove nothing), once after the early layers
-//! alone, where those are what stops it, and once fully sealed. A sealed attacker is either told no or
-//! killed. So this file has a main of its own and no test harness.
+//! alone, where those are what stops it, and once fully sealed; and both once more as a worker on a GPU is sealed.
+//! What such a worker may while it opens its GPU, and after that, is tried stage by stage. A sealed attacker is either
+//! told no or killed. So this file has a main of its own and no test harness.
 
 #[path = "seal/attacks.rs"]
 mod attacks;
+#[path = "seal/on_gpu.rs"]
+mod on_gpu;
 
 use attacks::{ATTACKS, Attack};
-use bulkhead_worker::seal::{self, Restricted};
+use bulkhead_worker::seal::{self, Reach, Restricted};
+use on_gpu::{CASES, Case, STAGES};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -33,16 +37,21 @@ enum Depth {
     Open,
     Restricted,
     Sealed,
+    /// As a worker that has opened a GPU is.
+    RestrictedOnGpu,
+    SealedOnGpu,
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
         Some("--attack") => attack(&arguments[2], &arguments[3]),
+        Some("--stage") => try_at(&arguments[2], &arguments[3]),
         Some("--list") => {
-            ATTACKS
-                .iter()
-                .for_each(|attack| println!("{}: test", attack.name));
+            let names = ATTACKS.iter().map(|attack| attack.name);
+            names
+                .chain(CASES.iter().map(|case| case.name))
+                .for_each(|name| println!("{name}: test"));
             ExitCode::SUCCESS
         }
         filter => run_all(filter.filter(|filter| !filter.starts_with('-'))),
@@ -56,18 +65,22 @@ fn attack(depth: &str, name: &str) -> ExitCode {
         .find(|attack| attack.name == name)
         .expect("a known attack");
     let prepared = (attack.prepare)();
-    let mut restricted = None;
-    if depth != "Open" {
-        restricted = Some(seal::restrict(None));
-    }
-    if depth == "Restricted"
+    let mut restricted = match depth {
+        "Open" => None,
+        // Whatever it may reach while it opens its GPU, it may not any more.
+        "RestrictedOnGpu" | "SealedOnGpu" => {
+            Some(seal::restrict_for_gpu(None, &everything()).give_up_files())
+        }
+        _ => Some(seal::restrict(None)),
+    };
+    if depth.starts_with("Restricted")
         && !restricted
             .as_ref()
             .is_some_and(|so_far| grants(so_far, attack))
     {
         return ExitCode::from(NOT_GRANTED);
     }
-    if depth == "Sealed" {
+    if depth.starts_with("Sealed") {
         let sealed = restricted.take().expect("restricted just now").lock();
         assert!(
             sealed.missing(&[seal::SECCOMP.to_owned()]).is_empty(),
@@ -81,6 +94,26 @@ fn attack(depth: &str, name: &str) -> ExitCode {
     }
 }
 
+fn everything() -> Reach {
+    let all = vec!["/".into()];
+    Reach {
+        nodes: all.clone(),
+        readable: all,
+    }
+}
+
+/// Somebody who opens a GPU, at a stage of that, who tries something.
+fn try_at(stage: &str, name: &str) -> ExitCode {
+    let case = CASES.iter().find(|case| case.name == name);
+    let case = case.expect("a known case");
+    let stage = STAGES.into_iter().find(|one| format!("{one:?}") == stage);
+    match on_gpu::attempt(case, stage.expect("a known stage")) {
+        None => ExitCode::from(NOT_GRANTED),
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(_)) => ExitCode::from(DENIED),
+    }
+}
+
 /// True when one of the layers is in force that stop this attack early.
 fn grants(restricted: &Restricted, attack: &Attack) -> bool {
     let mut layers = restricted.layers().iter();
@@ -89,8 +122,12 @@ fn grants(restricted: &Restricted, attack: &Attack) -> bool {
 
 /// Starts an attacker. One that is killed for its attempt was denied it.
 fn outcome(attack: &Attack, depth: Depth) -> Result<Came, String> {
+    came_of(["--attack", &format!("{depth:?}"), attack.name])
+}
+
+fn came_of(arguments: [&str; 3]) -> Result<Came, String> {
     let status = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--attack", &format!("{depth:?}"), attack.name])
+        .args(arguments)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .status()
@@ -108,32 +145,58 @@ fn judge(attack: &Attack) -> Result<&'static str, String> {
     if outcome(attack, Depth::Open)? != Came::Done {
         return Err("it fails even without the seal, so it shows nothing".to_owned());
     }
-    if outcome(attack, Depth::Sealed)? != Came::Denied {
-        return Err("it succeeds in a sealed process".to_owned());
+    for sealed in [Depth::Sealed, Depth::SealedOnGpu] {
+        if outcome(attack, sealed)? != Came::Denied {
+            return Err(format!("it succeeds in a process that is {sealed:?}"));
+        }
     }
     if attack.stopped_by.is_empty() {
         return Ok("ok");
     }
-    match outcome(attack, Depth::Restricted)? {
-        Came::Done => Err("it succeeds after the early layers".to_owned()),
-        Came::Denied => Ok("ok, and stopped before the lock"),
-        Came::NotGranted => Ok("ok (this machine grants no early layer against it)"),
+    let mut how = "ok, and stopped before the lock";
+    for early in [Depth::Restricted, Depth::RestrictedOnGpu] {
+        match outcome(attack, early)? {
+            Came::Done => return Err(format!("it succeeds in a process that is {early:?}")),
+            Came::Denied => {}
+            Came::NotGranted => how = "ok (this machine grants no early layer against it)",
+        }
     }
+    Ok(how)
+}
+
+/// What comes of a case at each stage is what is to come of it.
+fn judge_stages(case: &Case) -> Result<&'static str, String> {
+    let mut how = "ok";
+    for stage in STAGES {
+        let wanted = match stage <= case.until {
+            true => Came::Done,
+            false => Came::Denied,
+        };
+        match came_of(["--stage", &format!("{stage:?}"), case.name])? {
+            Came::NotGranted => how = "ok (this machine does not grant what it needs)",
+            came if came == wanted => {}
+            came => return Err(format!("{came:?} at {stage:?}")),
+        }
+    }
+    Ok(how)
 }
 
 fn run_all(filter: Option<&str>) -> ExitCode {
-    let chosen = ATTACKS
-        .iter()
-        .filter(|attack| filter.is_none_or(|part| attack.name.contains(part)));
+    let chosen = |name: &str| filter.is_none_or(|part| name.contains(part));
+    let attacks = ATTACKS.iter().filter(|attack| chosen(attack.name));
+    let cases = CASES.iter().filter(|case| chosen(case.name));
+    let verdicts = attacks
+        .map(|attack| (attack.name, judge(attack)))
+        .chain(cases.map(|case| (case.name, judge_stages(case))));
     let mut failed = 0;
-    for attack in chosen {
-        let verdict = judge(attack);
+    for (name, verdict) in verdicts {
         failed += usize::from(verdict.is_err());
         match verdict {
-            Ok(how) => println!("test {} ... {how}", attack.name),
-            Err(why) => println!("test {} ... FAILED: {why}", attack.name),
+            Ok(how) => println!("test {name} ... {how}"),
+            Err(why) => println!("test {name} ... FAILED: {why}"),
         }
     }
+    let _ = std::fs::remove_file(on_gpu::socket(std::process::id()));
     if failed > 0 {
         ExitCode::FAILURE
     } else {

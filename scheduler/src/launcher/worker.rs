@@ -274,5 +274,6 @@ pub fn load(config: &Config, opened: &Opened<'_>, device: &str) -> Load {
             .collect(),
         null_ns_per_token: config.models.null_ns_per_token,
         device: device.to_owned(),
+        gpu_minor: None,
     }
 }

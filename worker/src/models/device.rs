@@ -1,34 +1,43 @@
-//! Which device a model is for, by the name that placement has for it.
+//! Which device a model is for.
 
 use super::LoadError;
+#[cfg(feature = "cuda")]
+use super::decoder::OpenGpu;
 
 /// A device that this program computes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum On {
     /// This machine's processor.
     Processor,
-    /// The GPU of this number.
+    /// A GPU that is open.
     #[cfg(feature = "cuda")]
-    Gpu(usize),
+    Gpu(Box<OpenGpu>),
 }
 
 impl On {
-    /// "cpu" (or nothing), "cuda:0", "cuda:1"… A GPU only in the program that is built for them.
-    pub fn named(device: &str) -> Result<Self, LoadError> {
+    /// "cpu" (or nothing), by the name that placement has for it.
+    pub fn processor(device: &str) -> Result<Self, LoadError> {
         match device {
             "" | "cpu" => Ok(On::Processor),
-            #[cfg(feature = "cuda")]
-            gpu if number(gpu).is_some() => Ok(On::Gpu(number(gpu).unwrap_or_default())),
-            #[cfg(not(feature = "cuda"))]
             gpu if number(gpu).is_some() => Err(LoadError::NoDevice {
                 device: gpu.into(),
                 why: "bulkhead-worker-cuda is the program for GPUs; deploy/cuda/setup builds it",
             }),
-            other => Err(LoadError::NoDevice {
-                device: other.into(),
-                why: "known are cpu, cuda:0, cuda:1 and so on",
-            }),
+            other => Err(unknown(other)),
         }
+    }
+
+    /// The GPU that a load names, opened: see [`OpenGpu::open`].
+    #[cfg(feature = "cuda")]
+    pub fn gpu(load: &bulkhead_proto::internal::Load) -> Result<Self, LoadError> {
+        let number = number(&load.device).ok_or_else(|| unknown(&load.device))?;
+        Ok(On::Gpu(Box::new(OpenGpu::open(number)?)))
+    }
+}
+
+fn unknown(device: &str) -> LoadError {
+    LoadError::NoDevice {
+        device: device.into(),
+        why: "known are cpu, cuda:0, cuda:1 and so on",
     }
 }
 
@@ -47,27 +56,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_processor_is_known_and_a_gpu_only_where_it_is_built_in() {
+    fn the_processor_is_known_and_gpus_are_another_programs() {
         for name in ["", "cpu"] {
-            assert_eq!(On::named(name).expect("it is there"), On::Processor);
+            assert!(matches!(On::processor(name), Ok(On::Processor)));
         }
+        let why = |name| match On::processor(name) {
+            Ok(_) => panic!("there is no such device"),
+            Err(error) => {
+                assert!(error.permanent());
+                error.to_string()
+            }
+        };
         for name in [
             "gpu", "cuda", "cuda:", "cuda:x", "cuda:+1", "cuda:256", "CPU", "mig",
         ] {
-            let error = On::named(name).expect_err("there is no such device");
-            assert!(
-                error.to_string().contains("known are cpu, cuda:0"),
-                "{error}"
-            );
-            assert!(error.permanent());
+            assert!(why(name).contains("known are cpu, cuda:0"), "{name}");
         }
-        let gpu = On::named("cuda:3");
-        #[cfg(feature = "cuda")]
-        assert_eq!(gpu.expect("it is built in"), On::Gpu(3));
-        #[cfg(not(feature = "cuda"))]
-        {
-            let error = gpu.expect_err("it is not built in").to_string();
-            assert!(error.contains("bulkhead-worker-cuda"), "{error}");
-        }
+        assert!(why("cuda:3").contains("bulkhead-worker-cuda"));
     }
 }

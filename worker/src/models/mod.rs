@@ -114,7 +114,8 @@ impl LoadError {
 
 /// [`load`] and [`Loaded::start`] in one, for a process that shares its weights with nobody.
 pub fn open(load: &Load, files: Vec<FileBytes>) -> Result<Box<dyn Engine>, LoadError> {
-    self::load(load, files)?.start(load.threads as usize, true)
+    let on = On::processor(&load.device)?;
+    self::load(load, on, files)?.start(load.threads as usize, true)
 }
 
 /// A model whose files were read and packed, and that has no thread yet: a process that holds one can
@@ -134,22 +135,23 @@ fn on_threads<E: Engine + 'static>(
     Box::new(|threads, warm_up| Ok(Box::new(start(Compute::new(threads)?, warm_up))))
 }
 
-/// Reads a model from the files that were read for `load`. Starts no thread: whatever `files` hold,
+/// Reads a model from the files that were read for `load`, for this device. Starts no thread: whatever `files` hold,
 /// the process has as many threads afterwards as before.
-pub fn load(load: &Load, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
+pub fn load(load: &Load, on: On, files: Vec<FileBytes>) -> Result<Loaded, LoadError> {
     let named = files
         .first()
         .map_or("the model", |file| &file.name)
         .to_owned();
     let files = ModelFiles(files);
     let null_ns_per_token = load.null_ns_per_token;
-    let make = || -> Result<Start, LoadError> {
-        let on = On::named(&load.device)?;
+    let make = move || -> Result<Start, LoadError> {
         match load.format.as_str() {
             // "bert" is what older manifests say.
             "safetensors" | "bert" => match generates(&files)? {
                 true => Ok(on_threads(generate::Generator::load(files, on)?)),
-                false if on == On::Processor => Ok(on_threads(encoder::Embedder::load(files)?)),
+                false if matches!(on, On::Processor) => {
+                    Ok(on_threads(encoder::Embedder::load(files)?))
+                }
                 false => Err(LoadError::NoDevice {
                     device: load.device.clone(),
                     why: "models that make embeddings run on the processor",

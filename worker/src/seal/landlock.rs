@@ -1,19 +1,33 @@
 //! Landlock with nothing allowed: no path can be opened, no TCP port used, nobody outside signalled.
 //!
-//! Descriptors that are open stay usable: that is how the model gets in. Each ABI of the kernel knows
+//! Descriptors that are open stay usable: that is how the model gets in, and how a GPU is asked that was opened under a
+//! first set of rules, which leaves what that takes. Each ABI of the kernel knows
 //! more; what it does not know is reported as missing, part by part.
 
+use super::gpu::Reach;
 use super::{LANDLOCK, LANDLOCK_NET, LANDLOCK_SCOPE, LayerStatus};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, Ruleset,
-    RulesetAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags, path_beneath_rules,
 };
+
+const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
+/// The last is what a device may be asked, which kernels before ABI 5 do not rule.
+const ASK: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | WriteFile | IoctlDev});
 
 /// The newest rights that this program was written for.
 const KNOWN: ABI = ABI::V6;
 
-pub(super) fn restrict() -> [LayerStatus; 3] {
-    let granted = apply();
+/// Leaves these paths alone. What comes after it can only take more.
+pub(super) fn leave(reach: &Reach) -> Result<(), String> {
+    apply(reach).map(drop)
+}
+
+/// Leaves nothing. `before` is how an earlier [`leave`] went, without which this would be less than it says.
+pub(super) fn restrict(before: Result<(), String>) -> [LayerStatus; 3] {
+    // Whatever came of the first.
+    let nothing = apply(&Reach::default());
+    let granted = before.and(nothing);
     [
         (LANDLOCK, ABI::V1),
         (LANDLOCK_NET, ABI::V4),
@@ -32,14 +46,17 @@ pub(super) fn restrict() -> [LayerStatus; 3] {
     })
 }
 
-/// Handles every right that the kernel knows and allows none. Returns the ABI in force.
-fn apply() -> Result<ABI, String> {
+/// Handles every right that the kernel knows and allows none but these; paths that are not there are left out. Returns
+/// the ABI in force.
+fn apply(reach: &Reach) -> Result<ABI, String> {
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(KNOWN))
         .and_then(|rules| rules.handle_access(AccessNet::from_all(KNOWN)))
         .and_then(|rules| rules.scope(Scope::from_all(KNOWN)))
         .and_then(|rules| rules.create())
+        .and_then(|rules| rules.add_rules(path_beneath_rules(&reach.readable, READ)))
+        .and_then(|rules| rules.add_rules(path_beneath_rules(&reach.nodes, ASK)))
         .and_then(|rules| rules.restrict_self())
         .map_err(|error| error.to_string())?;
     match (status.ruleset, status.landlock) {

@@ -6,12 +6,17 @@
 //! [`Restricted::lock`] runs once the model is loaded and all threads exist, and leaves computing, a
 //! clock, anonymous memory, and the one socket.
 //!
+//! A worker on a GPU has one moment more. [`restrict_for_gpu`] leaves it what opening the GPU takes, and
+//! [`Opening::give_up_files`] takes that too, before a model is read.
+//!
 //! Nothing here decides whether a missing layer is acceptable: it reports, and the scheduler's list of
 //! required layers decides. No layer is ever reported that the kernel did not confirm.
 
 mod files;
+mod gpu;
 mod landlock;
 mod limits;
+mod names;
 mod namespaces;
 mod privileges;
 mod probe;
@@ -20,8 +25,10 @@ mod seccomp;
 mod users;
 
 pub use files::close_all_but;
+pub use gpu::Reach;
 pub use namespaces::Apart;
 pub use probe::{probe, to_json};
+use reach::Devices;
 use users::Mapped;
 
 /// When the machine runs out of memory, workers end first, and nothing of the scheduler's.
@@ -114,6 +121,16 @@ pub struct Restricted {
     layers: Vec<LayerStatus>,
     /// Who is in its user namespace, where it has entered one itself.
     mapped: Option<Mapped>,
+    /// What it may go on speaking to.
+    devices: Devices,
+}
+
+/// A process that is restricted but for what it needs to open its GPU.
+#[derive(Debug)]
+pub struct Opening {
+    layers: Vec<LayerStatus>,
+    reach: Result<String, String>,
+    left: Result<(), String>,
 }
 
 /// A process that can compute and speak through sockets that it has, and nothing else.
@@ -126,6 +143,19 @@ pub struct Sealed {
 /// the launcher may give any.
 pub fn restrict(block: Option<u32>) -> Restricted {
     restrict_in(|| namespaces::enter(block), false)
+}
+
+/// As [`restrict`], to a worker that has a GPU to open: leaves it that, and what it takes.
+pub fn restrict_for_gpu(block: Option<u32>, reach: &Reach) -> Opening {
+    let (mut layers, _) = unprivileged(|| namespaces::enter_for_gpu(block));
+    let filtered = reach::restrict(Devices::Gpu);
+    let left = landlock::leave(reach);
+    layers.extend(no_power(0));
+    Opening {
+        layers,
+        reach: filtered,
+        left,
+    }
 }
 
 /// As [`restrict`], to a template: where it may have users for its workers, it keeps what it takes to become them.
@@ -158,24 +188,58 @@ fn restrict_in(
     enter: impl FnOnce() -> (Vec<LayerStatus>, Option<Mapped>),
     is_template: bool,
 ) -> Restricted {
+    let (mut layers, mapped) = unprivileged(enter);
+    layers.push(LayerStatus::of(REACH, reach::restrict(Devices::None)));
+    layers.extend(landlock::restrict(Ok(())));
+    let kept = match (is_template, mapped) {
+        (true, Some(Mapped::Block { .. })) => privileges::BECOMING_ANOTHER,
+        _ => 0,
+    };
+    layers.extend(no_power(kept));
+    Restricted {
+        layers,
+        mapped,
+        devices: Devices::None,
+    }
+}
+
+/// What comes before the namespaces, and they.
+fn unprivileged(
+    enter: impl FnOnce() -> (Vec<LayerStatus>, Option<Mapped>),
+) -> (Vec<LayerStatus>, Option<Mapped>) {
     let mut layers = vec![
         LayerStatus::of(OOM_SCORE, limits::end_first()),
         LayerStatus::of(NO_NEW_PRIVS, privileges::no_new_privs()),
     ];
     let (entered, mapped) = enter();
     layers.extend(entered);
-    layers.push(LayerStatus::of(REACH, reach::restrict()));
-    layers.extend(landlock::restrict());
-    let kept = match (is_template, mapped) {
-        (true, Some(Mapped::Block { .. })) => privileges::BECOMING_ANOTHER,
-        _ => 0,
-    };
-    layers.push(LayerStatus::of(
-        NO_CAPABILITIES,
-        privileges::drop_capabilities(kept),
-    ));
-    layers.push(LayerStatus::of(NON_DUMPABLE, privileges::non_dumpable()));
-    Restricted { layers, mapped }
+    (layers, mapped)
+}
+
+/// No capability but these, and nobody to read its memory.
+fn no_power(kept: u32) -> [LayerStatus; 2] {
+    [
+        LayerStatus::of(NO_CAPABILITIES, privileges::drop_capabilities(kept)),
+        LayerStatus::of(NON_DUMPABLE, privileges::non_dumpable()),
+    ]
+}
+
+impl Opening {
+    /// Once the GPU is open: takes all that opening it took. What threads there are by now lose every call that takes a
+    /// name, and this one, with those that it makes, the right to any.
+    pub fn give_up_files(mut self) -> Restricted {
+        let reach = self.reach.and_then(|how| {
+            names::give_up()?;
+            Ok(format!("{how}; no call that takes a name, on all threads"))
+        });
+        self.layers.push(LayerStatus::of(REACH, reach));
+        self.layers.extend(landlock::restrict(self.left));
+        Restricted {
+            layers: self.layers,
+            mapped: None,
+            devices: Devices::Gpu,
+        }
+    }
 }
 
 impl Restricted {
@@ -187,7 +251,7 @@ impl Restricted {
     /// Applies the rest, to all threads. Afterwards no thread, file or socket can be made.
     pub fn lock(mut self) -> Sealed {
         self.layers.push(LayerStatus::of(RLIMITS, limits::lock()));
-        let seccomp = LayerStatus::of(SECCOMP, seccomp::lock());
+        let seccomp = LayerStatus::of(SECCOMP, seccomp::lock(self.devices));
         let unreachable = seccomp.available || self.has(NETNS);
         self.layers.push(seccomp);
         let no_network = if unreachable {

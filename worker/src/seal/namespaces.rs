@@ -19,6 +19,20 @@ pub struct Apart {
 
 /// The first time: in a process that is a template's or no template's.
 pub(super) fn enter(block: Option<u32>) -> (Vec<LayerStatus>, Option<Mapped>) {
+    enter_with(block, leave_files)
+}
+
+/// In a worker that has a GPU to open: it needs the machine's file system for that, and no file system can be changed
+/// once Landlock leaves it what it needs alone.
+pub(super) fn enter_for_gpu(block: Option<u32>) -> (Vec<LayerStatus>, Option<Mapped>) {
+    let kept = || Err("a GPU is opened by files of the machine; Landlock takes them".to_owned());
+    enter_with(block, kept)
+}
+
+fn enter_with(
+    block: Option<u32>,
+    leave_files: fn() -> Result<String, String>,
+) -> (Vec<LayerStatus>, Option<Mapped>) {
     let entered = users::enter(block);
     let mapped = entered.as_ref().ok().copied();
     let mut layers = vec![LayerStatus::of(

@@ -7,8 +7,14 @@
 //! they have looked up before, and the C library's allocator is set so that it looks up nothing (see
 //! `bulkhead_kernels::alloc::settle`).
 //!
+//! On a GPU two more are left, and only so far as its driver's library makes them: asking the device, and mapping it.
+//! Which descriptor is asked a filter cannot see; but nothing is open then that takes such a request, other than the
+//! nodes of that GPU.
+//!
 //! The filter is put on all threads at once, and where one thread cannot take it none does.
 
+use super::gpu;
+use super::reach::Devices;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter_all_threads,
@@ -73,23 +79,27 @@ const CONDITIONAL: usize = 5;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-pub(super) fn lock() -> Result<String, String> {
-    let filter = filter().map_err(|error| error.to_string())?;
+pub(super) fn lock(devices: Devices) -> Result<String, String> {
+    let filter = filter(devices).map_err(|error| error.to_string())?;
     apply_filter_all_threads(&filter).map_err(|error| error.to_string())?;
+    let asking = match devices {
+        Devices::None => "",
+        Devices::Gpu => ", and its GPU may be asked and mapped",
+    };
     Ok(format!(
-        "{} calls are left, on all threads",
+        "{} calls are left, on all threads{asking}",
         ALLOWED.len() + CONDITIONAL
     ))
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+fn filter(devices: Devices) -> Result<BpfProgram, seccompiler::BackendError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let (other, listed) = (SeccompAction::KillProcess, SeccompAction::Allow);
-    SeccompFilter::new(allowed()?, other, listed, arch)?.try_into()
+    SeccompFilter::new(allowed(devices)?, other, listed, arch)?.try_into()
 }
 
 /// The allow list, with conditions on the arguments of what would be dangerous without.
-fn allowed() -> Result<Rules, seccompiler::BackendError> {
+fn allowed(devices: Devices) -> Result<Rules, seccompiler::BackendError> {
     let mut rules: Rules = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
     // Private alone, and neither a stack nor of large pages: such counts for no limit of the process.
     let uncounted = libc::MAP_GROWSDOWN | libc::MAP_HUGETLB;
@@ -110,7 +120,30 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     // A process may raise a signal in itself (abort does), and in nobody else.
     let own = is(0, std::process::id().cast_signed())?;
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![own])?]);
+    if devices == Devices::Gpu {
+        of_gpu(&mut rules)?;
+    }
     Ok(rules)
+}
+
+/// What a driver's library asks of its device, and its mappings: of a descriptor, shared with the device, and like all
+/// others never executable. How much of its own memory a device gives is its driver's to bound.
+fn of_gpu(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    let asked = |request: &gpu::Request| {
+        let operator = SeccompCmpOp::MaskedEq(request.mask);
+        let is = SeccompCondition::new(1, SeccompCmpArgLen::Dword, operator, request.value)?;
+        SeccompRule::new(vec![is])
+    };
+    let asks = gpu::REQUESTS.iter().map(asked).collect::<Result<_, _>>()?;
+    rules.insert(libc::SYS_ioctl, asks);
+    let kinds = (libc::MAP_ANONYMOUS | libc::MAP_TYPE) as u64;
+    let map = vec![
+        not_executable()?,
+        has_bits(3, kinds, libc::MAP_SHARED as u64)?,
+    ];
+    let maps = rules.entry(libc::SYS_mmap).or_default();
+    maps.push(SeccompRule::new(map)?);
+    Ok(())
 }
 
 /// The third argument of mmap and mprotect has no PROT_EXEC.
@@ -138,17 +171,19 @@ mod tests {
 
     #[test]
     fn the_filter_compiles_and_fits_the_kernels_limit() {
-        let filter = filter().expect("a supported processor");
-        assert!(!filter.is_empty() && filter.len() < 4096);
-        assert_eq!(
-            allowed().expect("valid rules").len(),
-            ALLOWED.len() + CONDITIONAL
-        );
+        for (devices, more) in [(Devices::None, 0), (Devices::Gpu, 1)] {
+            let filter = filter(devices).expect("a supported processor");
+            assert!(!filter.is_empty() && filter.len() < 4096);
+            let calls = allowed(devices).expect("valid rules").len();
+            assert_eq!(calls, ALLOWED.len() + CONDITIONAL + more);
+        }
     }
 
     #[test]
     fn nothing_that_leads_out_is_allowed() {
-        let allowed = allowed().expect("valid rules");
+        let of_gpus = allowed(Devices::Gpu).expect("valid rules");
+        let allowed = allowed(Devices::None).expect("valid rules");
+        assert!(!allowed.contains_key(&libc::SYS_ioctl));
         for call in [
             libc::SYS_socket,
             libc::SYS_connect,
@@ -157,7 +192,6 @@ mod tests {
             libc::SYS_clone3,
             libc::SYS_execve,
             libc::SYS_openat,
-            libc::SYS_ioctl,
             libc::SYS_ptrace,
             libc::SYS_process_vm_readv,
             libc::SYS_kill,
@@ -167,6 +201,7 @@ mod tests {
             libc::SYS_seccomp,
         ] {
             assert!(!allowed.contains_key(&call), "call {call}");
+            assert!(!of_gpus.contains_key(&call), "call {call}, on a GPU");
         }
     }
 }

@@ -23,7 +23,7 @@ pub use checkpoint::Checkpoint;
 pub use config::{Config, FAMILIES, Family};
 pub use cpu::{CpuDecoder, CpuModel};
 #[cfg(feature = "cuda")]
-pub use cuda::CudaDecoder;
+pub use cuda::{CudaDecoder, OpenGpu};
 pub use rope::{Pairs, Rope, Scaling};
 
 use crate::engine::Scrubbed;

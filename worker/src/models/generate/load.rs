@@ -23,8 +23,8 @@ impl Weights {
                 CpuModel::load(checkpoint).map(|model| Weights::Processor(Box::new(model)))
             }
             #[cfg(feature = "cuda")]
-            On::Gpu(number) => {
-                CudaDecoder::load(checkpoint, number).map(|gpu| Weights::Gpu(Box::new(gpu)))
+            On::Gpu(gpu) => {
+                CudaDecoder::load(checkpoint, *gpu).map(|gpu| Weights::Gpu(Box::new(gpu)))
             }
         }
     }

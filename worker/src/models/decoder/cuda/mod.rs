@@ -29,6 +29,14 @@ const BLOCKS_MAX: u64 = 1 << 20;
 /// What a pass may allocate: rows of every width, and a matrix that was quantised, as floats.
 const JOB_BYTES_MAX: usize = 8 << 30;
 
+/// A GPU that is open: its context, our kernels, compiled for it, and cuBLAS with its workspace.
+pub struct OpenGpu {
+    workspace: Workspace,
+    weights: WeightPool,
+    device: Device,
+    gpu: Gpu,
+}
+
 /// The decoder that runs on a GPU.
 pub struct CudaDecoder {
     // Before everything that is allocated in its pools.
@@ -49,10 +57,10 @@ fn bad(error: impl ToString) -> LoadError {
     }
 }
 
-impl CudaDecoder {
-    /// Opens the GPU of this number and reads the weights onto it. Without memory for keys and values, until it is
-    /// assigned.
-    pub fn load(checkpoint: Checkpoint<'_>, ordinal: usize) -> Result<Self, LoadError> {
+impl OpenGpu {
+    /// Opens the GPU of this number, as the driver counts those that it lets this process see, and has everything
+    /// looked up that driver and libraries look up in files when they are first used.
+    pub fn open(ordinal: usize) -> Result<Self, LoadError> {
         // Its faster products of quantised weights keep what they multiply in buffers that nobody can scrub.
         candle_core::quantized::cuda::set_force_dmmv(true);
         let device = Device::new_cuda_with_stream(ordinal).map_err(bad)?;
@@ -60,6 +68,33 @@ impl CudaDecoder {
         let gpu = Gpu::on(of_candle.cuda_stream()).map_err(bad)?;
         let weights = WeightPool::install(&gpu).map_err(bad)?;
         let workspace = Workspace::give(&gpu, of_candle.cublas_handle()).map_err(bad)?;
+        use_once(&device).map_err(bad)?;
+        Ok(OpenGpu {
+            workspace,
+            weights,
+            device,
+            gpu,
+        })
+    }
+}
+
+/// A copy to the device, a product (cuBLAS), a kernel of candle's (which the driver may have to compile), and a copy
+/// back. Of numbers, and nobody's.
+fn use_once(device: &Device) -> candle_core::Result<()> {
+    let numbers = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], device)?;
+    let product = numbers.matmul(&numbers.t()?)?;
+    (product + 1.0)?.to_vec2::<f32>().map(drop)
+}
+
+impl CudaDecoder {
+    /// Reads the weights onto a GPU. Without memory for keys and values, until it is assigned.
+    pub fn load(checkpoint: Checkpoint<'_>, opened: OpenGpu) -> Result<Self, LoadError> {
+        let OpenGpu {
+            workspace,
+            weights,
+            device,
+            gpu,
+        } = opened;
         let model = Model::load(checkpoint, &OnDevice(device.clone()))?;
         let job = JobPool::install(&gpu, JOB_BYTES_MAX).map_err(bad)?;
         Ok(CudaDecoder {
