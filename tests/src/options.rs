@@ -9,6 +9,7 @@ pub struct Options {
     table: Table,
     worker: Option<PathBuf>,
     gpus: Option<PathBuf>,
+    worker_cuda: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -18,6 +19,7 @@ impl Default for Options {
             table: Table::new(),
             worker: None,
             gpus: None,
+            worker_cuda: None,
         };
         empty.with("worker.spares", 0)
     }
@@ -64,11 +66,18 @@ impl Options {
         self
     }
 
+    /// Has this program for workers on GPUs.
+    pub fn with_worker_cuda(mut self, program: &Path) -> Options {
+        self.worker_cuda = Some(program.into());
+        self
+    }
+
     /// The programs in the place of ours, by the variable that names them.
     pub fn programs(&self) -> Vec<(&'static str, PathBuf)> {
         let named = [
             ("BULKHEAD_WORKER", &self.worker),
             ("BULKHEAD_GPUS", &self.gpus),
+            ("BULKHEAD_WORKER_CUDA", &self.worker_cuda),
         ];
         let named = named.into_iter();
         named

@@ -4,7 +4,8 @@
 
 use bulkhead_audit::Kind;
 use bulkhead_tests::{
-    agent::Client, gpus::Gpus, options::Options, records, server::Server, wait::eventually,
+    agent::Client, gpus::Gpus, options::Options, programs, records, server::Server,
+    wait::eventually,
 };
 use std::time::Duration;
 
@@ -20,10 +21,21 @@ struct Case {
 }
 
 impl Case {
+    /// Without a program for workers on GPUs.
     async fn new() -> Case {
+        Case::with(Options::null(1_000)).await
+    }
+
+    /// With one of pretend.
+    async fn with_workers() -> Case {
+        let program = programs::path("bulkhead-hostile-gpu");
+        Case::with(Options::null(1_000).with_worker_cuda(program)).await
+    }
+
+    async fn with(options: Options) -> Case {
         let dir = tempfile::tempdir().expect("a folder");
         let gpus = Gpus::new(dir.path(), FAKE);
-        let server = Server::start(Options::null(1_000).with_gpus(gpus.program())).await;
+        let server = Server::start(options.with_gpus(gpus.program())).await;
         let client = server.agent("acme", "a").await.client().await;
         let case = Case {
             gpus,
@@ -50,6 +62,24 @@ impl Case {
     async fn health(&self, device: &str, state: &str) {
         let label = format!("device=\"{device}\",state=\"{state}\"");
         self.shown("bulkhead_device_health", &label, 1.0).await;
+    }
+
+    /// Where the one worker is that serves, and which layers of the seal it has.
+    async fn serves_on(&self) -> (String, Vec<String>) {
+        let answer = self.client.embed("null", &["a text"]).await;
+        answer.expect("some device is there");
+        // One whose device went bad has still to die.
+        let one = eventually(SHOWN_MAX, "one worker", async || {
+            let mut workers = self.server.admin().await.status().await.workers;
+            workers.pop().filter(|_| workers.is_empty())
+        });
+        let worker = one.await;
+        (worker.device, worker.seal)
+    }
+
+    /// How often the log says so.
+    fn lines(&self, words: &str) -> usize {
+        self.server.log().matches(words).count()
     }
 
     /// Requests are answered on the CPU, whatever the GPUs do.
@@ -92,6 +122,8 @@ async fn a_gpu_that_falls_off_the_bus_is_bad_until_it_is_back() {
     case.shown("bulkhead_device_xids_total", xids, 1.0).await;
     case.on_record("cuda:0", "bad", "xid_79").await;
     case.serves().await;
+    assert_eq!(case.lines("GPUs are not used"), 1);
+    assert_eq!(case.lines("there is no bulkhead-worker-cuda"), 1);
 
     case.gpus.happen("unplug cuda:0");
     case.gpus.happen("plug cuda:0");
@@ -107,6 +139,69 @@ async fn a_gpu_that_falls_off_the_bus_is_bad_until_it_is_back() {
     let workers = admin.status().await.workers;
     assert!(!workers.is_empty() && workers.iter().all(|worker| worker.device == "cpu"));
     case.serves().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_is_placed_on_gpus_moves_when_one_goes_bad_and_ends_up_on_the_cpu() {
+    let mut case = Case::with_workers().await;
+    let (device, seal) = case.serves_on().await;
+    assert_eq!(device, "cuda:0", "though the CPU has more places");
+    for layer in ["landlock", "reach", "seccomp", "closed_fds"] {
+        assert!(seal.iter().any(|one| one == layer), "{layer}: {seal:?}");
+    }
+    let serves = "bulkhead_device_serves";
+    case.shown(serves, "device=\"cuda:0\"", 1.0).await;
+    let top = case.server.command(&["top", "--once", "--json"]);
+    let top: serde_json::Value = serde_json::from_str(&top.expect("it serves")).expect("JSON");
+    let shown: Vec<_> = (top["devices"].as_array().expect("a list").iter())
+        .map(|one| {
+            (
+                &one["name"],
+                &one["health"],
+                &one["serves"],
+                &one["workers"],
+            )
+        })
+        .map(|(name, health, serves, workers)| format!("{name} {health} {serves} {workers}"))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            r#""cpu" "healthy" true 0"#,
+            r#""cuda:0" "healthy" true 1"#,
+            r#""cuda:1" "healthy" true 0"#
+        ]
+    );
+
+    case.gpus.happen("xid cuda:0 79");
+    case.health("cuda:0", "bad").await;
+    assert_eq!(case.serves_on().await.0, "cuda:1");
+    case.gpus.happen("unplug cuda:1");
+    case.health("cuda:1", "bad").await;
+    assert_eq!(case.serves_on().await.0, "cpu");
+    assert_eq!(case.lines("GPUs are not used"), 0);
+    // One that came back is used again, by whoever has no worker yet.
+    case.gpus.happen("plug cuda:1");
+    case.health("cuda:1", "healthy").await;
+    let other = case.server.agent("globex", "g").await.client().await;
+    other.embed("null", &["a text"]).await.expect("it serves");
+    let workers = case.server.admin().await.status().await.workers;
+    let devices: Vec<_> = workers
+        .iter()
+        .map(|one| (&*one.tenant, &*one.device))
+        .collect();
+    assert!(devices.contains(&("globex", "cuda:1")), "{devices:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gpus_that_are_switched_off_are_watched_and_not_used() {
+    let program = programs::path("bulkhead-hostile-gpu");
+    let options = Options::null(1_000).with_worker_cuda(program);
+    let case = Case::with(options.with("gpu.use", "off")).await;
+    assert_eq!(case.serves_on().await.0, "cpu");
+    let serves = "bulkhead_device_serves";
+    case.shown(serves, "device=\"cuda:0\"", 0.0).await;
+    assert_eq!(case.lines("GPUs are not used (gpu.use is \"off\")"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

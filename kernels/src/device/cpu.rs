@@ -10,6 +10,7 @@ pub(super) fn info() -> DeviceInfo {
         kind: DeviceKind::Cpu,
         name: name(&cpuinfo).unwrap_or("unnamed processor").to_owned(),
         uuid: String::new(),
+        minor: None,
         parent: None,
         split: false,
         pcie: None,

@@ -21,7 +21,10 @@ pub struct FakeNvml {
 impl FakeNvml {
     /// A machine with so many healthy GPUs, `cuda:0` and on.
     pub fn new(gpus: u32) -> FakeNvml {
-        let gpu = |n| device(format!("cuda:{n}"), format!("GPU-{n}"));
+        let gpu = |n| DeviceInfo {
+            minor: Some(n),
+            ..device(format!("cuda:{n}"), format!("GPU-{}", uuid(0, n.into())))
+        };
         FakeNvml {
             devices: (0..gpus).map(gpu).collect(),
             ..FakeNvml::default()
@@ -100,7 +103,7 @@ impl FakeNvml {
         self.devices
             .retain(|device| device.parent.as_ref() != Some(&uuid));
         for at in 0..instances {
-            let name = format!("MIG-{uuid}-{}-{at}", self.splits);
+            let name = format!("MIG-{}", self::uuid(self.splits, at));
             self.devices.push(DeviceInfo {
                 parent: Some(uuid.clone()),
                 ..device(format!("{id}/mig:{at}"), name)
@@ -121,12 +124,18 @@ impl Source for FakeNvml {
     }
 }
 
+/// In the form that NVML writes.
+fn uuid(first: u32, last: u64) -> String {
+    format!("{first:08x}-0000-0000-0000-{last:012x}")
+}
+
 fn device(id: String, uuid: String) -> DeviceInfo {
     DeviceInfo {
         id,
         kind: DeviceKind::Cuda,
         name: "Pretended GPU".to_owned(),
         uuid,
+        minor: None,
         parent: None,
         split: false,
         pcie: Some("0000:3b:00.0".to_owned()),

@@ -22,6 +22,8 @@ pub struct DeviceInfo {
     pub name: String,
     /// The maker's unique id; empty for the CPU.
     pub uuid: String,
+    /// The number of its node in `/dev`, of a GPU; of a MIG instance nobody asks it yet.
+    pub minor: Option<u32>,
     /// Of a MIG instance: the unique id of the GPU that it is a part of.
     pub parent: Option<String>,
     /// True of a GPU that the operator split into MIG instances: they are the devices, not it.

@@ -103,6 +103,7 @@ impl<'a> NvmlSource<'a> {
         let gpu = nvml.device_by_index(index)?;
         let id = format!("cuda:{index}");
         let mut info = describe(id.clone(), &gpu)?;
+        info.minor = gpu.minor_number().ok();
         info.split = gpu.mig_mode().is_ok_and(|mode| mode.current != 0);
         info.pcie = gpu.pci_info().ok().map(|pci| short(&pci.bus_id));
         info.numa_node = info.pcie.as_deref().and_then(node_of);
@@ -160,6 +161,7 @@ fn describe(id: String, device: &Device<'_>) -> Result<DeviceInfo, NvmlError> {
         kind: DeviceKind::Cuda,
         name: device.name()?,
         uuid: device.uuid()?,
+        minor: None,
         parent: None,
         split: false,
         pcie: None,

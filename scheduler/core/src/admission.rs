@@ -44,7 +44,7 @@ impl Core {
         }
         let tenant = self.tenants.get(&submission.tenant).ok_or(Bound::Unknown)?;
         let flow = self.flow(submission.tenant, submission.model);
-        if flow.is_none_or(|flow| flow.worker.is_none()) && !self.any_device_serves() {
+        if flow.is_none_or(|flow| flow.worker.is_none()) && !self.is_served(submission.model) {
             return Err(Bound::NoDevice);
         }
         if submission

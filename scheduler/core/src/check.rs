@@ -1,5 +1,6 @@
 //! The invariants, spelt out. For tests: it walks everything and takes as long as that takes.
 
+use crate::DeviceKind;
 use crate::core::Core;
 use crate::worker::Class;
 
@@ -75,6 +76,13 @@ impl Core {
             {
                 need(device.up || worker.abandoned, || {
                     format!("{:?} lives on a device that is down", worker.id)
+                })?;
+                let taken = device.kind == DeviceKind::Processor || self.accelerates(worker.model);
+                need(taken, || {
+                    format!(
+                        "{:?} is on a device that its model does not run on",
+                        worker.id
+                    )
                 })?;
                 let queued = self
                     .flow(worker.tenant, worker.model)
@@ -168,7 +176,9 @@ impl Core {
             })?;
             for (model, flow) in &tenant.flows {
                 let wants = flow.wants_worker(self.now);
-                let indexed = flow.want.is_some_and(|key| self.wanted.contains(&key));
+                let indexed = flow
+                    .want
+                    .is_some_and(|key| self.wanted.holds(self.accelerates(*model), &key));
                 need(wants == indexed, || format!("{id:?} {model:?}: want index"))?;
                 let waits = self.backoffs.contains(&(flow.not_before, *id, *model));
                 need(waits == (flow.not_before > self.now), || {

@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cost::CostBook;
 use crate::fair::FairSet;
+use crate::kinds::Wanted;
 use crate::lane::Device;
 use crate::memory::QueueMemory;
-use crate::tenant::{Flow, ShareClock, Tenant, WantKey};
+use crate::tenant::{Flow, ShareClock, Tenant};
 use crate::worker::Worker;
 use crate::{
     AgentId, DeviceId, Effect, Event, Limits, ModelId, Nanos, RequestId, TenantId, TenantSettings,
@@ -40,13 +41,15 @@ pub struct Core {
     /// Workers that occupy a lane, on any device.
     pub(crate) leased: BTreeSet<WorkerId>,
     /// Queues that have work and no worker.
-    pub(crate) wanted: BTreeSet<WantKey>,
+    pub(crate) wanted: Wanted,
+    /// Models that run on accelerators.
+    pub(crate) accelerated: BTreeSet<ModelId>,
     /// Queues for which nothing is started, and until when.
     pub(crate) backoffs: BTreeSet<(Nanos, TenantId, ModelId)>,
     /// Workers that get nothing new, so that another can have their place.
     pub(crate) retiring: BTreeSet<WorkerId>,
-    /// Before this, nobody needs to look for a worker to retire.
-    pub(crate) retire_at: Nanos,
+    /// Before this, nobody needs to look for a worker to retire, on devices of each kind.
+    pub(crate) retire_at: [Nanos; 2],
     /// The wake-up that the driver was last asked for.
     pub(crate) wake: Option<Nanos>,
 }
@@ -97,10 +100,11 @@ impl Core {
             fair: FairSet::new(),
             share: ShareClock::default(),
             leased: BTreeSet::new(),
-            wanted: BTreeSet::new(),
+            wanted: Wanted::default(),
+            accelerated: BTreeSet::new(),
             backoffs: BTreeSet::new(),
             retiring: BTreeSet::new(),
-            retire_at: 0,
+            retire_at: [0; 2],
             wake: None,
         }
     }
@@ -112,11 +116,13 @@ impl Core {
         match event {
             Event::DeviceUp {
                 device,
+                kind,
                 lanes,
                 workers_max,
-            } => self.device_up(device, lanes, workers_max),
+            } => self.device_up(device, kind, lanes, workers_max),
             Event::DeviceRoom { device, workers } => self.device_room(device, workers),
             Event::DeviceDown { device } => self.device_down(device, effects),
+            Event::ModelAccelerates { model } => self.model_accelerates(model),
             Event::TenantSet { tenant, settings } => self.tenant_set(tenant, settings),
             Event::Submit(submission) => self.submit(submission, effects),
             Event::Cancel { request, why } => self.cancel(request, why, effects),

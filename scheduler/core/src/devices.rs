@@ -6,17 +6,23 @@
 //! its queue, **once**: a request that met two devices as they went bad may be what spoils them, and is not
 //! given a third. An answer that had begun cannot begin again, so it ends.
 //!
-//! Where no device is left, what waits ends too, and what comes is refused: both are told when to ask again.
+//! Where no device is left that takes it, what waits ends too, and what comes is refused: both are told when to ask again.
 
 use crate::core::Core;
 use crate::lane::Device;
 use crate::worker::Life;
-use crate::{DeviceId, Effect, End, KillReason, RequestId, WorkerId};
+use crate::{DeviceId, DeviceKind, Effect, End, KillReason, RequestId, WorkerId};
 
 impl Core {
     /// A new device, or one that was down. One that is there keeps what it came with.
-    pub(crate) fn device_up(&mut self, id: DeviceId, lanes: u32, workers_max: u32) {
-        let new = || Device::new(lanes, workers_max);
+    pub(crate) fn device_up(
+        &mut self,
+        id: DeviceId,
+        kind: DeviceKind,
+        lanes: u32,
+        workers_max: u32,
+    ) {
+        let new = || Device::new(kind, lanes, workers_max);
         self.devices.entry(id).or_insert_with(new).up = true;
     }
 
@@ -36,14 +42,7 @@ impl Core {
         for worker in workers {
             self.abandon(worker, effects);
         }
-        if !self.devices.values().any(|device| device.up) {
-            self.end_what_waits(effects);
-        }
-    }
-
-    /// Whether a worker could be started anywhere, were there a place free.
-    pub(crate) fn any_device_serves(&self) -> bool {
-        self.devices.values().any(Device::may_start)
+        self.end_what_waits(effects);
     }
 
     /// A piece of this request's answer has gone out.
@@ -129,8 +128,11 @@ impl Core {
     }
 
     fn end_what_waits(&mut self, effects: &mut Vec<Effect>) {
+        let up = |kind| (self.devices.values()).any(|device| device.up && device.kind == kind);
+        let (processor, accelerator) = (up(DeviceKind::Processor), up(DeviceKind::Accelerator));
+        let taken = |model| processor || accelerator && self.accelerates(model);
         let waiting = self.requests.iter();
-        let waiting = waiting.filter(|(_, request)| request.worker.is_none());
+        let waiting = waiting.filter(|(_, one)| one.worker.is_none() && !taken(one.model));
         let waiting: Vec<RequestId> = waiting.map(|(id, _)| *id).collect();
         for request in waiting {
             self.end(request, End::NoDevice, effects);

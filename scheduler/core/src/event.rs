@@ -8,6 +8,7 @@ pub enum Event {
     /// A device takes part from now on, or again. Telling of one that does changes nothing.
     DeviceUp {
         device: DeviceId,
+        kind: DeviceKind,
         lanes: u32,
         workers_max: u32,
     },
@@ -16,6 +17,8 @@ pub enum Event {
     DeviceRoom { device: DeviceId, workers: u32 },
     /// A device is of no use until `DeviceUp`: its work goes elsewhere. Unknown ones are ignored.
     DeviceDown { device: DeviceId },
+    /// This model runs on accelerators where there are any. Told before its first request, or ignored; no other does.
+    ModelAccelerates { model: ModelId },
     /// A tenant exists, or its settings have changed.
     TenantSet {
         tenant: TenantId,
@@ -72,6 +75,15 @@ pub enum Event {
     Drain,
     /// The time of an earlier `Effect::WakeAt` has come, or simply: look again.
     Tick,
+}
+
+/// What a device is to the models that run on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceKind {
+    /// Takes every model.
+    Processor,
+    /// Takes those that accelerate, and before any processor does.
+    Accelerator,
 }
 
 /// Why a worker could not be started.

@@ -102,8 +102,9 @@ impl Core {
         };
         let queued = !flow.queue.is_empty();
         let wants = flow.wants_worker(self.now);
+        let accelerates = self.accelerated.contains(&model);
         replace(
-            &mut self.wanted,
+            self.wanted.of(accelerates),
             &mut flow.want,
             wants.then_some((starting, time, id, model)),
         );

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::vtime::VTime;
-use crate::{LeaseId, Nanos, TenantId, WorkerId};
+use crate::{DeviceKind, LeaseId, Nanos, TenantId, WorkerId};
 
 /// Order of waiting workers: least effective virtual time, then tenant, then (among the workers of
 /// one tenant) the one whose last turn is longest ago.
@@ -15,6 +15,7 @@ pub(crate) type IdleKey = (Nanos, WorkerId);
 /// A device. Its workers, by what they mean to it.
 #[derive(Debug)]
 pub(crate) struct Device {
+    pub kind: DeviceKind,
     /// False while nothing may run on it.
     pub up: bool,
     pub lanes: usize,
@@ -34,9 +35,10 @@ pub(crate) struct Device {
 
 impl Device {
     /// Without a lane or a place for a worker it would be no device: 0 counts as 1.
-    pub(crate) fn new(lanes: u32, workers_max: u32) -> Self {
+    pub(crate) fn new(kind: DeviceKind, lanes: u32, workers_max: u32) -> Self {
         let workers_max = workers_max.max(1) as usize;
         Device {
+            kind,
             up: true,
             lanes: lanes.max(1) as usize,
             workers_max,

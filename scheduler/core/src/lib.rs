@@ -8,7 +8,7 @@
 //! - admission and its bounds: `admission`, `memory`
 //! - fair order among tenants and, inside each, among its agents: `fair`, `agents`, `queue`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`
-//! - workers, their starts and evictions: `placement`, `worker`, `reports`
+//! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
 //! - devices that come and go, and what becomes of their work: `devices`
 //! - failed starts, deaths, and the pause after them: `restart`, `backoff`
 //! - predicted cost: `cost`; how requests end: `ending`; derived indexes: `index`
@@ -34,6 +34,7 @@ mod event;
 mod fair;
 mod ids;
 mod index;
+mod kinds;
 mod lane;
 mod memory;
 mod placement;
@@ -48,7 +49,9 @@ mod worker;
 pub use self::core::Core;
 pub use backoff::{Backoff, Pace};
 pub use effect::{BackoffCause, Bound, Effect, End, KillReason, Refusal};
-pub use event::{CancelReason, Event, Outcome, StartFailure, Submission, TenantSettings};
+pub use event::{
+    CancelReason, DeviceKind, Event, Outcome, StartFailure, Submission, TenantSettings,
+};
 pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
 pub use view::{TenantView, WorkerState, WorkerView};
 

@@ -2,7 +2,8 @@
 //!
 //! A queue with work and no worker asks for one. Start slots go first to the tenant with the fewest
 //! workers starting, then to the least virtual time, so that nobody's many models keep another
-//! tenant out. The device with the most free places gets it.
+//! tenant out. The device with the most free places gets it, of those of the kind that the model is for (`kinds`):
+//! each kind has its places, and who waits for one of them waits for no other.
 //!
 //! Where all places are taken, the least recently used idle worker is evicted. Where none is idle,
 //! the worker of the tenant that is furthest ahead retires: it gets nothing new, ends what it holds
@@ -13,29 +14,34 @@
 //! A start in progress earns no credit: the tenant is lifted to the floor when its worker is ready.
 
 use crate::core::Core;
+use crate::kinds::KINDS;
 use crate::lane::Device;
 use crate::tenant::WantKey;
 use crate::vtime::VTime;
 use crate::worker::{Life, Worker};
-use crate::{DeviceId, Effect, ModelId, Nanos, WorkerId};
+use crate::{DeviceId, DeviceKind, Effect, ModelId, Nanos, WorkerId};
 
 /// A worker keeps its place for at least this many quanta, once it is ready.
 const RESIDENCE_QUANTA: u64 = 8;
 
 impl Core {
     pub(crate) fn place(&mut self, effects: &mut Vec<Effect>) {
-        while let Some(&want) = self.wanted.first() {
-            let Some(device) = self.roomiest_device() else {
-                break;
-            };
-            self.start_worker(want, device, effects);
+        for kind in KINDS {
+            while let Some(want) = self.first_wanted(kind)
+                && let Some(device) = self.roomiest_device(kind)
+            {
+                self.start_worker(want, device, effects);
+            }
         }
         self.stop_retired(effects);
-        self.make_room(effects);
+        for kind in KINDS {
+            self.make_room(kind, effects);
+        }
     }
 
-    fn roomiest_device(&self) -> Option<DeviceId> {
-        let free = (self.devices.iter()).filter(|(_, device)| device.free() > 0);
+    fn roomiest_device(&self, kind: DeviceKind) -> Option<DeviceId> {
+        let free = self.devices.iter();
+        let free = free.filter(|(_, device)| device.kind == kind && device.free() > 0);
         free.max_by_key(|(id, device)| (device.free(), std::cmp::Reverse(**id)))
             .map(|(id, _)| *id)
     }
@@ -83,29 +89,30 @@ impl Core {
     }
 
     /// Evicts or retires one worker for each queue that wants a worker and finds no place.
-    fn make_room(&mut self, effects: &mut Vec<Effect>) {
-        let wanted = self.wanted.len();
-        while self.places_coming() < wanted {
+    fn make_room(&mut self, kind: DeviceKind, effects: &mut Vec<Effect>) {
+        let wanted = self.wanted_on(kind);
+        while self.places_coming(kind) < wanted {
             let idle = (self.devices.values())
-                .filter(|device| device.may_start())
+                .filter(|device| device.kind == kind && device.may_start())
                 .filter_map(|device| device.idle.first())
                 .min();
             let Some(&(_, worker)) = idle else { break };
             self.stop_worker(worker, effects);
         }
-        if self.places_coming() < wanted && self.now >= self.retire_at {
-            self.retire_one();
+        if self.places_coming(kind) < wanted && self.now >= self.retire_at[kind as usize] {
+            self.retire_one(kind);
         }
     }
 
-    fn retire_one(&mut self) {
-        self.retire_at = self.now.saturating_add(self.limits.quantum_ns);
-        let Some(&(_, wanting, ..)) = self.wanted.first() else {
+    fn retire_one(&mut self, kind: DeviceKind) {
+        self.retire_at[kind as usize] = self.now.saturating_add(self.limits.quantum_ns);
+        let Some((_, wanting, ..)) = self.first_wanted(kind) else {
             return;
         };
         let ahead = self
             .workers
             .values()
+            .filter(|worker| self.is_on(worker, kind))
             .filter_map(|worker| self.seniority(worker, wanting))
             .max();
         if let Some((_, id)) = ahead {
@@ -229,12 +236,16 @@ impl Core {
 
     /// When somebody has to look again whether a worker may retire.
     pub(crate) fn retire_wake(&self) -> Option<Nanos> {
-        (self.wanted.len() > self.places_coming()).then_some(self.retire_at)
+        let short = |kind: &DeviceKind| self.wanted_on(*kind) > self.places_coming(*kind);
+        let at = KINDS.into_iter().filter(short);
+        at.map(|kind| self.retire_at[kind as usize]).min()
     }
 
     /// Places that are on their way to become free.
-    fn places_coming(&self) -> usize {
-        let coming: usize = self.devices.values().map(Device::coming).sum();
-        coming + self.retiring.len()
+    fn places_coming(&self, kind: DeviceKind) -> usize {
+        let devices = self.devices.values().filter(|device| device.kind == kind);
+        let coming: usize = devices.map(Device::coming).sum();
+        let retiring = self.retiring.iter().filter_map(|id| self.workers.get(id));
+        coming + retiring.filter(|one| self.is_on(one, kind)).count()
     }
 }

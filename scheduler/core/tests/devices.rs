@@ -13,6 +13,7 @@ const OTHER: DeviceId = DeviceId(2);
 fn up(device: DeviceId) -> Event {
     Event::DeviceUp {
         device,
+        kind: DeviceKind::Processor,
         lanes: 1,
         workers_max: 4,
     }
@@ -126,6 +127,7 @@ fn a_process_that_does_not_die_keeps_nobody_waiting_but_its_place() {
     let mut sim = Sim::new(limits(), 1, 1);
     sim.say(Event::DeviceUp {
         device: OTHER,
+        kind: DeviceKind::Processor,
         lanes: 1,
         workers_max: 1,
     });
@@ -266,4 +268,96 @@ fn those_on_the_other_device_share_it_by_weight_with_whom_comes_over() {
     let share = a as f64 / (a + b) as f64;
     assert!((0.23..0.27).contains(&share), "{share}");
     assert!(sim.core.workers().all(|worker| worker.device != bad));
+}
+
+/// A processor with many places, an accelerator with two, and a model for it.
+fn with_accelerator() -> Sim {
+    let mut sim = Sim::new(limits(), 1, 4);
+    sim.say(Event::ModelAccelerates { model: MODEL });
+    sim.say(accelerator());
+    sim
+}
+
+fn accelerator() -> Event {
+    Event::DeviceUp {
+        device: OTHER,
+        kind: DeviceKind::Accelerator,
+        lanes: 1,
+        workers_max: 2,
+    }
+}
+
+/// Of a model that does not accelerate.
+fn submit_plain(sim: &mut Sim, tenant: TenantId) -> RequestId {
+    let submission = Submission {
+        model: ModelId(7),
+        ..sim.submission(tenant, 100)
+    };
+    sim.offer(submission)
+}
+
+#[test]
+fn what_accelerates_runs_on_an_accelerator_and_nothing_else_does() {
+    let mut sim = with_accelerator();
+    let (one, two) = (sim.tenant(1, 1), sim.tenant(2, 1));
+    let requests = [sim.submit(one, 100), submit_plain(&mut sim, two)];
+    sim.run_until(SECOND);
+    assert!(requests.iter().all(|request| ok(&sim, *request)));
+    assert_eq!(place_of(&sim, one), OTHER, "the other has more places");
+    assert_eq!(place_of(&sim, two), DEVICE);
+}
+
+#[test]
+fn who_waits_for_a_place_of_one_kind_waits_for_no_other_and_keeps_nobody_waiting_there() {
+    let mut sim = with_accelerator();
+    for n in 1..=6 {
+        let tenant = sim.tenant(n, 1);
+        sim.submit(tenant, 400);
+    }
+    let last = sim.tenant(7, 1);
+    let plain = submit_plain(&mut sim, last);
+    sim.run_until(20 * MS);
+    let on = |sim: &Sim, device| sim.core.workers().filter(|w| w.device == device).count();
+    assert_eq!((on(&sim, OTHER), on(&sim, DEVICE)), (2, 1));
+    sim.run_until(5 * SECOND);
+    assert!(ok(&sim, plain));
+    assert!((1..=6).all(|n| ok(&sim, RequestId(n))), "each had its turn");
+    let started = |e: &Effect| matches!(e, Effect::StartWorker { device, .. } if *device == DEVICE);
+    assert_eq!(sim.count(started), 1, "the plain one's alone");
+}
+
+#[test]
+fn without_an_accelerator_what_accelerates_runs_on_a_processor() {
+    let mut sim = with_accelerator();
+    let tenant = sim.tenant(1, 1);
+    let request = sim.submit(tenant, 900);
+    sim.run_until(10 * MS);
+    assert_eq!(place_of(&sim, tenant), OTHER);
+    sim.say(down(OTHER));
+    sim.run_until(sim.now + SECOND);
+    assert!(ok(&sim, request));
+    assert_eq!(place_of(&sim, tenant), DEVICE);
+    // One that is there and has room for nobody is none either.
+    sim.say(accelerator());
+    sim.say(Event::DeviceRoom {
+        device: OTHER,
+        workers: 0,
+    });
+    let other = sim.tenant(2, 1);
+    let request = sim.submit(other, 100);
+    sim.run_until(sim.now + SECOND);
+    assert!(ok(&sim, request));
+    assert_eq!(place_of(&sim, other), DEVICE);
+}
+
+#[test]
+fn an_accelerator_alone_serves_nobody_whose_model_it_does_not_run() {
+    let mut sim = with_accelerator();
+    sim.say(down(DEVICE));
+    let tenant = sim.tenant(1, 1);
+    let plain = submit_plain(&mut sim, tenant);
+    assert_eq!(sim.refused[&plain].bound, Bound::NoDevice);
+    let request = sim.submit(tenant, 100);
+    sim.run_until(SECOND);
+    assert!(ok(&sim, request));
 }

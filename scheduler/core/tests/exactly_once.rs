@@ -141,11 +141,20 @@ fn make(sim: &mut Sim, trouble: Trouble) {
     }
 }
 
+/// In words that make no sense the first device is a processor, and the other is not.
+fn kind(device: u32) -> DeviceKind {
+    match device {
+        1 => DeviceKind::Processor,
+        _ => DeviceKind::Accelerator,
+    }
+}
+
 fn turn(device: DeviceId, up: bool) -> Event {
     match up {
         // What it came with is kept.
         true => Event::DeviceUp {
             device,
+            kind: DeviceKind::Processor,
             lanes: 9,
             workers_max: 9,
         },
@@ -163,9 +172,15 @@ proptest! {
         lanes in 1u32..3,
         latency_us in 0u64..3_000,
         faulty in 0u32..4,
+        accelerates in any::<bool>(),
     ) {
         let mut sim = Sim::new(limits(), lanes, workers_max);
-        sim.say(Event::DeviceUp { device: DeviceId(2), lanes: 1, workers_max: 1 });
+        let kind = match accelerates {
+            true => DeviceKind::Accelerator,
+            false => DeviceKind::Processor,
+        };
+        sim.say(Event::ModelAccelerates { model: MODEL });
+        sim.say(Event::DeviceUp { device: DeviceId(2), kind, lanes: 1, workers_max: 1 });
         sim.latency_ns = latency_us * 1_000;
         sim.start_ns = 7 * MS;
         for n in 1..4 {
@@ -225,7 +240,8 @@ fn thin_air() -> impl Strategy<Value = Event> {
         3 => (1u64..12).prop_map(|worker| Event::WorkerReady { worker: WorkerId(worker) }),
         1 => (1u64..12).prop_map(|worker| Event::WorkerDied { worker: WorkerId(worker) }),
         1 => (1u32..3, 0u32..3, 0u32..4)
-            .prop_map(|(d, lanes, workers_max)| Event::DeviceUp { device: DeviceId(d), lanes, workers_max: workers_max + 8 }),
+            .prop_map(|(d, lanes, workers_max)| Event::DeviceUp { device: DeviceId(d), kind: kind(d), lanes, workers_max: workers_max + 8 }),
+        1 => (1u32..3).prop_map(|model| Event::ModelAccelerates { model: ModelId(model) }),
         1 => (1u32..3).prop_map(|d| Event::DeviceDown { device: DeviceId(d) }),
         1 => (1u32..3, 0u32..12)
             .prop_map(|(d, workers)| Event::DeviceRoom { device: DeviceId(d), workers }),

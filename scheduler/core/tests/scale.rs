@@ -32,6 +32,7 @@ fn ten_thousand_tenants_are_all_served() {
         0,
         Event::DeviceUp {
             device: DeviceId(1),
+            kind: DeviceKind::Processor,
             lanes: 1,
             workers_max: 8,
         },

@@ -252,6 +252,7 @@ fn a_worker_that_never_runs_what_it_holds_is_killed() {
         0,
         Event::DeviceUp {
             device: DEVICE,
+            kind: DeviceKind::Processor,
             lanes: 1,
             workers_max: 1,
         },

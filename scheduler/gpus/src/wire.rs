@@ -51,6 +51,7 @@ fn gpu(device: &DeviceInfo) -> Gpu {
     Gpu {
         id: word(&device.id),
         uuid: word(&device.uuid),
+        minor: device.minor,
         name: word(&device.name),
         parent: device.parent.as_deref().map(word).unwrap_or_default(),
         split: device.split,
@@ -86,6 +87,7 @@ fn device(gpu: Gpu) -> DeviceInfo {
         kind: DeviceKind::Cuda,
         name: word(&gpu.name),
         uuid: word(&gpu.uuid),
+        minor: gpu.minor,
         parent: Some(word(&gpu.parent)).filter(|parent| !parent.is_empty()),
         split: gpu.split,
         pcie: Some(word(&gpu.pcie)).filter(|pcie| !pcie.is_empty()),
@@ -132,6 +134,7 @@ mod tests {
             kind: DeviceKind::Cuda,
             name: long.clone(),
             uuid: long.clone(),
+            minor: Some(u32::MAX),
             parent: Some(long.clone()),
             split: true,
             pcie: Some(long.clone()),

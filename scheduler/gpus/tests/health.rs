@@ -236,7 +236,8 @@ proptest! {
     #[test]
     fn whatever_happens(happenings in prop::collection::vec(happening(), 1..60)) {
         let mut case = Case::new(3);
-        let first = (0..3).map(|n| (format!("GPU-{n}"), Health::Healthy));
+        let first = case.machine.clone().look().unwrap().devices;
+        let first = first.into_iter().map(|one| (one.uuid, Health::Healthy));
         let mut thought: BTreeMap<String, Health> = first.collect();
         let mut gone: BTreeSet<String> = BTreeSet::new();
         for happening in happenings {

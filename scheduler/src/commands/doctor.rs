@@ -56,7 +56,7 @@ pub fn run(globals: &Globals, args: Doctor) -> Outcome {
 }
 
 fn look(config: &Config) -> Report {
-    let mut checks = machine::checks();
+    let mut checks = machine::checks(config);
     checks.extend(seal::checks(&config.worker.required_layers));
     checks.extend(files::checks(config));
     checks.extend(machine::ports(config));

@@ -1,11 +1,11 @@
-//! `bulkhead top`: tenants, workers and shares, anew each second.
+//! `bulkhead top`: tenants and their shares, workers, and devices, anew each second.
 
 use super::{Outcome, output};
 use crate::{
     cli::{Globals, Top},
     client::Admin,
 };
-use bulkhead_proto::v1::{StatusResponse, TenantStatus, WorkerStatus};
+use bulkhead_proto::v1::{DeviceStatus, StatusResponse, TenantStatus, WorkerStatus};
 use serde::Serialize;
 use std::{
     io::{self, IsTerminal as _},
@@ -24,6 +24,7 @@ struct View<'a> {
     audit_up: bool,
     tenants: Vec<TenantView<'a>>,
     workers: Vec<WorkerView<'a>>,
+    devices: Vec<DeviceView<'a>>,
 }
 
 #[derive(Serialize)]
@@ -45,6 +46,19 @@ struct WorkerView<'a> {
     state: &'a str,
     seal: &'a [String],
     kv_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct DeviceView<'a> {
+    name: &'a str,
+    uuid: &'a str,
+    health: &'a str,
+    why: &'a str,
+    serves: bool,
+    lanes: u32,
+    workers: u32,
+    memory_bytes: u64,
+    usable_bytes: u64,
 }
 
 pub fn run(globals: &Globals, args: Top) -> Outcome {
@@ -76,6 +90,7 @@ fn view(status: &StatusResponse) -> View<'_> {
         audit_up: status.audit_up,
         tenants: status.tenants.iter().map(tenant_view).collect(),
         workers: status.workers.iter().map(worker_view).collect(),
+        devices: status.devices.iter().map(device_view).collect(),
     }
 }
 
@@ -102,6 +117,20 @@ fn worker_view(worker: &WorkerStatus) -> WorkerView<'_> {
     }
 }
 
+fn device_view(device: &DeviceStatus) -> DeviceView<'_> {
+    DeviceView {
+        name: &device.name,
+        uuid: &device.uuid,
+        health: &device.health,
+        why: &device.why,
+        serves: device.serves,
+        lanes: device.lanes,
+        workers: device.workers,
+        memory_bytes: device.memory_bytes,
+        usable_bytes: device.usable_bytes,
+    }
+}
+
 fn screen(status: &StatusResponse) -> String {
     let audit = if status.audit_up {
         "up"
@@ -109,10 +138,11 @@ fn screen(status: &StatusResponse) -> String {
         "DOWN: requests are refused"
     };
     format!(
-        "bulkhead {}   audit log {audit}\n\n{}\n\n{}",
+        "bulkhead {}   audit log {audit}\n\n{}\n\n{}\n\n{}",
         status.version,
         tenants(&status.tenants),
-        workers(&status.workers)
+        workers(&status.workers),
+        devices(&status.devices)
     )
 }
 
@@ -172,6 +202,38 @@ fn workers(workers: &[WorkerStatus]) -> String {
     )
 }
 
+fn devices(devices: &[DeviceStatus]) -> String {
+    let rows = devices.iter().map(|device| {
+        let health = match device.why.as_str() {
+            "" => device.health.clone(),
+            why => format!("{} ({why})", device.health),
+        };
+        let memory = match device.memory_bytes {
+            0 => "-".into(),
+            all => format!(
+                "{} of {}",
+                output::bytes(device.usable_bytes),
+                output::bytes(all)
+            ),
+        };
+        let serves = if device.serves { "yes" } else { "no" };
+        vec![
+            device.name.clone(),
+            health,
+            serves.into(),
+            device.lanes.to_string(),
+            device.workers.to_string(),
+            memory,
+        ]
+    });
+    output::table(
+        &[
+            "device", "health", "serves", "lanes>", "workers>", "memory>",
+        ],
+        rows,
+    )
+}
+
 fn percent(part: u64, whole: u64) -> String {
     match whole {
         0 => "-".into(),
@@ -199,6 +261,21 @@ mod tests {
             tenant("globex", 1, 2_000_000_000),
         ]);
         for part in ["75 %", "25 %", "50 %", "2.00 s"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_bad_says_why_and_serves_nobody() {
+        let text = devices(&[DeviceStatus {
+            name: "cuda:0".into(),
+            health: "bad".into(),
+            why: "xid_79".into(),
+            memory_bytes: 80 << 30,
+            usable_bytes: 79 << 30,
+            ..DeviceStatus::default()
+        }]);
+        for part in ["cuda:0", "bad (xid_79)", "no"] {
             assert!(text.contains(part), "{text}");
         }
     }

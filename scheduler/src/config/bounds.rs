@@ -73,6 +73,31 @@ impl Config {
             |n| n > 0,
             "must be at least 1",
         )?;
+        let gpu = &self.gpu;
+        bound(
+            "gpu.lanes",
+            gpu.lanes,
+            |n| (1..=8).contains(&n),
+            "must be between 1 and 8",
+        )?;
+        bound(
+            "gpu.workers_max",
+            gpu.workers_max,
+            |n| (1..=256).contains(&n),
+            "must be between 1 and 256",
+        )?;
+        bound(
+            "gpu.quota_bytes",
+            gpu.quota_bytes,
+            |n| n >= QUOTA_BYTES_MIN,
+            "must be at least 1 MiB",
+        )?;
+        bound(
+            "gpu.worker_bytes",
+            gpu.worker_bytes,
+            |n| n > gpu.quota_bytes,
+            "must be more than gpu.quota_bytes: the model comes on top",
+        )?;
         bound(
             "worker.quota_bytes",
             self.worker.quota_bytes,

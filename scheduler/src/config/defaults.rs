@@ -1,7 +1,7 @@
 //! The configuration that works where nothing is said: a laptop, loopback addresses alone, and bounds
 //! that one machine can hold.
 
-use super::{Audit, Cpu, Limits, Models, Scheduling, Server, Worker};
+use super::{Audit, Cpu, Gpu, GpuUse, Limits, Models, Scheduling, Server, Worker};
 use std::net::SocketAddr;
 
 impl Default for Server {
@@ -53,6 +53,18 @@ impl Default for Cpu {
             lanes: 1,
             workers_max: 16,
             threads: 0,
+        }
+    }
+}
+
+impl Default for Gpu {
+    fn default() -> Self {
+        Gpu {
+            use_: GpuUse::Auto,
+            lanes: 1,
+            workers_max: 4,
+            quota_bytes: 4 << 30,
+            worker_bytes: 16 << 30,
         }
     }
 }

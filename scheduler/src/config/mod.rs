@@ -48,6 +48,9 @@ pub const QUOTA_BYTES_MIN: u64 = 1 << 20;
 /// Most workers ahead of each model: each is a process.
 const SPARES_MAX: u32 = 64;
 
+/// GPUs that processes are reckoned with: more than machines have.
+const GPUS_MAX: u32 = 16;
+
 /// Least memory of a worker beside model and quota, bytes: stacks alone take a good part of it.
 const SCRATCH_BYTES_MIN: u64 = 128 << 20;
 
@@ -93,6 +96,7 @@ pub struct Config {
     pub limits: Limits,
     pub scheduling: Scheduling,
     pub cpu: Cpu,
+    pub gpu: Gpu,
     pub worker: Worker,
     pub models: Models,
     pub audit: Audit,
@@ -161,6 +165,33 @@ pub struct Cpu {
     pub workers_max: u32,
     /// Compute threads of a worker. 0: one per core, at most 8.
     pub threads: u32,
+}
+
+/// GPUs as devices.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gpu {
+    #[serde(rename = "use")]
+    pub use_: GpuUse,
+    /// Of each GPU.
+    pub lanes: u32,
+    /// Most worker processes at a time, on each GPU.
+    pub workers_max: u32,
+    /// Bytes of KV of a worker, where the tenant has no quota of its own.
+    pub quota_bytes: u64,
+    /// Bytes that a worker is reckoned to take of a GPU: its model, its KV and what a pass needs. No more of them are
+    /// started than there is memory for.
+    pub worker_bytes: u64,
+}
+
+/// Whether work is placed on GPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuUse {
+    /// Where there are GPUs and a program for them.
+    Auto,
+    /// Never: they are watched and shown.
+    Off,
 }
 
 /// What every worker gets.
@@ -259,6 +290,15 @@ impl Config {
         }
     }
 
+    /// Most worker processes at a time, on all devices.
+    pub fn workers_max(&self) -> usize {
+        let on_gpus = match self.gpu.use_ {
+            GpuUse::Auto => self.gpu.workers_max * GPUS_MAX,
+            GpuUse::Off => 0,
+        };
+        (self.cpu.workers_max + on_gpus) as usize
+    }
+
     /// Where things live in the data folder.
     pub fn paths(&self) -> Paths {
         Paths {
@@ -289,6 +329,20 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("listen_on"), "{error}");
+    }
+
+    #[test]
+    fn gpus_are_used_where_there_are_some_unless_somebody_says_otherwise() {
+        assert_eq!(Config::default().gpu.use_, GpuUse::Auto);
+        let off = parse("[gpu]\nuse = \"off\"\n").unwrap();
+        assert_eq!(off.workers_max(), off.cpu.workers_max as usize);
+        assert!(parse("[gpu]\nuse = \"on\"\n").is_err());
+        let error = parse("[gpu]\nquota_bytes = 1073741824\nworker_bytes = 1073741824\n");
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("gpu.worker_bytes") && error.contains("more than"),
+            "{error}"
+        );
     }
 
     #[test]

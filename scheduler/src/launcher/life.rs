@@ -70,6 +70,7 @@ impl Setup {
             program,
             config: &self.config,
             groups: &self.groups,
+            variable: None,
         }
     }
 }
@@ -215,7 +216,10 @@ impl<'a> Life<'a> {
             None => {}
         }
         match self.gpus.tick(&programs.gpus, now) {
-            Some(gpus::Change::Up(fd)) => self.tell(Tell::GpusUp(GpusUp {}), Some(fd.as_fd())),
+            Some(gpus::Change::Up(fd)) => {
+                let has_worker = programs.worker_cuda.is_some();
+                self.tell(Tell::GpusUp(GpusUp { has_worker }), Some(fd.as_fd()));
+            }
             Some(gpus::Change::Down(how)) => self.tell(Tell::GpusDown(GpusDown { how }), None),
             None => {}
         }
@@ -296,7 +300,7 @@ impl<'a> Life<'a> {
         if self.workers.contains_key(&ask.worker) || expected().any(|n| n == ask.worker) {
             return Err(SpawnError::Number(ask.worker));
         }
-        let most = self.setup.config.cpu.workers_max as usize + WORKERS_SPARE;
+        let most = self.setup.config.workers_max() + WORKERS_SPARE;
         if self.workers.len() + expected().count() >= most {
             return Err(SpawnError::TooMany(most));
         }
@@ -314,19 +318,19 @@ impl<'a> Life<'a> {
             }
         })?;
         let room = worker::room(config, ask.quota_bytes);
-        let kind = worker::kind(&ask.device)?;
-        let Some(program) = programs.worker_for(kind) else {
+        let on = worker::on(ask)?;
+        let Some(program) = programs.worker_for(on.kind()) else {
             return Err(SpawnError::NoProgram(ask.device.clone()));
         };
-        let (alone, bounded) = match kind {
-            Kind::Processor => (!config.worker.share_weights, Some(room)),
-            // A driver maps all of its GPU's memory and more, and forks with nobody.
-            Kind::Gpu => (true, None),
+        let alone = match on.kind() {
+            Kind::Processor => !config.worker.share_weights,
+            // A process that holds a GPU forks nobody.
+            Kind::Gpu => true,
         };
         if alone {
             let block = self.templates.give_block();
             let how = self.setup.how(program);
-            return worker::start(how, &opened, &ask.device, (bounded, block)).map(Some);
+            return worker::start(how, &opened, on, (room, block)).map(Some);
         }
         let how = self.setup.how(&programs.worker);
         let spare = (self.templates).ask(ask.worker, &ask.device, &opened, how, now)?;
@@ -389,7 +393,7 @@ impl<'a> Life<'a> {
         let limits = worker::limits(&self.setup.config, Some(room));
         let bounded = (self.setup.groups.borrow_mut())
             .enclose(pid, limits)
-            .and_then(|()| sys::bound_memory(pid, room));
+            .and_then(|()| sys::bound_memory(pid, room, sys::Mapped::Bounded));
         if let Err(error) = bounded {
             tracing::error!(worker, "a worker cannot be bounded: {error}");
             sys::kill_now(pid);

@@ -1,11 +1,12 @@
 //! A life driven as the scheduler would drive it, over a real connection and with real processes:
 //! shell scripts in the place of worker and audit process, which show what they were given.
 
-use super::*;
+use super::{worker::CPU, *};
+use crate::config::GpuUse;
 use crate::models::{File as ModelFile, Format, Manifest, Task};
 use bulkhead_proto::{
     frame,
-    internal::{KillWorker, ToWorker, to_worker},
+    internal::{KillWorker, SpawnGpu, ToWorker, to_worker},
 };
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use std::{
@@ -56,6 +57,7 @@ fn setup_with(dir: &Path, worker: &str, audit: &str, gpus: &str) -> Setup {
         ..Config::default()
     };
     config.cpu.workers_max = 1;
+    config.gpu.use_ = GpuUse::Off;
     // A script can be a worker, and no template.
     config.worker.share_weights = false;
     let manifest = Manifest {
@@ -84,6 +86,14 @@ fn setup_with(dir: &Path, worker: &str, audit: &str, gpus: &str) -> Setup {
         groups: Default::default(),
         hung: Default::default(),
     }
+}
+
+/// As NVML writes it.
+const UUID: &str = "GPU-01234567-89ab-cdef-0123-456789abcdef";
+
+fn gpu(uuid: &str) -> Option<SpawnGpu> {
+    let uuid = uuid.into();
+    Some(SpawnGpu { uuid, minor: 7 })
 }
 
 /// A life and the scheduler's end of it.
@@ -115,13 +125,13 @@ impl<'a> Pair<'a> {
     }
 
     fn spawn(&mut self, worker: u64, model: &str, device: &str) -> (Tell, Option<OwnedFd>) {
-        let (model, device) = (model.into(), device.into());
         self.ask(Ask::Spawn(SpawnWorker {
             worker,
-            model,
-            device,
+            model: model.into(),
+            device: device.into(),
             tenant: "acme".into(),
             quota_bytes: 0,
+            gpu: gpu(UUID).filter(|_| device != CPU),
         }));
         loop {
             match self.told() {
@@ -261,7 +271,7 @@ fn a_gpus_worker_is_another_program_and_is_told_its_device() {
         let refused = pair.refused(1, "m", device);
         assert!(refused.reason.contains("no device"), "{refused:?}");
     }
-    let (Tell::Spawned(_), Some(connection)) = pair.spawn(1, "m", "cuda:1") else {
+    let (Tell::Spawned(told), Some(connection)) = pair.spawn(1, "m", "cuda:1") else {
         panic!("it is started");
     };
     let mut connection = UnixStream::from(connection);
@@ -269,8 +279,56 @@ fn a_gpus_worker_is_another_program_and_is_told_its_device() {
     let Some(to_worker::Message::Load(load)) = message.message else {
         panic!("{message:?}");
     };
-    assert_eq!(load.device, "cuda:1");
+    // Whatever NVML calls it: it is shown no other.
+    assert_eq!((load.device.as_str(), load.gpu_minor), ("cuda:0", Some(7)));
+    let environment = fs::read_to_string(format!("/proc/{}/environ", told.pid)).unwrap();
+    // A shell says where it is.
+    let mut variables = environment
+        .split_terminator('\0')
+        .filter(|one| !one.starts_with("PWD="));
+    assert_eq!(
+        variables.next(),
+        Some(&*format!("CUDA_VISIBLE_DEVICES={UUID}"))
+    );
+    assert_eq!(variables.next(), None);
+    // What a driver maps is not bounded, and what it writes to is.
+    let limits = fs::read_to_string(format!("/proc/{}/limits", told.pid)).unwrap();
+    let soft = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().split_whitespace().next().unwrap().to_owned()
+    };
+    assert_eq!(soft("Max address space"), "unlimited");
+    let data: u64 = soft("Max data size").parse().unwrap();
+    assert!((4 << 30..16 << 30).contains(&data), "{data}");
     pair.life.end();
+}
+
+#[test]
+fn a_gpu_is_named_by_its_unique_id_and_nothing_else_goes_into_an_environment() {
+    let ask = |device: &str, gpu| SpawnWorker {
+        device: device.into(),
+        gpu,
+        ..SpawnWorker::default()
+    };
+    assert!(worker::on(&ask("cuda:0", gpu(UUID))).is_ok());
+    let instance = UUID.replace("GPU", "MIG");
+    assert!(worker::on(&ask("cuda:0", gpu(&instance))).is_ok());
+    for uuid in [
+        "",
+        "0",
+        "GPU-",
+        "GPU-0",
+        "0,1",
+        "GPU-01234567-89ab-cdef-0123-456789abcde",
+        "GPU-01234567-89ab-cdef-0123-456789abcdeg",
+        "GPU-01234567-89ab-cdef-0123-456789abcdef,0",
+        "CPU-01234567-89ab-cdef-0123-456789abcdef",
+        "GPU-0123456789abcdef0123456789abcdef",
+    ] {
+        assert!(worker::on(&ask("cuda:0", gpu(uuid))).is_err(), "{uuid}");
+    }
+    assert!(worker::on(&ask("cuda:0", None)).is_err());
+    assert!(worker::on(&ask("cpu", gpu(UUID))).is_err());
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl Programs {
     pub fn find() -> Result<Programs, Missing> {
         Ok(Programs {
             worker: find("bulkhead-worker", "BULKHEAD_WORKER")?,
-            worker_cuda: find("bulkhead-worker-cuda", "BULKHEAD_WORKER_CUDA").ok(),
+            worker_cuda: cuda_worker(),
             audit: find("bulkhead-audit", "BULKHEAD_AUDIT")?,
             gpus: find("bulkhead-gpus", "BULKHEAD_GPUS")?,
         })
@@ -46,6 +46,11 @@ impl Programs {
             Kind::Gpu => self.worker_cuda.as_deref(),
         }
     }
+}
+
+/// The worker for GPUs, where it is installed.
+pub fn cuda_worker() -> Option<PathBuf> {
+    find("bulkhead-worker-cuda", "BULKHEAD_WORKER_CUDA").ok()
 }
 
 /// The program `name`: `variable`'s value, else beside this program.

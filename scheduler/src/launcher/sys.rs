@@ -37,13 +37,24 @@ pub enum Fork {
     Child,
 }
 
-/// Starts `program` with `args`, no environment, `fds` as descriptors 3, 4, 5 …, standard input and
-/// output closed off, standard error kept. It dies with this process, is in a process group of its
-/// own (the terminal's Ctrl-C is the launcher's alone), and ignores SIGTERM and SIGINT: how it ends
-/// is the launcher's to say. Before it becomes the program it joins the control groups whose `doors` are given.
+/// Starts `program` as [`spawn_with`] does, with no environment.
 pub fn spawn(
     program: &Path,
     args: &[impl AsRef<OsStr>],
+    fds: &[BorrowedFd<'_>],
+    doors: &[File],
+) -> io::Result<Pid> {
+    spawn_with(program, args, &[], fds, doors)
+}
+
+/// Starts `program` with `args`, these variables for its whole environment, `fds` as descriptors 3, 4, 5 …, standard input and
+/// output closed off, standard error kept. It dies with this process, is in a process group of its
+/// own (the terminal's Ctrl-C is the launcher's alone), and ignores SIGTERM and SIGINT: how it ends
+/// is the launcher's to say. Before it becomes the program it joins the control groups whose `doors` are given.
+pub fn spawn_with(
+    program: &Path,
+    args: &[impl AsRef<OsStr>],
+    variables: &[(&str, &str)],
     fds: &[BorrowedFd<'_>],
     doors: &[File],
 ) -> io::Result<Pid> {
@@ -54,7 +65,11 @@ pub fn spawn(
     let mut argv = vec![program.as_ptr()];
     argv.extend(args.iter().map(|a| a.as_ptr()));
     argv.push(ptr::null());
-    let envp = [ptr::null()];
+    let variables: Vec<_> = (variables.iter())
+        .map(|(name, value)| CString::new(format!("{name}={value}")))
+        .collect::<Result<_, _>>()?;
+    let mut envp: Vec<_> = variables.iter().map(|one| one.as_ptr()).collect();
+    envp.push(ptr::null());
 
     // Everything that the child places is first moved above the places, so that no dup2 overwrites
     // what a later one needs.
@@ -299,9 +314,19 @@ pub fn is_child(pid: Pid) -> bool {
 /// What allocators reserve and never touch, bytes: part of what a process maps, and not of what it can write.
 const RESERVED_BYTES: u64 = 4 << 30;
 
+/// What a process may map beside what it can write to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mapped {
+    /// What allocators reserve.
+    Bounded,
+    /// Whatever it likes: a driver maps all of its device. Neither that, which is shared with the device, nor what cannot
+    /// be written to counts for what can (`is_data_mapping` in the kernel's mm/vma.h).
+    Free,
+}
+
 /// Bounds a process to the memory that it has and `more` bytes: what it can write to, and so, with room for
 /// what is only reserved, what it can map. Not to be undone by the process.
-pub fn bound_memory(pid: Pid, more: u64) -> io::Result<()> {
+pub fn bound_memory(pid: Pid, more: u64, mapped_too: Mapped) -> io::Result<()> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm"))?;
     let pages: Vec<u64> = (text.split_whitespace())
         .map_while(|word| word.parse().ok())
@@ -314,13 +339,11 @@ pub fn bound_memory(pid: Pid, more: u64) -> io::Result<()> {
         ));
     };
     let beside = |pages: u64| pages.saturating_mul(page).saturating_add(more);
-    let limits = [
-        (libc::RLIMIT_DATA, beside(data)),
-        (
-            libc::RLIMIT_AS,
-            beside(mapped).saturating_add(RESERVED_BYTES),
-        ),
-    ];
+    let mapped = match mapped_too {
+        Mapped::Bounded => beside(mapped).saturating_add(RESERVED_BYTES),
+        Mapped::Free => libc::RLIM_INFINITY,
+    };
+    let limits = [(libc::RLIMIT_DATA, beside(data)), (libc::RLIMIT_AS, mapped)];
     let set = || {
         limits.iter().try_for_each(|(resource, bytes)| {
             let mut limit = libc::rlimit {

@@ -3,7 +3,7 @@
 use super::{
     catalog::{Catalog, CatalogError, Opened},
     groups::{self, Groups, Limits},
-    sys,
+    sys::{self, Mapped},
     templates::AskError,
     users,
 };
@@ -46,11 +46,68 @@ const SPARE_BYTES: u64 = 32 << 20;
 /// The device that templates hold models for: a process that holds a GPU cannot fork.
 pub const CPU: &str = "cpu";
 
+/// What a driver and its libraries may have of the host's memory beside what any worker may, bytes: contexts, compiled
+/// kernels, staging. A guess with room: no GPU has shown how much it is.
+const DRIVER_BYTES: u64 = 4 << 30;
+
+/// What a GPU is called by whoever has been shown no other.
+const ONLY_GPU: &str = "cuda:0";
+
+/// What names the GPUs that a driver is to show to a process, by unique id: the order in which it counts them is not
+/// NVML's.
+const VISIBLE: &str = "CUDA_VISIBLE_DEVICES";
+
 /// What a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Processor,
     Gpu,
+}
+
+/// What a worker is to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On<'a> {
+    Processor,
+    Gpu {
+        /// In NVML's form.
+        uuid: &'a str,
+        /// The number of its device node.
+        minor: u32,
+    },
+}
+
+impl On<'_> {
+    /// The kind of it.
+    pub fn kind(self) -> Kind {
+        match self {
+            On::Processor => Kind::Processor,
+            On::Gpu { .. } => Kind::Gpu,
+        }
+    }
+}
+
+/// What the worker that is asked for is to run on. The scheduler chooses among GPUs as it likes, and can say nothing
+/// else by it.
+pub fn on(ask: &SpawnWorker) -> Result<On<'_>, SpawnError> {
+    let unknown = || SpawnError::Device(ask.device.chars().take(64).collect());
+    match (kind(&ask.device)?, &ask.gpu) {
+        (Kind::Processor, None) => Ok(On::Processor),
+        (Kind::Gpu, Some(gpu)) if is_unique_id(&gpu.uuid) => Ok(On::Gpu {
+            uuid: &gpu.uuid,
+            minor: gpu.minor,
+        }),
+        _ => Err(unknown()),
+    }
+}
+
+/// "GPU-" or "MIG-", and five groups of hex digits.
+fn is_unique_id(text: &str) -> bool {
+    let of = ["GPU-", "MIG-"]
+        .iter()
+        .find_map(|kind| text.strip_prefix(kind));
+    let groups = of.unwrap_or_default().split('-');
+    let hex = |group: &str| group.bytes().all(|byte| byte.is_ascii_hexdigit());
+    groups.clone().all(hex) && groups.map(str::len).eq([8, 4, 4, 4, 12])
 }
 
 /// What a device of that name is: "cpu", or "cuda:0", "cuda:1" and so on. Whether there is such a GPU its worker
@@ -141,7 +198,7 @@ pub struct Started {
 /// Opens what the worker that is asked for needs: for each worker anew, so that whose model it is and
 /// whether its files are still the same is asked each time, shared weights or not.
 pub fn open<'a>(catalog: &'a Catalog, ask: &SpawnWorker) -> Result<Opened<'a>, SpawnError> {
-    kind(&ask.device)?;
+    on(ask)?;
     Ok(catalog.open(&ask.model, &ask.tenant)?)
 }
 
@@ -158,6 +215,8 @@ pub struct How<'a> {
     pub program: &'a Path,
     pub config: &'a Config,
     pub groups: &'a RefCell<Groups>,
+    /// All of its environment.
+    pub variable: Option<(&'a str, &'a str)>,
 }
 
 /// What the group of a process may have that computes, where it may have so much memory that it shares with nobody.
@@ -199,12 +258,12 @@ fn loading_bytes(opened: &Opened<'_>) -> io::Result<u64> {
 }
 
 /// Starts a worker that loads the model itself for this device and shares it with nobody, with `room` beside its
-/// model (none means that what it maps is not bounded), with these users of those that are kept for workers.
+/// model, with these users of those that are kept for workers.
 pub fn start(
     how: How<'_>,
     opened: &Opened<'_>,
-    device: &str,
-    (room, block): (Option<u64>, Option<u32>),
+    on: On<'_>,
+    (room, block): (u64, Option<u32>),
 ) -> Result<Started, SpawnError> {
     let (theirs, connection) = socketpair(
         AddressFamily::Unix,
@@ -213,7 +272,13 @@ pub fn start(
         SockFlag::SOCK_CLOEXEC,
     )
     .map_err(io::Error::from)?;
-    let load = load(how.config, opened, device);
+    let load = match on {
+        On::Processor => load(how.config, opened, CPU),
+        On::Gpu { minor, .. } => Load {
+            gpu_minor: Some(minor),
+            ..load(how.config, opened, ONLY_GPU)
+        },
+    };
     // The frame is far smaller than a socket's buffer, so this does not wait for the worker.
     let mut stream = UnixStream::from(connection);
     stream.set_nonblocking(true)?;
@@ -223,12 +288,21 @@ pub fn start(
 
     let mut fds = vec![theirs.as_fd()];
     fds.extend(opened.files.iter().map(AsFd::as_fd));
-    let limits = limits_loading(how.config, opened, room)?;
+    let (how, room, mapped) = match on {
+        On::Processor => (how, room, Mapped::Bounded),
+        On::Gpu { uuid, .. } => (
+            How {
+                variable: Some((VISIBLE, uuid)),
+                ..how
+            },
+            room.saturating_add(DRIVER_BYTES),
+            Mapped::Free,
+        ),
+    };
+    let limits = limits_loading(how.config, opened, Some(room))?;
     let pid = spawn_in_group(how, &users::arguments(block), &fds, limits)?;
-    let bounded = room.map_or(Ok(()), |room| {
-        let loading = loading_bytes(opened)?;
-        sys::bound_memory(pid, room.saturating_add(loading))
-    });
+    let bounded = loading_bytes(opened)
+        .and_then(|loading| sys::bound_memory(pid, room.saturating_add(loading), mapped));
     bounded.inspect_err(|_: &io::Error| sys::kill_and_wait(pid))?;
     Ok(Started {
         pid,
@@ -246,7 +320,8 @@ pub fn spawn_in_group(
 ) -> io::Result<Pid> {
     let mut groups = how.groups.borrow_mut();
     let group = groups.make(limits)?;
-    let pid = sys::spawn(how.program, arguments, fds, &group.doors()?)?;
+    let variables = how.variable.as_slice();
+    let pid = sys::spawn_with(how.program, arguments, variables, fds, &group.doors()?)?;
     groups.joined(pid, group);
     Ok(pid)
 }

@@ -235,6 +235,7 @@ impl Admin for AdminService {
             workers: snapshot.workers,
             audit_up: self.app.submitter.audit.up(),
             version: env!("CARGO_PKG_VERSION").into(),
+            devices: snapshot.devices,
         }))
     }
 }

@@ -13,6 +13,8 @@ use parking_lot::RwLock;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
+/// The task of a model that makes embeddings.
+const EMBED: &str = "embed";
 /// The task of a model that does all of them: the null model.
 pub const ANY: &str = "any";
 /// How far what a model takes may be from what was reckoned, in hundredths, before somebody is told.
@@ -134,6 +136,14 @@ impl Catalog {
     /// What a number's model is called.
     pub fn name(&self, id: ModelId) -> Option<Arc<str>> {
         self.inner.read().names.get(id.0 as usize).cloned()
+    }
+
+    /// Whether a number's model runs on GPUs: those that only make embeddings do not.
+    pub fn accelerates(&self, id: ModelId) -> bool {
+        let inner = self.inner.read();
+        let name = inner.names.get(id.0 as usize);
+        let entry = name.and_then(|name| inner.entries.get(name));
+        entry.is_some_and(|entry| entry.id == id && entry.task != EMBED)
     }
 
     /// How a model stands.

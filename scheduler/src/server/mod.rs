@@ -29,7 +29,7 @@ mod seal;
 mod state;
 mod submit;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Gpu, GpuUse};
 use audit_log::AuditLog;
 use bulkhead_core::{CancelReason, Limits, Pace};
 use bulkhead_identity::{Identity, IdentityError};
@@ -38,7 +38,7 @@ use bulkhead_proto::internal::{
     Drained, Models, RecordKind, ToLauncher, from_launcher, to_launcher,
 };
 use catalog::Catalog;
-use driver::GpusWord;
+use driver::{GpuWorkers, GpusWord};
 use listen::Doors;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use state::App;
@@ -121,7 +121,7 @@ pub fn run(config: Config, launcher: OwnedFd) -> Result<(), ServerError> {
 fn within_descriptors(mut config: Config) -> Result<Config, ServerError> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(io::Error::from)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(io::Error::from)?;
-    let others = DESCRIPTORS_RESERVED + 2 * config.cpu.workers_max as usize;
+    let others = DESCRIPTORS_RESERVED + 2 * config.workers_max();
     let room = usize::try_from(most)
         .unwrap_or(usize::MAX)
         .saturating_sub(others)
@@ -174,7 +174,7 @@ async fn serve(config: Config, launcher: OwnedFd, doors: Doors) -> Result<(), Se
         limits: limits(&config),
         lanes: config.cpu.lanes,
         workers_max: config.cpu.workers_max,
-        gpu_workers: None,
+        gpu_workers: gpu_workers(&config.gpu),
         region: config.server.region.clone(),
         step_limit_ns: config.scheduling.step_limit_ms * 1_000_000,
         prefix_cache: config.models.prefix_cache.clone(),
@@ -267,8 +267,10 @@ async fn obey(
                 tracing::error!(how = %down.how, "the audit process ended; requests are refused until it is back");
                 audit.down();
             }
-            (Some(from_launcher::Message::GpusUp(_)), Some(connection)) => {
-                let _ = driver.send(driver::Message::Gpus(GpusWord::Up)).await;
+            (Some(from_launcher::Message::GpusUp(up)), Some(connection)) => {
+                let has_worker = up.has_worker;
+                let word = GpusWord::Up { has_worker };
+                let _ = driver.send(driver::Message::Gpus(word)).await;
                 tokio::spawn(gpus::hear(connection, driver.clone()));
             }
             (Some(from_launcher::Message::GpusDown(_)), _) => {
@@ -353,6 +355,14 @@ fn started(app: &App) {
         .submitter
         .audit
         .append_end("", RecordKind::System, "", body);
+}
+
+fn gpu_workers(gpu: &Gpu) -> Option<GpuWorkers> {
+    (gpu.use_ == GpuUse::Auto).then_some(GpuWorkers {
+        lanes: gpu.lanes,
+        workers_max: gpu.workers_max,
+        worker_bytes: gpu.worker_bytes,
+    })
 }
 
 fn limits(config: &Config) -> Limits {

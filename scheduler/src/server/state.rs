@@ -42,14 +42,15 @@ impl App {
     /// Tells the driver of a tenant, new or changed.
     pub async fn announce(&self, tenant: &Tenant) {
         let scheduling = &self.config.scheduling;
-        let quota_bytes = match tenant.quota_bytes {
-            0 => self.config.worker.quota_bytes,
-            own => own,
+        let (quota_bytes, gpu_quota_bytes) = match tenant.quota_bytes {
+            0 => (self.config.worker.quota_bytes, self.config.gpu.quota_bytes),
+            own => (own, own),
         };
         let facts = driver::TenantFacts {
             number: TenantId(tenant.number),
             name: tenant.name.clone(),
             quota_bytes,
+            gpu_quota_bytes,
             settings: TenantSettings {
                 weight: tenant.weight.max(1),
                 queue_requests_max: scheduling.tenant_queue_requests_max,

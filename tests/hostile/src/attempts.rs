@@ -104,7 +104,7 @@ fn trace(pid: Pid) -> io::Result<()> {
 /// Takes memory until there is none, or more than any worker may have.
 fn memory() -> Came {
     const PIECE_BYTES: usize = 64 << 20;
-    const BYTES_MAX: usize = 4 << 30;
+    const BYTES_MAX: usize = 16 << 30;
     // Untouched, so that it does not take longer than its lease.
     let pieces = 0..BYTES_MAX / PIECE_BYTES;
     let taken: Vec<Vec<u8>> = pieces.map(|_| Vec::with_capacity(PIECE_BYTES)).collect();

@@ -8,6 +8,7 @@
 use bulkhead_audit::Kind;
 use bulkhead_tests::{
     agent::Client,
+    gpus::Gpus,
     options::Options,
     process::alive,
     programs, records,
@@ -66,6 +67,21 @@ async fn hostile_server(shared: bool) -> Server {
     Server::start(options).await
 }
 
+/// The same on GPUs of pretend: sealed as a worker on a GPU is.
+async fn hostile_server_on_gpus(gpus: &Gpus) -> Server {
+    let options = Options::null(1_000)
+        .with("scheduling.release_grace_ms", 300)
+        .with_gpus(gpus.program())
+        .with_worker_cuda(programs::path("bulkhead-hostile-gpu"));
+    let server = Server::start(options).await;
+    eventually(RECOVERY_MAX, "GPUs serve", async || {
+        let serves = server.metric("bulkhead_device_serves", "cuda:1").await;
+        (serves == 1.0).then_some(())
+    })
+    .await;
+    server
+}
+
 /// A tenant that sends one request after the other, until told to stop; how many were answered.
 struct Neighbour {
     stop: Arc<AtomicBool>,
@@ -122,7 +138,11 @@ async fn make(server: &Server, (name, how, why): Attempt, victim: i32) {
 }
 
 async fn every_attempt_fails_and_costs_nobody_else_a_request(attempts: &[Attempt], shared: bool) {
-    let mut server = hostile_server(shared).await;
+    let server = hostile_server(shared).await;
+    try_all(attempts, server, "cpu").await;
+}
+
+async fn try_all(attempts: &[Attempt], mut server: Server, kind: &str) {
     let globex = server.agent("globex", "g").await.client().await;
     globex.embed("null", &["a text"]).await.expect("it serves");
     let (victim, scheduler) = (server.worker("globex").await, server.scheduler());
@@ -131,10 +151,10 @@ async fn every_attempt_fails_and_costs_nobody_else_a_request(attempts: &[Attempt
         make(&server, *attempt, victim).await;
     }
     let answered = neighbour.end().await;
-    println!(
-        "shared: {shared}, {} attempts, {answered} answers beside them",
-        attempts.len()
-    );
+    let tried = attempts.len();
+    println!("{kind}: {tried} attempts, {answered} answers beside them");
+    let workers = server.admin().await.status().await.workers;
+    assert!(workers.iter().all(|one| one.device.starts_with(kind)));
     assert!(answered > attempts.len(), "{answered} answers");
     assert!(alive(victim), "the neighbour's worker lives");
     assert_eq!(server.scheduler(), scheduler, "and so does the scheduler");
@@ -170,6 +190,14 @@ async fn what_a_worker_tries_on_the_machine_ends_it_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_worker_that_shares_no_weights_tries_ends_it_alone() {
     every_attempt_fails_and_costs_nobody_else_a_request(&ON_THE_MACHINE, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_worker_that_opened_a_gpu_tries_ends_it_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let gpus = Gpus::new(dir.path(), env!("CARGO_BIN_EXE_bulkhead-fake-gpus"));
+    let server = hostile_server_on_gpus(&gpus).await;
+    try_all(&ON_THE_MACHINE, server, "cuda:").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

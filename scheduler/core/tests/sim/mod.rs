@@ -132,6 +132,7 @@ impl Sim {
         };
         sim.say(Event::DeviceUp {
             device: DEVICE,
+            kind: DeviceKind::Processor,
             lanes,
             workers_max,
         });

@@ -1,7 +1,10 @@
 //! The machine: kernel, processors, memory, devices, ports.
 
 use super::{Check, output};
-use crate::config::Config;
+use crate::{
+    config::{Config, GpuUse},
+    launcher::programs,
+};
 use bulkhead_kernels::device::{self, DeviceInfo, DeviceKind, THROTTLE_THERMAL};
 use std::{
     fs, io,
@@ -14,12 +17,13 @@ const GROUP: &str = "machine";
 const KERNEL_LEAST: (u32, u32) = (5, 11);
 
 /// What the machine is.
-pub fn checks() -> Vec<Check> {
+pub fn checks(config: &Config) -> Vec<Check> {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let mut checks = vec![kernel(), Check::found(GROUP, "cores", cores.to_string())];
     let devices = device::discover();
+    let use_ = use_of_gpus(config.gpu.use_, programs::cuda_worker().is_some());
     checks.extend((devices.devices).into_iter().map(|found| {
-        let detail = describe(&found);
+        let detail = describe(&found, use_);
         Check::found(GROUP, found.id, detail)
     }));
     for reason in devices.reasons {
@@ -28,8 +32,19 @@ pub fn checks() -> Vec<Check> {
     checks
 }
 
+/// What becomes of the GPUs that there are.
+fn use_of_gpus(use_: GpuUse, has_worker: bool) -> &'static str {
+    match (use_, has_worker) {
+        (GpuUse::Off, _) => "watched, and not used: gpu.use is \"off\"",
+        (GpuUse::Auto, true) => "used",
+        (GpuUse::Auto, false) => {
+            "watched, and not used: there is no bulkhead-worker-cuda (deploy/cuda/setup builds it)"
+        }
+    }
+}
+
 /// A device and how it is, as far as it says.
-fn describe(device: &DeviceInfo) -> String {
+fn describe(device: &DeviceInfo, use_: &str) -> String {
     let mut parts = vec![
         device.name.clone(),
         format!(
@@ -57,9 +72,10 @@ fn describe(device: &DeviceInfo) -> String {
         1 => parts.push("1 process on it".to_owned()),
         n => parts.push(format!("{n} processes on it")),
     }
-    parts.push(match device.split {
-        true => "split into MIG instances".to_owned(),
-        false => "watched, and not used: no worker's program runs on it yet".to_owned(),
+    parts.push(match (device.split, &device.parent) {
+        (true, _) => "split into MIG instances".to_owned(),
+        (false, Some(_)) => "watched, and not used: nothing runs on instances yet".to_owned(),
+        (false, None) => use_.to_owned(),
     });
     let trust = "; its driver's device nodes are shared between tenants and trusted";
     parts.join(", ") + trust
@@ -112,7 +128,8 @@ mod tests {
     #[test]
     fn a_gpu_is_listed_with_what_it_says_and_without_what_it_does_not() {
         let cpu = list().into_iter().next().expect("there is always one");
-        assert!(describe(&cpu).ends_with(" free"));
+        let unused = use_of_gpus(GpuUse::Auto, false);
+        assert!(describe(&cpu, unused).ends_with(" free"));
         let gpu = DeviceInfo {
             kind: DeviceKind::Cuda,
             uuid: "GPU-1".into(),
@@ -124,7 +141,7 @@ mod tests {
             },
             ..cpu
         };
-        let told = describe(&gpu);
+        let told = describe(&gpu, unused);
         let words = "free, GPU-1, NUMA node 1, 91 °C, slowed down by heat, watched, and not used";
         assert!(told.contains(words), "{told}");
     }

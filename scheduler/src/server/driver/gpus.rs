@@ -5,13 +5,13 @@
 
 use super::{CPU, Driver};
 use crate::server::{metrics, records};
-use bulkhead_core::{DeviceId, Event, Nanos, WorkerId};
+use bulkhead_core::{DeviceId, DeviceKind, Event, Nanos, WorkerId};
 use bulkhead_gpus::health::{
     Health, Judge, Verdict,
     xid::{self, Class},
 };
 use bulkhead_kernels::device::Snapshot;
-use bulkhead_proto::internal::RecordKind;
+use bulkhead_proto::internal::{RecordKind, SpawnGpu};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -24,8 +24,10 @@ const REASON_CHARS_MAX: usize = 300;
 
 /// What is heard of GPUs.
 pub enum GpusWord {
-    /// Somebody watches them.
-    Up,
+    /// Somebody watches them; and whether there is a program for workers on them.
+    Up {
+        has_worker: bool,
+    },
     /// Nobody does, for now.
     Down,
     Seen(Snapshot),
@@ -38,7 +40,7 @@ pub enum GpusWord {
 pub struct GpuWorkers {
     pub lanes: u32,
     pub workers_max: u32,
-    /// What a worker takes at the least, bytes.
+    /// What a worker is reckoned to take, bytes.
     pub worker_bytes: u64,
 }
 
@@ -51,13 +53,29 @@ pub(super) struct Gpus {
     /// When they were heard of last, while somebody watches.
     heard_at: Option<Nanos>,
     silent: bool,
+    has_worker: bool,
+    /// It was said why they are not used.
+    told_unused: bool,
+    /// As they were found last.
+    found: Vec<Verdict>,
+}
+
+impl Gpus {
+    /// All of them as they were found last, each with its number where something could ever run on it.
+    pub(super) fn found(&self) -> impl Iterator<Item = (&Verdict, Option<DeviceId>)> {
+        let number = |found: &Verdict| self.numbers.get(&found.device.uuid).map(|(id, _)| *id);
+        self.found.iter().map(move |found| (found, number(found)))
+    }
 }
 
 impl Driver {
     pub(super) fn gpus_said(&mut self, word: GpusWord) {
         let now = self.setup.clock.now_ns();
         match word {
-            GpusWord::Up => self.gpus.heard_at = Some(now),
+            GpusWord::Up { has_worker } => {
+                self.gpus.heard_at = Some(now);
+                self.gpus.has_worker = has_worker;
+            }
             GpusWord::Down => {
                 self.gpus.heard_at = None;
                 self.gpus_silent(true);
@@ -104,15 +122,55 @@ impl Driver {
             .filter(|pid| *pid > 0)
             .collect();
         let verdicts = self.gpus.judge.judge(snapshot, &ours);
+        // Workers are started for what is found now.
+        self.gpus.found.clone_from(&verdicts);
         for verdict in &verdicts {
-            metrics::device(verdict, self.setup.gpu_workers.is_some());
+            metrics::device(verdict, self.serving_on(verdict).is_some());
             self.tell_xids(verdict);
             if verdict.is_news() {
                 self.tell_news(verdict);
             }
             self.tell_core(verdict);
         }
+        if !verdicts.is_empty() {
+            self.tell_unused();
+        }
         verdicts.len()
+    }
+
+    /// How many lanes and workers GPUs have, where something may run on them.
+    fn gpu_workers(&self) -> Option<GpuWorkers> {
+        self.setup.gpu_workers.filter(|_| self.gpus.has_worker)
+    }
+
+    /// The same of one, where something may run on this one now: instances are watched alone.
+    pub(super) fn serving_on(&self, verdict: &Verdict) -> Option<GpuWorkers> {
+        let is_gpu = verdict.is_whole() && verdict.device.minor.is_some();
+        let serves = is_gpu && verdict.here && !verdict.health.is_bad();
+        self.gpu_workers().filter(|_| serves)
+    }
+
+    /// Says once why GPUs that there are are not used.
+    fn tell_unused(&mut self) {
+        if self.gpu_workers().is_some() || std::mem::replace(&mut self.gpus.told_unused, true) {
+            return;
+        }
+        match self.setup.gpu_workers {
+            None => tracing::info!("GPUs are not used (gpu.use is \"off\"); running on the CPU"),
+            Some(_) => tracing::info!(
+                "GPUs are not used: there is no bulkhead-worker-cuda (deploy/cuda/setup builds it); running on the CPU"
+            ),
+        }
+    }
+
+    /// Which GPU a worker is started for; none on the processor.
+    pub(super) fn spawn_gpu(&self, device: DeviceId) -> Option<SpawnGpu> {
+        let mut all = self.gpus.found();
+        let (found, _) = all.find(|(_, number)| *number == Some(device))?;
+        Some(SpawnGpu {
+            uuid: found.device.uuid.clone(),
+            minor: found.device.minor?,
+        })
     }
 
     fn tell_xids(&self, verdict: &Verdict) {
@@ -154,15 +212,16 @@ impl Driver {
 
     /// The core knows those devices that something can run on.
     fn tell_core(&mut self, verdict: &Verdict) {
-        let Some(workers) = self.setup.gpu_workers else {
+        if self.gpu_workers().is_none() {
             return;
-        };
-        let device = self.number_of(verdict);
-        if verdict.health.is_bad() || !verdict.is_whole() {
-            return self.tell(Event::DeviceDown { device });
         }
+        let device = self.number_of(verdict);
+        let Some(workers) = self.serving_on(verdict) else {
+            return self.tell(Event::DeviceDown { device });
+        };
         self.tell(Event::DeviceUp {
             device,
+            kind: DeviceKind::Accelerator,
             lanes: workers.lanes,
             workers_max: workers.workers_max,
         });

@@ -76,13 +76,14 @@ impl Case {
             number: TENANT,
             name: "acme".into(),
             quota_bytes: 1,
+            gpu_quota_bytes: 2,
             settings: TenantSettings {
                 weight: 1,
                 queue_requests_max: 9,
                 open_requests_max: 9,
             },
         }));
-        case.driver.gpus_said(GpusWord::Up);
+        case.driver.gpus_said(GpusWord::Up { has_worker: true });
         case.happens("look");
         case
     }
@@ -124,13 +125,18 @@ impl Case {
         std::iter::from_fn(|| self.launcher.try_recv().ok()?.message).collect()
     }
 
-    /// Starts the one worker that was asked for: its number, its device, and its end of its socket.
+    /// Starts the one worker that was asked for: its number, its device, and its end of its socket. One on a GPU is asked
+    /// for by that GPU's unique id, and its node.
     fn start(&mut self) -> (WorkerId, String, UnixStream) {
         let asked = self.asked().into_iter().find_map(|one| match one {
             to_launcher::Message::Spawn(spawn) => Some(spawn),
             _ => None,
         });
         let spawn = asked.expect("a worker is asked for");
+        let seen = self.machine.look().unwrap().devices;
+        let of_it = seen.iter().find(|one| one.id == spawn.device);
+        let gpu = of_it.map(|one| (one.uuid.clone(), one.minor.unwrap()));
+        assert_eq!(spawn.gpu.map(|gpu| (gpu.uuid, gpu.minor)), gpu);
         let (ours, theirs) = UnixStream::pair().unwrap();
         let spawned = Spawned {
             worker: spawn.worker,
@@ -250,9 +256,12 @@ async fn where_strangers_have_the_memory_nothing_is_started() {
     case.happens("process cuda:0 1 85899345920");
     case.happens("process cuda:1 1 84825604096");
     let _told = case.submit(1);
-    assert_eq!(
-        case.start().1,
-        "cpu",
-        "of two with one place each, the first"
-    );
+    assert_eq!(case.start().1, "cuda:1", "there is room for one");
+
+    let mut case = Case::new();
+    for gpu in ["cuda:0", "cuda:1"] {
+        case.happens(&format!("process {gpu} 1 85899345920"));
+    }
+    let _told = case.submit(1);
+    assert_eq!(case.start().1, "cpu", "there is no room");
 }

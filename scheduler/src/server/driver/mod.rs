@@ -26,8 +26,8 @@ pub use status::Snapshot;
 
 use super::{audit_log::AuditLog, clock::Clock, metrics::TenantLabels};
 use bulkhead_core::{
-    AgentId, CancelReason, Core, DeviceId, Effect, End, Event, Limits, ModelId, Nanos, RequestId,
-    TenantId, TenantSettings, WorkerId,
+    AgentId, CancelReason, Core, DeviceId, DeviceKind, Effect, End, Event, Limits, ModelId, Nanos,
+    RequestId, TenantId, TenantSettings, WorkerId,
 };
 use bulkhead_proto::internal::{FromLauncher, FromWorker, to_launcher};
 use request::Request;
@@ -97,8 +97,20 @@ pub enum Heard {
 pub struct TenantFacts {
     pub number: TenantId,
     pub name: Arc<str>,
+    /// In a worker on the processor, and in one on a GPU.
     pub quota_bytes: u64,
+    pub gpu_quota_bytes: u64,
     pub settings: TenantSettings,
+}
+
+impl TenantFacts {
+    /// The bytes that it may have in a worker on this device.
+    fn quota_on(&self, device: DeviceId) -> u64 {
+        match device {
+            CPU => self.quota_bytes,
+            _ => self.gpu_quota_bytes,
+        }
+    }
 }
 
 /// What does not change while the server runs.
@@ -106,7 +118,7 @@ pub struct Setup {
     pub limits: Limits,
     pub lanes: u32,
     pub workers_max: u32,
-    /// None while no worker's program runs on GPUs: they are watched and shown, and nothing is placed there.
+    /// None where the operator wants nothing placed on GPUs: they are watched and shown.
     pub gpu_workers: Option<GpuWorkers>,
     pub region: String,
     pub step_limit_ns: u64,
@@ -192,6 +204,7 @@ impl Driver {
         let (lanes, workers_max) = (driver.setup.lanes, driver.setup.workers_max);
         driver.tell(Event::DeviceUp {
             device: CPU,
+            kind: DeviceKind::Processor,
             lanes,
             workers_max,
         });

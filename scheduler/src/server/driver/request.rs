@@ -113,6 +113,10 @@ impl Driver {
             output,
         };
         self.requests.insert(id, request);
+        let model = new.submission.model;
+        if self.setup.known.accelerates(model) {
+            self.tell(Event::ModelAccelerates { model });
+        }
         self.tell(Event::Submit(new.submission));
     }
 

@@ -1,14 +1,17 @@
 //! The driver's state for operators: the status call and the gauges of fair share.
 
-use super::Driver;
+use super::{CPU, Driver};
 use crate::server::metrics;
-use bulkhead_proto::v1::{TenantStatus, WorkerStatus};
+use bulkhead_core::DeviceId;
+use bulkhead_gpus::health::Health;
+use bulkhead_proto::v1::{DeviceStatus, TenantStatus, WorkerStatus};
 
 /// A moment's state.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     pub tenants: Vec<TenantStatus>,
     pub workers: Vec<WorkerStatus>,
+    pub devices: Vec<DeviceStatus>,
 }
 
 impl Driver {
@@ -43,7 +46,43 @@ impl Driver {
         Snapshot {
             tenants: tenants.collect(),
             workers: workers.collect(),
+            devices: self.devices(),
         }
+    }
+
+    /// The processor, and all GPUs.
+    fn devices(&self) -> Vec<DeviceStatus> {
+        let workers = |device: Option<DeviceId>| {
+            let all = self.workers.values();
+            all.filter(|worker| Some(worker.device) == device).count() as u32
+        };
+        let processor = DeviceStatus {
+            name: self.device_name(CPU).to_string(),
+            health: Health::Healthy.word().into(),
+            serves: true,
+            lanes: self.setup.lanes,
+            workers: workers(Some(CPU)),
+            ..DeviceStatus::default()
+        };
+        let gpus = self.gpus.found().map(|(found, number)| {
+            let (device, health) = (&found.device, found.health);
+            let serving = self.serving_on(found);
+            DeviceStatus {
+                name: device.id.clone(),
+                uuid: device.uuid.clone(),
+                health: health.word().into(),
+                why: health
+                    .trouble()
+                    .map(|one| one.to_string())
+                    .unwrap_or_default(),
+                serves: serving.is_some(),
+                lanes: serving.map_or(0, |workers| workers.lanes),
+                workers: workers(number),
+                memory_bytes: device.memory_bytes,
+                usable_bytes: found.usable_bytes,
+            }
+        });
+        std::iter::once(processor).chain(gpus).collect()
     }
 
     pub(super) fn report_shares(&self) {

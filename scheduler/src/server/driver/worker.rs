@@ -196,13 +196,13 @@ impl Driver {
         }
         entry.state = State::Idle;
         entry.seal = ready.seal.clone();
-        let (tenant, model) = (entry.tenant, entry.model);
+        let (tenant, model, device) = (entry.tenant, entry.model, entry.device);
         let Some(facts) = self.tenants.get(&tenant) else {
             return;
         };
         let assign = Assign {
             tenant: facts.name.to_string(),
-            quota_bytes: facts.quota_bytes,
+            quota_bytes: facts.quota_on(device),
             region: self.setup.region.clone(),
             step_limit_ns: self.setup.step_limit_ns,
             prefix_cache: self.caches_prefixes(model),

@@ -43,8 +43,8 @@ pub(super) fn describe() {
     );
 }
 
-/// How a device is. `has_workers`: whether any worker's program runs on its kind.
-pub fn device(verdict: &Verdict, has_workers: bool) {
+/// How a device is, and whether work may be placed on it.
+pub fn device(verdict: &Verdict, serves: bool) {
     let (device, health) = (&verdict.device, verdict.health);
     let reading = &device.reading;
     let here = verdict.here;
@@ -81,7 +81,6 @@ pub fn device(verdict: &Verdict, has_workers: bool) {
         gauge!("bulkhead_device_health", "device" => device.id.clone(), "state" => state)
             .set(f64::from(u8::from(state == health.word())));
     }
-    let serves = has_workers && !health.is_bad() && verdict.is_whole();
     set("bulkhead_device_serves", Some(f64::from(u8::from(serves))));
 }
 

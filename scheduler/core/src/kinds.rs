@@ -1,0 +1,87 @@
+//! Kinds of devices, and which of them a queue waits for.
+//!
+//! A processor takes every model. An accelerator takes those that accelerate, and where one takes part and has room for
+//! any worker they wait for a place there, however many a processor has: slow beside fast would be no help, and a
+//! processor's memory is others'. Where none does, they wait as all others do. Which it is follows from the devices as
+//! they are now; a worker that runs stays where it is.
+
+use std::collections::BTreeSet;
+
+use crate::core::Core;
+use crate::lane::Device;
+use crate::tenant::{Tenant, WantKey};
+use crate::worker::Worker;
+use crate::{DeviceKind, ModelId};
+
+pub(crate) const KINDS: [DeviceKind; 2] = [DeviceKind::Processor, DeviceKind::Accelerator];
+
+/// Queues that have work and no worker, in the order in which they get one: of models that do not accelerate, and of
+/// those that do.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted([BTreeSet<WantKey>; 2]);
+
+impl Wanted {
+    pub(crate) fn of(&mut self, accelerates: bool) -> &mut BTreeSet<WantKey> {
+        &mut self.0[usize::from(accelerates)]
+    }
+
+    pub(crate) fn holds(&self, accelerates: bool, key: &WantKey) -> bool {
+        self.0[usize::from(accelerates)].contains(key)
+    }
+}
+
+impl Core {
+    /// To be told before a model's first request: of one that has queues nothing is learnt any more.
+    pub(crate) fn model_accelerates(&mut self, model: ModelId) {
+        let queued = |tenant: &Tenant| tenant.flows.contains_key(&model);
+        if !self.accelerates(model) && !self.tenants.values().any(queued) {
+            self.accelerated.insert(model);
+        }
+    }
+
+    pub(crate) fn accelerates(&self, model: ModelId) -> bool {
+        self.accelerated.contains(&model)
+    }
+
+    /// Whether a worker for this model could be started anywhere, were there a place free.
+    pub(crate) fn is_served(&self, model: ModelId) -> bool {
+        self.may_start_on(DeviceKind::Processor)
+            || self.accelerates(model) && self.may_start_on(DeviceKind::Accelerator)
+    }
+
+    fn may_start_on(&self, kind: DeviceKind) -> bool {
+        let mut devices = self.devices.values().filter(|device| device.kind == kind);
+        devices.any(Device::may_start)
+    }
+
+    /// The queues that wait for devices of this kind now.
+    fn waiting_for(&self, kind: DeviceKind) -> impl Iterator<Item = &BTreeSet<WantKey>> {
+        let [others, accelerated] = &self.wanted.0;
+        let theirs = match self.may_start_on(DeviceKind::Accelerator) {
+            true => DeviceKind::Accelerator,
+            false => DeviceKind::Processor,
+        };
+        let others = (kind == DeviceKind::Processor).then_some(others);
+        others
+            .into_iter()
+            .chain((kind == theirs).then_some(accelerated))
+    }
+
+    /// Of those, whose turn it is.
+    pub(crate) fn first_wanted(&self, kind: DeviceKind) -> Option<WantKey> {
+        self.waiting_for(kind)
+            .filter_map(BTreeSet::first)
+            .min()
+            .copied()
+    }
+
+    /// How many they are.
+    pub(crate) fn wanted_on(&self, kind: DeviceKind) -> usize {
+        self.waiting_for(kind).map(BTreeSet::len).sum()
+    }
+
+    pub(crate) fn is_on(&self, worker: &Worker, kind: DeviceKind) -> bool {
+        let device = self.devices.get(&worker.device);
+        device.is_some_and(|device| device.kind == kind)
+    }
+}
