@@ -6,6 +6,7 @@
 
 use super::{
     backoff::Backoff,
+    spawn::Spawn,
     sys::{self, Ended},
 };
 use crate::config::Config;
@@ -134,6 +135,8 @@ fn start(program: &Path, config: &Config) -> io::Result<(Pid, OwnedFd)> {
     if config.audit.bytes_max > 0 {
         args.extend::<[&OsStr; 2]>(["--max-bytes".as_ref(), bytes_max.as_ref()]);
     }
-    let pid = sys::spawn(program, &args, &[theirs.as_fd()], &[])?;
+    let fds = [theirs.as_fd()];
+    let audit = Spawn::new(program, &fds).arguments(&args)?.powerless();
+    let pid = audit.start()?;
     Ok((pid, connection))
 }

@@ -6,6 +6,7 @@
 
 use super::{
     backoff::Backoff,
+    spawn::Spawn,
     sys::{self, Ended},
 };
 use bulkhead_proto::packet;
@@ -122,7 +123,7 @@ impl Gpus {
 /// Starts one; the other end of its connection is the scheduler's.
 fn start(program: &Path) -> io::Result<(Pid, OwnedFd)> {
     let (theirs, connection) = packet::pair()?;
-    let no_arguments: [&str; 0] = [];
-    let pid = sys::spawn(program, &no_arguments, &[theirs.as_fd()], &[])?;
+    let fds = [theirs.as_fd()];
+    let pid = Spawn::new(program, &fds).powerless().start()?;
     Ok((pid, connection))
 }

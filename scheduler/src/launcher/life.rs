@@ -14,6 +14,7 @@ use super::{
     programs::Programs,
     sys,
     templates::Templates,
+    words::Words,
     worker::{self, How, Kind, SpawnError},
 };
 use crate::config::Config;
@@ -57,6 +58,8 @@ pub struct Setup {
     pub programs: Programs,
     /// Where workers and templates are bounded, as far as the machine grants it.
     pub groups: RefCell<Groups>,
+    /// What workers and templates say.
+    pub words: RefCell<Words>,
     /// Children that hang in a driver, where nothing ends them: nobody waits for these.
     pub hung: RefCell<BTreeSet<Pid>>,
     /// Drawn once; spreads what has to wait.
@@ -70,6 +73,7 @@ impl Setup {
             program,
             config: &self.config,
             groups: &self.groups,
+            words: &self.words,
             variable: None,
         }
     }

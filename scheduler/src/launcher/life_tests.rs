@@ -84,6 +84,7 @@ fn setup_with(dir: &Path, worker: &str, audit: &str, gpus: &str) -> Setup {
             gpus: script(dir, "gpus", gpus),
         },
         groups: Default::default(),
+        words: Default::default(),
         hung: Default::default(),
     }
 }

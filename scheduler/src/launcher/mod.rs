@@ -32,6 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 use sys::Ended;
+use words::Words;
 
 mod audit;
 mod backoff;
@@ -45,10 +46,12 @@ pub mod programs;
 mod restarts;
 mod signals;
 mod spares;
+mod spawn;
 mod sys;
 mod template;
 mod templates;
 mod users;
+mod words;
 mod worker;
 
 use restarts::{Next, Restarts};
@@ -121,6 +124,7 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
     }
     let setup = Setup {
         groups: groups.into(),
+        words: Default::default(),
         seed: RandomState::new().hash_one(()),
         programs: Programs::find()?,
         catalog: Catalog::new(manifests).into(),
@@ -191,11 +195,13 @@ fn live(setup: &Setup, signals: &Signals) -> Result<End, LauncherError> {
     };
     drop(theirs);
     let mut life = Life::new(setup, ours, Instant::now())?;
-    let end = watch(&mut life, pid, signals, setup.config.server.drain_ms);
+    let end = watch(setup, &mut life, pid, signals);
     if end.is_err() {
         sys::kill_and_wait(pid);
     }
     life.end();
+    // What they said at the very end.
+    setup.words.borrow_mut().listen(Instant::now());
     sys::end_strays(|pid| setup.hung.borrow().contains(&pid));
     Ok(end?)
 }
@@ -220,7 +226,8 @@ fn scheduler(config: Config, launcher: Pid, socket: OwnedFd) -> ! {
 }
 
 /// Does what signals and the scheduler ask for, until the scheduler has ended.
-fn watch(life: &mut Life<'_>, pid: Pid, signals: &Signals, drain_ms: u64) -> io::Result<End> {
+fn watch(setup: &Setup, life: &mut Life<'_>, pid: Pid, signals: &Signals) -> io::Result<End> {
+    let drain = Duration::from_millis(setup.config.server.drain_ms);
     let mut asked = false;
     let mut interrupted = false;
     let mut kill_at: Option<Instant> = None;
@@ -229,14 +236,15 @@ fn watch(life: &mut Life<'_>, pid: Pid, signals: &Signals, drain_ms: u64) -> io:
             .into_iter()
             .flatten()
             .min();
-        wait(signals, life, wake)?;
+        wait(signals, life, &setup.words.borrow(), wake)?;
+        setup.words.borrow_mut().listen(Instant::now());
         while let Some(signal) = signals.next()? {
             match signal {
                 Signal::SIGTERM | Signal::SIGINT if !asked => {
                     tracing::info!("{signal}: draining; a second SIGINT stops at once");
                     asked = true;
                     life.drain();
-                    kill_at = Some(Instant::now() + Duration::from_millis(drain_ms) + EXIT_WAIT);
+                    kill_at = Some(Instant::now() + drain + EXIT_WAIT);
                 }
                 Signal::SIGINT => {
                     interrupted = true;
@@ -269,11 +277,19 @@ fn watch(life: &mut Life<'_>, pid: Pid, signals: &Signals, drain_ms: u64) -> io:
     }
 }
 
-/// Waits for a signal, for the scheduler, for a template, or until `wake`.
-fn wait(signals: &Signals, life: &Life<'_>, wake: Option<Instant>) -> io::Result<()> {
+/// Waits for a signal, for the scheduler, for a template, for words of any, or until `wake`.
+fn wait(
+    signals: &Signals,
+    life: &Life<'_>,
+    words: &Words,
+    wake: Option<Instant>,
+) -> io::Result<()> {
+    let now = Instant::now();
+    let wake = [wake, words.wake_at(now)].into_iter().flatten().min();
     let readable = |fd| PollFd::new(fd, PollFlags::POLLIN);
     let mut fds = vec![readable(signals.as_fd())];
     fds.extend(life.readable().map(readable));
+    fds.extend(words.readable(now).map(readable));
     poll_until(&mut fds, wake)
 }
 

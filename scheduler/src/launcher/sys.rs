@@ -1,114 +1,27 @@
-//! The thin wrapper around the system calls that make processes: fork, exec, harden, wait.
-//!
-//! Our own fork and exec, and not the standard library's, because a worker finds its descriptors by
-//! number (3, 4, 5 …), and must find no others. All memory that the child touches before exec is
-//! made before fork. Nothing here decides what is started, or when.
+//! The thin wrapper around the system calls that are about processes: fork, harden, bound, wait. Starting a program is
+//! [`super::spawn`]'s. Nothing here decides what is started, or when.
 
+use super::spawn::FIRST_FD;
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
         signal::{SigSet, Signal, kill, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
-    unistd::{ForkResult, Gid, Pid, Uid, fork, getpid, setgid, setuid},
+    unistd::{ForkResult, Gid, Pid, Uid, fork, setgid, setuid},
 };
 use std::{
-    ffi::{CString, OsStr},
-    fmt,
-    fs::File,
-    io::{self, Read},
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
-        unix::ffi::OsStrExt,
-    },
-    path::Path,
+    fmt, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
     time::Instant,
 };
-
-/// The number of the first descriptor that a child is given.
-pub const FIRST_FD: RawFd = 3;
 
 /// What a fork came back as.
 pub enum Fork {
     Parent(Pid),
     Child,
-}
-
-/// Starts `program` as [`spawn_with`] does, with no environment.
-pub fn spawn(
-    program: &Path,
-    args: &[impl AsRef<OsStr>],
-    fds: &[BorrowedFd<'_>],
-    doors: &[File],
-) -> io::Result<Pid> {
-    spawn_with(program, args, &[], fds, doors)
-}
-
-/// Starts `program` with `args`, these variables for its whole environment, `fds` as descriptors 3, 4, 5 …, standard input and
-/// output closed off, standard error kept. It dies with this process, is in a process group of its
-/// own (the terminal's Ctrl-C is the launcher's alone), and ignores SIGTERM and SIGINT: how it ends
-/// is the launcher's to say. Before it becomes the program it joins the control groups whose `doors` are given.
-pub fn spawn_with(
-    program: &Path,
-    args: &[impl AsRef<OsStr>],
-    variables: &[(&str, &str)],
-    fds: &[BorrowedFd<'_>],
-    doors: &[File],
-) -> io::Result<Pid> {
-    let program = CString::new(program.as_os_str().as_bytes())?;
-    let args: Vec<_> = (args.iter())
-        .map(|a| CString::new(a.as_ref().as_bytes()))
-        .collect::<Result<_, _>>()?;
-    let mut argv = vec![program.as_ptr()];
-    argv.extend(args.iter().map(|a| a.as_ptr()));
-    argv.push(ptr::null());
-    let variables: Vec<_> = (variables.iter())
-        .map(|(name, value)| CString::new(format!("{name}={value}")))
-        .collect::<Result<_, _>>()?;
-    let mut envp: Vec<_> = variables.iter().map(|one| one.as_ptr()).collect();
-    envp.push(ptr::null());
-
-    // Everything that the child places is first moved above the places, so that no dup2 overwrites
-    // what a later one needs.
-    let above = FIRST_FD + fds.len() as RawFd;
-    let sources: Vec<_> = (fds.iter())
-        .map(|fd| dup_above(fd.as_fd(), above))
-        .collect::<Result<_, _>>()?;
-    let raw: Vec<_> = sources.iter().map(AsRawFd::as_raw_fd).collect();
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    let null = dup_above(null.as_fd(), above)?;
-    let doors: Vec<_> = (doors.iter())
-        .map(|door| dup_above(door.as_fd(), above))
-        .collect::<Result<_, _>>()?;
-    let raw_doors: Vec<_> = doors.iter().map(AsRawFd::as_raw_fd).collect();
-    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let report = dup_above(writer.as_fd(), above)?;
-    drop(writer);
-    let launcher = getpid();
-
-    // SAFETY: the child calls only async-signal-safe functions, on memory made above, and ends in
-    // exec or _exit.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => {
-            drop(report);
-            exec_result(child, reader.into())
-        }
-        ForkResult::Child => {
-            // SAFETY: as above; all pointers end in null and outlive the call.
-            unsafe {
-                let error = join(&raw_doors).map_or_else(
-                    |error| error,
-                    |()| place_and_exec(&raw, null.as_raw_fd(), launcher, &argv, &envp),
-                );
-                let bytes = (error as i32).to_le_bytes();
-                libc::write(report.as_raw_fd(), bytes.as_ptr().cast(), bytes.len());
-                libc::_exit(127)
-            }
-        }
-    }
 }
 
 /// Memory that a process has alone or shares with what it forked, bytes: what is resident and backed by
@@ -119,65 +32,6 @@ pub fn resident_bytes(pid: Pid) -> Option<u64> {
     let (resident, of_files) = (pages.next()?.ok()?, pages.next()?.ok()?);
     let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
     Some(resident.saturating_sub(of_files) * u64::try_from(page).ok()?)
-}
-
-/// Waits until the child has become the program, or has said why it could not.
-fn exec_result(child: Pid, mut report: File) -> io::Result<Pid> {
-    let mut errno = [0u8; 4];
-    match report.read_exact(&mut errno) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(child),
-        other => {
-            // It is ending by itself; the error to tell is why.
-            let _ = waitpid(child, None);
-            other?;
-            Err(io::Error::from_raw_os_error(i32::from_le_bytes(errno)))
-        }
-    }
-}
-
-/// The child's way from fork to exec; comes back only with an error.
-///
-/// # Safety
-/// Only in a freshly forked child. `argv` and `envp` hold C strings and end in null.
-unsafe fn place_and_exec(
-    fds: &[RawFd],
-    null: RawFd,
-    launcher: Pid,
-    argv: &[*const libc::c_char],
-    envp: &[*const libc::c_char],
-) -> Errno {
-    if let Err(e) = die_with(launcher).and_then(|()| detach()) {
-        return e;
-    }
-    let places = [(null, 0), (null, 1)].into_iter();
-    let places = places.chain(fds.iter().copied().zip(FIRST_FD..));
-    for (from, to) in places {
-        // SAFETY: plain system call on numbers.
-        if unsafe { libc::dup2(from, to) } < 0 {
-            return Errno::last();
-        }
-    }
-    let rest = (FIRST_FD + fds.len() as RawFd) as u32;
-    if let Err(e) = close_range(rest, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) {
-        return e;
-    }
-    // SAFETY: the caller's promise about argv and envp.
-    unsafe { libc::execve(argv[0], argv.as_ptr(), envp.as_ptr()) };
-    Errno::last()
-}
-
-/// The child's way into control groups.
-///
-/// # Safety
-/// Only in a freshly forked child.
-unsafe fn join(doors: &[RawFd]) -> Result<(), Errno> {
-    for door in doors {
-        // SAFETY: a plain system call on a number and a byte that is there.
-        if unsafe { libc::write(*door, b"0".as_ptr().cast(), 1) } != 1 {
-            return Err(Errno::last());
-        }
-    }
-    Ok(())
 }
 
 /// Forks this process. Refuses where another thread exists: it would not exist in the child, and
@@ -224,7 +78,7 @@ pub fn harden_scheduler(launcher: Pid, keep: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Empties every capability set. Without CAP_SETPCAP the bounding set stays, which no_new_privs has
 /// then made meaningless.
-fn drop_capabilities() -> io::Result<()> {
+pub(super) fn drop_capabilities() -> nix::Result<()> {
     /// `_LINUX_CAPABILITY_VERSION_3`: two words a set.
     const VERSION_3: u32 = 0x2008_0522;
     #[repr(C)]
@@ -245,7 +99,7 @@ fn drop_capabilities() -> io::Result<()> {
             }
             match Errno::result(libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0)) {
                 Ok(_) | Err(Errno::EPERM) => {}
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(e),
             }
         }
         let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL;
@@ -256,7 +110,7 @@ fn drop_capabilities() -> io::Result<()> {
 }
 
 /// Has the kernel kill this child when the launcher's (only) thread ends.
-fn die_with(launcher: Pid) -> nix::Result<()> {
+pub(super) fn die_with(launcher: Pid) -> nix::Result<()> {
     // SAFETY: plain system calls on numbers.
     unsafe {
         Errno::result(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
@@ -271,7 +125,7 @@ fn die_with(launcher: Pid) -> nix::Result<()> {
 /// A process group of its own, no blocked signals, and SIGTERM and SIGINT ignored. Not a session of
 /// its own: the kernel groups CPU time by session first (sched_autogroup), and between groups a
 /// worker's low priority would count for nothing against the scheduler.
-fn detach() -> nix::Result<()> {
+pub(super) fn detach() -> nix::Result<()> {
     // SAFETY: plain, async-signal-safe system calls; the empty set outlives its use.
     unsafe {
         Errno::result(libc::setpgid(0, 0))?;
@@ -287,15 +141,9 @@ fn detach() -> nix::Result<()> {
     Ok(())
 }
 
-fn close_range(first: u32, last: u32, flags: libc::c_uint) -> nix::Result<()> {
+pub(super) fn close_range(first: u32, last: u32, flags: libc::c_uint) -> nix::Result<()> {
     // SAFETY: plain system call on numbers; callers hold no descriptor of that range afterwards.
     Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }).map(drop)
-}
-
-fn dup_above(fd: BorrowedFd<'_>, least: RawFd) -> io::Result<OwnedFd> {
-    let raw = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 /// Kills a child that leads a process group, and all that is in its group.

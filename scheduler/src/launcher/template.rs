@@ -109,6 +109,7 @@ impl Template {
         block: Option<u32>,
         now: Instant,
     ) -> io::Result<Template> {
+        let of = (opened.manifest.name.as_str(), opened.digest);
         let (theirs, control) = packet::pair()?;
         let load = Ask::Load(worker::load(how.config, opened, worker::CPU));
         packet::send(control.as_fd(), &message(load), None)?;
@@ -120,8 +121,7 @@ impl Template {
         let limits = worker::limits_loading(how.config, opened, Some(room))?;
         // Until somebody takes them, spares are in their template's group.
         let limits = limits.and(worker::limits_of_spares(how.config));
-        let pid = worker::spawn_in_group(how, &arguments, &fds, limits)?;
-        let of = (opened.manifest.name.as_str(), opened.digest);
+        let pid = worker::spawn_in_group(how, of.0, &arguments, &fds, limits)?;
         let template = Template::over(pid, control, of, now);
         let mut template = template.inspect_err(|_| sys::kill_and_wait(pid))?;
         template.files = Identity::of(&opened.files);

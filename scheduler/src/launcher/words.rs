@@ -54,20 +54,27 @@ impl Words {
 
     /// The pipes to wait on: those that may be heard now.
     pub fn readable(&self, now: Instant) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let heard = self.voices.iter().filter(move |voice| voice.lines.until(now).is_none());
+        let heard = self
+            .voices
+            .iter()
+            .filter(move |voice| voice.lines.until(now).is_none());
         heard.map(|voice| voice.pipe.as_fd())
     }
 
     /// When one of the others may be heard again.
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
-        self.voices.iter().filter_map(|voice| voice.lines.until(now)).min()
+        self.voices
+            .iter()
+            .filter_map(|voice| voice.lines.until(now))
+            .min()
     }
 
     /// Passes on what was said, and lets go of pipes that nobody holds any more.
     pub fn listen(&mut self, now: Instant) {
         self.voices.retain_mut(|voice| {
             let Voice { model, pipe, lines } = voice;
-            let mut tell = |line: &str| tracing::warn!(model, "a process of this model says: {line}");
+            let mut tell =
+                |line: &str| tracing::warn!(model, "a process of this model says: {line}");
             if lines.until(now).is_some() {
                 return true;
             }
@@ -179,15 +186,17 @@ mod tests {
         let (mut words, now) = (Words::default(), Instant::now());
         let mut theirs = File::from(words.open("m").expect("a pipe"));
         let full = loop {
-            match theirs.write(&[b'\n'; 4096]) {
-                Ok(_) => {}
-                Err(error) => break error.kind(),
+            if let Err(error) = theirs.write_all(&[b'\n'; 4096]) {
+                break error.kind();
             }
         };
         assert_eq!(full, io::ErrorKind::WouldBlock);
         assert_eq!(words.readable(now).count(), 1);
         words.listen(now);
-        assert_eq!((words.readable(now).count(), words.wake_at(now)), (0, Some(now + WINDOW)));
+        assert_eq!(
+            (words.readable(now).count(), words.wake_at(now)),
+            (0, Some(now + WINDOW))
+        );
         drop(theirs);
         let mut then = now;
         while !words.voices.is_empty() {

@@ -3,9 +3,11 @@
 use super::{
     catalog::{Catalog, CatalogError, Opened},
     groups::{self, Groups, Limits},
+    spawn::{FIRST_FD, Spawn},
     sys::{self, Mapped},
     templates::AskError,
     users,
+    words::Words,
 };
 use crate::config::Config;
 use bulkhead_proto::{
@@ -215,6 +217,8 @@ pub struct How<'a> {
     pub program: &'a Path,
     pub config: &'a Config,
     pub groups: &'a RefCell<Groups>,
+    /// Where what they say on standard error goes.
+    pub words: &'a RefCell<Words>,
     /// All of its environment.
     pub variable: Option<(&'a str, &'a str)>,
 }
@@ -300,7 +304,13 @@ pub fn start(
         ),
     };
     let limits = limits_loading(how.config, opened, Some(room))?;
-    let pid = spawn_in_group(how, &users::arguments(block), &fds, limits)?;
+    let pid = spawn_in_group(
+        how,
+        &opened.manifest.name,
+        &users::arguments(block),
+        &fds,
+        limits,
+    )?;
     let bounded = loading_bytes(opened)
         .and_then(|loading| sys::bound_memory(pid, room.saturating_add(loading), mapped));
     bounded.inspect_err(|_: &io::Error| sys::kill_and_wait(pid))?;
@@ -311,24 +321,30 @@ pub fn start(
     })
 }
 
-/// Starts the program in a control group of its own, which it is in before it is the program.
+/// Starts the program in a control group of its own, which it is in before it is the program, and with a standard error
+/// of its own, which tells of this model.
 pub fn spawn_in_group(
     how: How<'_>,
+    model: &str,
     arguments: &[OsString],
     fds: &[BorrowedFd<'_>],
     limits: Limits,
 ) -> io::Result<Pid> {
     let mut groups = how.groups.borrow_mut();
     let group = groups.make(limits)?;
-    let variables = how.variable.as_slice();
-    let pid = sys::spawn_with(how.program, arguments, variables, fds, &group.doors()?)?;
+    let mut spawn = Spawn::new(how.program, fds).arguments(arguments)?;
+    if let Some((name, value)) = how.variable {
+        spawn = spawn.variable(name, value)?;
+    }
+    let stderr = how.words.borrow_mut().open(model)?;
+    let pid = spawn.doors(group.doors()?).stderr(stderr).start()?;
     groups.joined(pid, group);
     Ok(pid)
 }
 
 /// What to load, for a process that finds the model's files from the second descriptor on.
 pub fn load(config: &Config, opened: &Opened<'_>, device: &str) -> Load {
-    let files = (opened.manifest.files.iter().zip(sys::FIRST_FD + 1..))
+    let files = (opened.manifest.files.iter().zip(FIRST_FD + 1..))
         .map(|(file, fd)| ModelFile {
             name: file.name.clone(),
             fd,

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::{Pid, dup};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
 use std::process::Command;
@@ -138,6 +138,14 @@ fn say(name: &str) {
             let length = varint(step.len());
             let body = 1 + length.len() + step.len();
             raw(&[&(body as u32).to_le_bytes()[..], &[0x1A], &length, &step].concat());
+        }
+        // Fills the log, with lines that look like the server's and move a terminal's cursor.
+        "log" => {
+            for _ in 0..100_000 {
+                // Where it is not taken there is nothing to be done.
+                let _ = io::stderr().write_all(b"\x1b[2K\rFORGED the server is well\n");
+            }
+            raw(&0u32.to_le_bytes())
         }
         "no-message" => raw(&0u32.to_le_bytes()),
         "second-ready" => tell(Message::Ready(Ready::default())),

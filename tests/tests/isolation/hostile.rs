@@ -39,13 +39,14 @@ const ON_THE_MACHINE: [Attempt; 10] = [
 ];
 
 /// On the scheduler at the other end of its socket: that ends it.
-const ON_THE_SCHEDULER: [Attempt; 16] = [
+const ON_THE_SCHEDULER: [Attempt; 17] = [
     ("lane", "killed", "held_lane"),
     ("flood", "killed", "protocol"),
     ("half-a-frame", "killed", "held_lane"),
     ("idle", "killed", "protocol"),
     ("junk", "killed", "frame"),
     ("huge-frame", "killed", "frame"),
+    ("log", "killed", "frame"),
     ("no-message", "killed", "frame"),
     ("many-answers", "killed", "frame"),
     ("second-ready", "killed", "protocol"),
@@ -159,6 +160,7 @@ async fn try_all(attempts: &[Attempt], mut server: Server, kind: &str) {
     assert!(alive(victim), "the neighbour's worker lives");
     assert_eq!(server.scheduler(), scheduler, "and so does the scheduler");
     assert_eq!(server.stop().await, Some(0));
+    assert_log_is_the_servers(&server.log());
     let ends: Vec<_> = records::all(&server)
         .into_iter()
         .filter(|record| record.kind == Kind::System && !record.tenant.is_empty())
@@ -180,6 +182,15 @@ async fn try_all(attempts: &[Attempt], mut server: Server, kind: &str) {
         }
     }
     assert!(ends.iter().all(|(tenant, _)| tenant != "globex"));
+}
+
+/// What workers say is in the log under their model's name, a few lines of it, and moves nobody's cursor.
+fn assert_log_is_the_servers(log: &str) {
+    let forged: Vec<_> = log.lines().filter(|line| line.contains("FORGED")).collect();
+    assert!(forged.len() < 100, "{} lines", forged.len());
+    let theirs = |line: &&str| line.contains("a process of this model says: \\u{1b}[2K\\rFORGED");
+    assert!(forged.iter().all(theirs), "{forged:?}");
+    assert!(!log.contains("\x1b[2K"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -140,7 +140,15 @@ async fn tenants_never_share_a_worker_and_the_scheduler_is_unprivileged() {
     let scheduler = server.scheduler();
     assert_eq!(status_field(scheduler, "CapEff"), "0000000000000000");
     assert_eq!(status_field(scheduler, "NoNewPrivs"), "1");
-    assert_ne!(server.audit(), scheduler);
+    let audit = server.audit();
+    assert_ne!(audit, scheduler);
+    // Root's too: it owns what it writes.
+    let sets = ["CapEff", "CapPrm"];
+    let held = sets.map(|set| status_field(audit, set));
+    assert!(
+        held.iter().all(|bits| bits == "0000000000000000"),
+        "{held:?}"
+    );
 }
 
 #[tokio::test]

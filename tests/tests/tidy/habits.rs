@@ -8,6 +8,7 @@ const UNSAFE_ALLOWED: &[&str] = &[
     "proto/src/packet.rs",
     "scheduler/audit/src/process.rs",
     "scheduler/gpus/src/process.rs",
+    "scheduler/src/launcher/spawn.rs",
     "scheduler/src/launcher/sys.rs",
     "worker/src/process.rs",
     "worker/src/seal/",

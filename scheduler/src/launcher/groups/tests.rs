@@ -2,7 +2,10 @@
 //! stands for the kernel's.
 
 use super::*;
-use crate::launcher::sys::{self, Ended};
+use crate::launcher::{
+    spawn::Spawn,
+    sys::{self, Ended},
+};
 use std::{
     os::fd::AsFd,
     path::Path,
@@ -45,7 +48,10 @@ fn run(groups: &mut Groups, limits: Limits, script: &str) -> (Ended, bool) {
     let (theirs, ours) = std::io::pipe().expect("a pipe");
     let doors = group.doors().expect("doors");
     let fds = [theirs.as_fd()];
-    let pid = sys::spawn(Path::new("/bin/sh"), &["-c", script], &fds, &doors).expect("a shell");
+    let shell = Spawn::new(Path::new("/bin/sh"), &fds).arguments(&["-c", script]);
+    let pid = shell
+        .and_then(|shell| shell.doors(doors).start())
+        .expect("a shell");
     groups.joined(pid, group);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let ended = sys::ended_by(pid, deadline)
@@ -89,7 +95,8 @@ fn a_process_is_moved_whole_and_its_group_goes_after_it() {
     };
     let (theirs, ours) = std::io::pipe().expect("a pipe");
     let fds = [theirs.as_fd()];
-    let pid = sys::spawn(Path::new("/bin/cat"), &["/proc/self/fd/3"], &fds, &[]).expect("cat");
+    let cat = Spawn::new(Path::new("/bin/cat"), &fds).arguments(&["/proc/self/fd/3"]);
+    let pid = cat.and_then(Spawn::start).expect("cat");
     groups.enclose(pid, WIDE).expect("a group");
     let folders = groups.members[&pid].folders.clone();
     let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it is there");
