@@ -11,6 +11,7 @@ pub mod alloc;
 pub mod canary;
 pub mod compute;
 pub mod device;
+pub mod digest;
 mod fill;
 pub mod gpu;
 mod measures;

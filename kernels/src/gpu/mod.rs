@@ -12,6 +12,7 @@ mod attention;
 mod compute;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod digest;
 mod kv;
 mod launch;
 mod memory;
@@ -19,6 +20,7 @@ mod onchip;
 
 pub use attention::{Plan, PlanError, Uploaded, attend};
 pub use compute::{NOTHING, Rotation, greedy, rms_norm, rms_norm_heads, rotate};
+pub use digest::digests;
 pub use kv::{Bf16, Blocks, BlocksMut, F16, Stored, gather, store};
 pub use launch::{
     Argument, Device, Launch, LaunchError, Plain, Shape, Span, SpanMut, as_bytes, as_bytes_mut,
@@ -33,6 +35,7 @@ pub const KERNELS: &[&str] = &[
     "attend_f32",
     "canary_fill",
     "canary_scan",
+    "digest",
     "find_shared",
     "greedy",
     "kv_gather_bf16",
@@ -58,6 +61,7 @@ const FILES: &[(&str, &str)] = &[
     ("common.cuh", include_str!("../../cuda/common.cuh")),
     ("verify.cu", include_str!("../../cuda/verify.cu")),
     ("canary.cu", include_str!("../../cuda/canary.cu")),
+    ("digest.cu", include_str!("../../cuda/digest.cu")),
     ("onchip.cu", include_str!("../../cuda/onchip.cu")),
     ("norm.cu", include_str!("../../cuda/norm.cu")),
     ("rotary.cu", include_str!("../../cuda/rotary.cu")),

@@ -38,6 +38,9 @@ static Place threadIdx, blockIdx, blockDim, gridDim;
 #define SHARED_MAX 232448u
 __attribute__((aligned(16))) unsigned char shared_bytes[SHARED_MAX];
 
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+  return (unsigned long long)(((unsigned __int128)a * b) >> 64);
+}
 static inline float __uint_as_float(unsigned bits) {
   float value;
   memcpy(&value, &bits, 4);

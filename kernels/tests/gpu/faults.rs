@@ -4,7 +4,7 @@
 //! Not among them are faults that reach beyond a kernel's memory: those end the process.
 
 use crate::emulation::{Emulated, ORDERS};
-use crate::{attention, compute, memory};
+use crate::{attention, compute, digest, memory};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What is there, what is put in its place, and what finds it.
@@ -47,6 +47,11 @@ const FAULTS: &[Fault] = &[
         "ids[threadIdx.x / 32u] = id;\n  }",
         compute::the_greatest_logit_is_chosen_and_the_lowest_id_of_equals,
     ),
+    (
+        "room[threadIdx.x / 32u] = sum;\n    __syncthreads();",
+        "room[threadIdx.x / 32u] = sum;",
+        digest::digests_are_those_of_the_twin,
+    ),
     // A barrier that only some threads reach.
     (
         "if (lane == 0u) room[threadIdx.x / 32u] = x;\n  __syncthreads();",
@@ -74,7 +79,52 @@ const FAULTS: &[Fault] = &[
         "1u << (id % 4u)",
         memory::every_multiprocessor_is_reached_and_left_clean,
     ),
+    (
+        "(length + DIGEST_WORDS - 1ULL)",
+        "length",
+        digest::digests_are_those_of_the_twin,
+    ),
+    (
+        "piece += gridDim.x",
+        "piece += pieces",
+        digest::a_block_that_has_several_pieces_keeps_them_apart,
+    ),
+    (
+        "at < length ? ((const",
+        "at + 1ULL < length ? ((const",
+        digest::a_changed_bit_changes_the_digest_of_its_piece_alone,
+    ),
+    (
+        "(word & 0xFFFFFFFFULL, point)",
+        "(word & 0xFFFFFF00ULL, point)",
+        digest::a_changed_bit_changes_the_digest_of_its_piece_alone,
+    ),
+    (
+        "word >> 32);",
+        "(word >> 32) & 0x7FFFFFFFULL);",
+        digest::a_changed_bit_changes_the_digest_of_its_piece_alone,
+    ),
+    (
+        "lane < DIGEST_THREADS / 32u",
+        "lane < DIGEST_THREADS / 32u - 1u",
+        digest::a_changed_bit_changes_the_digest_of_its_piece_alone,
+    ),
     // Arithmetic.
+    (
+        "(low >> 61)",
+        "(low >> 60)",
+        digest::digests_are_those_of_the_twin,
+    ),
+    (
+        "sum >= FIELD ? sum - FIELD : sum",
+        "sum",
+        digest::digests_are_those_of_the_twin,
+    ),
+    (
+        "field_multiply(sum, steps[threadIdx.x])",
+        "sum",
+        digest::digests_are_those_of_the_twin,
+    ),
     (
         "other == *best && other_id < *id",
         "other == *best && other_id > *id",

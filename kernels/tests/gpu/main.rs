@@ -5,6 +5,7 @@
 
 mod attention;
 mod compute;
+mod digest;
 mod emulation;
 mod faults;
 mod memory;

@@ -9,6 +9,7 @@
 mod blas;
 mod job;
 mod own;
+mod shared;
 mod views;
 mod weights;
 
@@ -16,6 +17,7 @@ mod weights;
 pub use blas::Workspace;
 pub use job::JobPool;
 pub(crate) use own::{Found, OwnPool};
+pub use shared::{Imported, Shareable};
 pub use views::{PlanOnGpu, Reading, Writing};
 pub use weights::WeightPool;
 
