@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bulkhead/internal/v1/launcher.proto",
         "bulkhead/internal/v1/template.proto",
         "bulkhead/internal/v1/gpus.proto",
+        "bulkhead/internal/v1/keeper.proto",
     ];
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;

@@ -7,6 +7,7 @@
 pub mod engine;
 pub mod evidence;
 pub mod inbox;
+pub mod keeper;
 pub mod life;
 pub mod load;
 pub mod models;

@@ -19,7 +19,7 @@ pub const FILES_MAX: usize = 64;
 /// What a process that loads is doing, for operators: reading files and hashing them, and making of
 /// them what is computed with.
 const READING: &str = "reading";
-const PACKING: &str = "packing";
+pub const PACKING: &str = "packing";
 
 /// Read and hashed at a time, bytes: less than a processor's cache.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -139,8 +139,16 @@ pub fn descriptors(load: &Load) -> Result<Vec<RawFd>, FileError> {
     if load.files.len() > FILES_MAX {
         return Err(FileError::List("there are more than 64"));
     }
-    let unique: BTreeSet<RawFd> = load.files.iter().map(|file| file.fd).collect();
-    if unique.len() != load.files.len() {
+    let shared = load.shared_weights.iter();
+    let shared = shared.flat_map(|shared| [shared.table_fd, shared.memory_fd]);
+    let all: Vec<RawFd> = load
+        .files
+        .iter()
+        .map(|file| file.fd)
+        .chain(shared)
+        .collect();
+    let unique: BTreeSet<RawFd> = all.iter().copied().collect();
+    if unique.len() != all.len() {
         return Err(FileError::List("two have the same descriptor"));
     }
     if unique.first().is_some_and(|fd| *fd < FILE_FD_MIN) {

@@ -1,9 +1,9 @@
-//! What the program was started as: a worker, a template, or by hand to say what this machine grants.
+//! What the program was started as: a worker, a template, a keeper, or by hand to say what this machine grants.
 //!
-//! Only the launcher starts the first two, with a socket at descriptor 3. Nothing of a tenant's is ever an argument.
+//! Only the launcher starts the first three, with a socket at descriptor 3. Nothing of a tenant's is ever an argument.
 
 use crate::models::{LoadError, On, StartWith};
-use crate::{life, seal, template};
+use crate::{keeper, life, seal, template};
 use bulkhead_proto::internal::Load;
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 enum Role {
     Worker(Option<u32>),
     Template(Option<u32>),
+    Keeper(Option<u32>),
     Probe,
 }
 
@@ -28,15 +29,16 @@ pub fn run(name: &str, start: StartWith) -> ExitCode {
             println!("{}", seal::to_json(&seal::probe()));
             ExitCode::SUCCESS
         }
-        None => misused(name, &arguments),
+        Some(Role::Keeper(_)) | None => misused(name, &arguments),
     }
 }
 
-/// That of a GPU's workers: never a template, since a process that holds a GPU cannot fork workers.
+/// That of a GPU's workers and keepers: never a template, since a process that holds a GPU cannot fork workers.
 pub fn run_on_gpu(name: &str, open: OpenGpu, start: StartWith) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match role(&arguments) {
         Some(Role::Worker(block)) => life::live(start, Some(open), block),
+        Some(Role::Keeper(block)) => keeper::live(open, block),
         _ => misused(name, &arguments),
     }
 }
@@ -54,6 +56,7 @@ fn role(arguments: &[String]) -> Option<Role> {
     match arguments.as_slice() {
         ["--probe"] => Some(Role::Probe),
         ["--template", rest @ ..] => users(rest).map(Role::Template),
+        ["--keeper", rest @ ..] => users(rest).map(Role::Keeper),
         rest => users(rest).map(Role::Worker),
     }
 }
@@ -85,6 +88,8 @@ mod tests {
         assert_eq!(role("--users 7"), Some(Role::Worker(Some(7))));
         assert_eq!(role("--template"), Some(Role::Template(None)));
         assert_eq!(role("--template --users 8"), Some(Role::Template(Some(8))));
+        assert_eq!(role("--keeper"), Some(Role::Keeper(None)));
+        assert_eq!(role("--keeper --users 8"), Some(Role::Keeper(Some(8))));
         assert_eq!(role("--probe"), Some(Role::Probe));
         for other in [
             "--help",

@@ -205,7 +205,8 @@ pub struct Worker {
     /// Layers of the seal without which no worker serves.
     pub required_layers: Vec<String>,
     /// Whether the workers of one model share the memory of its weights, copy-on-write. Those that do
-    /// are forked from one process, and lie at the same addresses.
+    /// are forked from one process, and lie at the same addresses. On a GPU they map the memory of one process,
+    /// which looks again and again whether it is what it was.
     pub share_weights: bool,
     /// Of each loaded model, workers that are started and sealed ahead, and nobody's yet, where weights are shared: a
     /// tenant's first request finds one instead of waiting for its start.

@@ -10,6 +10,7 @@ use super::{
     catalog::{Catalog, Reload},
     gpus::{self, Gpus},
     groups::Groups,
+    keepers::{Keepers, News},
     outcome::Outcome,
     programs::Programs,
     sys,
@@ -90,6 +91,8 @@ pub struct Life<'a> {
     /// Of workers that templates were asked for: what each may have beside its model, bytes.
     rooms: BTreeMap<u64, u64>,
     templates: Templates,
+    /// Who has weights on GPUs.
+    keepers: Keepers,
     /// What each template had come to when the scheduler was told last.
     told: BTreeMap<String, Stage>,
     reload: Option<Reload>,
@@ -109,6 +112,7 @@ impl<'a> Life<'a> {
             workers: BTreeMap::new(),
             rooms: BTreeMap::new(),
             templates: Templates::new(setup.seed),
+            keepers: Keepers::new(setup.seed),
             told: BTreeMap::new(),
             reload: None,
             audit: Audit::new(now),
@@ -125,7 +129,8 @@ impl<'a> Life<'a> {
 
     /// All connections to wait on.
     pub fn readable(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.socket().into_iter().chain(self.templates.controls())
+        let ours = self.templates.controls().chain(self.keepers.controls());
+        self.socket().into_iter().chain(ours)
     }
 
     /// When `tick` wants to be called at the latest.
@@ -133,10 +138,15 @@ impl<'a> Life<'a> {
         let ours = [self.audit.wake_at(), self.gpus.wake_at()];
         let ours = ours.into_iter().flatten().min().filter(|_| self.connected);
         let reload = self.reload.as_ref().map(|_| now);
-        [ours, self.templates.wake_at(), reload]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            ours,
+            self.templates.wake_at(),
+            self.keepers.wake_at(),
+            reload,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Ends children of this process that are neither this life's nor `scheduler`.
@@ -150,6 +160,7 @@ impl<'a> Life<'a> {
     fn known(&self) -> BTreeSet<Pid> {
         let workers = self.workers.values().copied();
         (workers.chain(self.templates.pids()))
+            .chain(self.keepers.pids())
             .chain(self.audit.pid())
             .chain(self.gpus.pid())
             .chain(self.setup.hung.borrow().iter().copied())
@@ -193,6 +204,7 @@ impl<'a> Life<'a> {
                 continue;
             };
             self.templates.left(pid, now);
+            self.keepers.left(pid, now);
             let why = match self.setup.groups.borrow().ran_out(pid) {
                 true => format!("{how}: it took more memory than its control group may have"),
                 false => how.to_string(),
@@ -206,6 +218,7 @@ impl<'a> Life<'a> {
         }
         let outcomes = self.templates.tick(self.known(), now);
         self.settle(outcomes);
+        self.hear_keepers(now);
         let known = self.known();
         (self.setup.groups.borrow_mut()).sweep(|pid| known.contains(&pid));
         self.tell_stages();
@@ -243,6 +256,7 @@ impl<'a> Life<'a> {
             sys::kill_and_wait(pid);
         }
         self.templates.end();
+        self.keepers.end();
         drop(self.socket);
         self.setup.hung.borrow_mut().extend(self.gpus.end());
         self.audit.finish();
@@ -264,7 +278,7 @@ impl<'a> Life<'a> {
     fn kill(&mut self, worker: u64) {
         if let Some(&pid) = self.workers.get(&worker) {
             sys::kill_now(pid);
-        } else if self.templates.forget(worker) {
+        } else if self.templates.forget(worker) | self.keepers.forget(worker) {
             self.rooms.remove(&worker);
             let told = Exited {
                 worker,
@@ -300,7 +314,7 @@ impl<'a> Life<'a> {
         ask: &SpawnWorker,
         now: Instant,
     ) -> Result<Option<worker::Started>, SpawnError> {
-        let expected = || self.templates.expected();
+        let expected = || self.templates.expected().chain(self.keepers.expected());
         if self.workers.contains_key(&ask.worker) || expected().any(|n| n == ask.worker) {
             return Err(SpawnError::Number(ask.worker));
         }
@@ -319,6 +333,7 @@ impl<'a> Life<'a> {
             if error.fault().is_some() {
                 self.templates
                     .retire(&ask.model, "its model cannot be served any more", now);
+                self.keepers.retire(|model, _| *model != *ask.model);
             }
         })?;
         let room = worker::room(config, ask.quota_bytes);
@@ -326,6 +341,17 @@ impl<'a> Life<'a> {
         let Some(program) = programs.worker_for(on.kind()) else {
             return Err(SpawnError::NoProgram(ask.device.clone()));
         };
+        if on.kind() == Kind::Gpu && config.worker.share_weights && worker::is_lent(opened.manifest)
+        {
+            let (block, how) = (self.templates.give_block(), self.setup.how(program));
+            let Some(weights) = self.keepers.ask(ask, on, &opened, how, (block, now))? else {
+                return Ok(None);
+            };
+            let with = (room, block);
+            let started = worker::start_borrowing(how, &opened, on, with, weights)?;
+            self.keepers.gave(ask, on, started.pid);
+            return Ok(Some(started));
+        }
         let alone = match on.kind() {
             Kind::Processor => !config.worker.share_weights,
             // A process that holds a GPU forks nobody.
@@ -349,6 +375,17 @@ impl<'a> Life<'a> {
             connection,
             digest,
         }))
+    }
+
+    /// Goes on with workers that waited for weights on a GPU, and tells what became of others and of the weights.
+    fn hear_keepers(&mut self, now: Instant) {
+        for news in self.keepers.tick(now) {
+            match news {
+                News::Ready(ask) => self.spawn(&ask, now),
+                News::Failed(told) => self.failed(told),
+                News::Changed(told) => self.tell(Tell::WeightsChanged(told), None),
+            }
+        }
     }
 
     /// Tells what became of workers that templates were asked for.

@@ -17,6 +17,8 @@ use std::{
     time::Duration,
 };
 
+#[path = "keeper_tests.rs"]
+mod keepers;
 #[path = "reload_tests.rs"]
 mod reload;
 #[path = "spare_tests.rs"]
@@ -260,7 +262,7 @@ fn the_load_frame_is_the_first_thing_a_worker_reads() {
 fn a_gpus_worker_is_another_program_and_is_told_its_device() {
     let dir = tempfile::tempdir().unwrap();
     let mut setup = setup(dir.path(), DIES, DIES);
-    // Its weights are its own, whatever processors' workers do.
+    // Of a quantised model its weights are its own, whatever other workers do.
     setup.config.worker.share_weights = true;
     let missing = Pair::new(&setup).refused(1, "m", "cuda:1");
     assert!(missing.permanent);
@@ -301,6 +303,8 @@ fn a_gpus_worker_is_another_program_and_is_told_its_device() {
     assert_eq!(soft("Max address space"), "unlimited");
     let data: u64 = soft("Max data size").parse().unwrap();
     assert!((4 << 30..16 << 30).contains(&data), "{data}");
+    assert_eq!((load.files.len(), load.shared_weights), (1, None));
+    assert_eq!(pair.life.keepers.pids().count(), 0);
     pair.life.end();
 }
 

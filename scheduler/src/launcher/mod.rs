@@ -39,6 +39,8 @@ mod backoff;
 mod catalog;
 mod gpus;
 pub mod groups;
+mod keeper;
+mod keepers;
 mod life;
 mod outcome;
 mod pauses;

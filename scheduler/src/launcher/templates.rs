@@ -32,6 +32,9 @@ pub enum AskError {
     /// One before it refused the model as it is.
     #[error("{0}")]
     Refused(String),
+    /// The bound on keepers; it passes when some end.
+    #[error("{0} processes hold weights on GPUs, and no more are allowed")]
+    TooMany(usize),
     /// The machine refused something.
     #[error("no process that holds this model can be started: {0}")]
     Io(#[from] io::Error),

@@ -3,16 +3,20 @@
 use super::{
     catalog::{Catalog, CatalogError, Opened},
     groups::{self, Groups, Limits},
+    keeper::Handles,
     spawn::{FIRST_FD, Spawn},
     sys::{self, Mapped},
     templates::AskError,
     users,
     words::Words,
 };
-use crate::config::Config;
+use crate::{
+    config::Config,
+    models::{Format, Manifest, Task},
+};
 use bulkhead_proto::{
     frame,
-    internal::{Load, ModelFault, ModelFile, SpawnWorker, ToWorker, to_worker},
+    internal::{Load, ModelFault, ModelFile, SharedWeights, SpawnWorker, ToWorker, to_worker},
 };
 use nix::{
     sys::{
@@ -44,6 +48,9 @@ const TASKS_BESIDE: u64 = 64;
 /// 2 MiB (docs/RESULTS.md), and stacks.
 const SPARE_TASKS_BESIDE: u64 = 8;
 const SPARE_BYTES: u64 = 32 << 20;
+
+/// What the names of files of weights end with, where a keeper can lay those out.
+const WEIGHTS: &str = ".safetensors";
 
 /// The device that templates hold models for: a process that holds a GPU cannot fork.
 pub const CPU: &str = "cpu";
@@ -223,6 +230,19 @@ pub struct How<'a> {
     pub variable: Option<(&'a str, &'a str)>,
 }
 
+impl<'a> How<'a> {
+    /// The same for a process that is to see this device and no other GPU.
+    pub fn on(self, on: On<'a>) -> How<'a> {
+        match on {
+            On::Processor => self,
+            On::Gpu { uuid, .. } => How {
+                variable: Some((VISIBLE, uuid)),
+                ..self
+            },
+        }
+    }
+}
+
 /// What the group of a process may have that computes, where it may have so much memory that it shares with nobody.
 pub fn limits(config: &Config, memory_bytes: Option<u64>) -> Limits {
     Limits {
@@ -246,7 +266,7 @@ pub fn limits_loading(
     opened: &Opened<'_>,
     room: Option<u64>,
 ) -> io::Result<Limits> {
-    let loading = loading_bytes(opened)?;
+    let loading = loading_bytes(&opened.files)?;
     Ok(limits(
         config,
         room.map(|room| room.saturating_add(loading)),
@@ -254,9 +274,9 @@ pub fn limits_loading(
 }
 
 /// What a model may take in memory while it is read, and afterwards.
-fn loading_bytes(opened: &Opened<'_>) -> io::Result<u64> {
+fn loading_bytes(files: &[impl AsFd]) -> io::Result<u64> {
     let size = |file| Ok(fstat(file)?.st_size as u64);
-    let sizes = opened.files.iter().map(size);
+    let sizes = files.iter().map(size);
     let bytes = sizes.sum::<io::Result<u64>>()?;
     Ok(bytes.saturating_mul(LOADING_TIMES))
 }
@@ -269,6 +289,53 @@ pub fn start(
     on: On<'_>,
     (room, block): (u64, Option<u32>),
 ) -> Result<Started, SpawnError> {
+    let load = load_on(how.config, opened, on);
+    let files: Vec<_> = opened.files.iter().map(AsFd::as_fd).collect();
+    start_with(how, (load, &files), on, (room, block), opened.digest)
+}
+
+/// Starts a worker on a GPU whose weights a keeper has laid out there: it gets the model's other files, and handles.
+pub fn start_borrowing(
+    how: How<'_>,
+    opened: &Opened<'_>,
+    on: On<'_>,
+    (room, block): (u64, Option<u32>),
+    weights: &Handles,
+) -> Result<Started, SpawnError> {
+    let mut load = load_on(how.config, opened, on);
+    let mut fds = Vec::new();
+    let all = std::mem::take(&mut load.files)
+        .into_iter()
+        .zip(&opened.files);
+    for (mut file, open) in all.filter(|(file, _)| !file.name.ends_with(WEIGHTS)) {
+        file.fd = FIRST_FD + 1 + fds.len() as i32;
+        load.files.push(file);
+        fds.push(open.as_fd());
+    }
+    let next = FIRST_FD + 1 + fds.len() as i32;
+    fds.extend([weights.table.as_fd(), weights.memory.as_fd()]);
+    load.shared_weights = Some(SharedWeights {
+        table_fd: next,
+        memory_fd: next + 1,
+        memory_bytes: weights.memory_bytes,
+    });
+    start_with(how, (load, &fds), on, (room, block), opened.digest)
+}
+
+/// True for a model whose weights a keeper can lay out. Those that are quantised need memory that candle allocates
+/// itself, and embeddings run on the processor.
+pub fn is_lent(manifest: &Manifest) -> bool {
+    manifest.format == Format::Safetensors && manifest.task == Task::Generate
+}
+
+/// Starts a worker with these files from the second descriptor on.
+fn start_with(
+    how: How<'_>,
+    (load, files): (Load, &[BorrowedFd<'_>]),
+    on: On<'_>,
+    (room, block): (u64, Option<u32>),
+    digest: &str,
+) -> Result<Started, SpawnError> {
     let (theirs, connection) = socketpair(
         AddressFamily::Unix,
         SockType::Stream,
@@ -276,13 +343,7 @@ pub fn start(
         SockFlag::SOCK_CLOEXEC,
     )
     .map_err(io::Error::from)?;
-    let load = match on {
-        On::Processor => load(how.config, opened, CPU),
-        On::Gpu { minor, .. } => Load {
-            gpu_minor: Some(minor),
-            ..load(how.config, opened, ONLY_GPU)
-        },
-    };
+    let model = load.model.clone();
     // The frame is far smaller than a socket's buffer, so this does not wait for the worker.
     let mut stream = UnixStream::from(connection);
     stream.set_nonblocking(true)?;
@@ -291,34 +352,39 @@ pub fn start(
     stream.set_nonblocking(false)?;
 
     let mut fds = vec![theirs.as_fd()];
-    fds.extend(opened.files.iter().map(AsFd::as_fd));
-    let (how, room, mapped) = match on {
-        On::Processor => (how, room, Mapped::Bounded),
-        On::Gpu { uuid, .. } => (
-            How {
-                variable: Some((VISIBLE, uuid)),
-                ..how
-            },
-            room.saturating_add(DRIVER_BYTES),
-            Mapped::Free,
-        ),
+    fds.extend(files);
+    let mapped = match on {
+        On::Processor => Mapped::Bounded,
+        On::Gpu { .. } => Mapped::Free,
     };
-    let limits = limits_loading(how.config, opened, Some(room))?;
-    let pid = spawn_in_group(
-        how,
-        &opened.manifest.name,
-        &users::arguments(block),
-        &fds,
-        limits,
-    )?;
-    let bounded = loading_bytes(opened)
-        .and_then(|loading| sys::bound_memory(pid, room.saturating_add(loading), mapped));
-    bounded.inspect_err(|_: &io::Error| sys::kill_and_wait(pid))?;
+    let bytes = room_on(on, room).saturating_add(loading_bytes(files)?);
+    let limits = limits(how.config, Some(bytes));
+    let pid = spawn_in_group(how.on(on), &model, &users::arguments(block), &fds, limits)?;
+    sys::bound_memory(pid, bytes, mapped).inspect_err(|_| sys::kill_and_wait(pid))?;
     Ok(Started {
         pid,
         connection: stream.into(),
-        digest: opened.digest.to_owned(),
+        digest: digest.to_owned(),
     })
+}
+
+/// What a process may have on such a device that may have so much on a processor, bytes.
+pub fn room_on(on: On<'_>, room: u64) -> u64 {
+    match on {
+        On::Processor => room,
+        On::Gpu { .. } => room.saturating_add(DRIVER_BYTES),
+    }
+}
+
+/// As [`load`], for a process that is shown this device and no other GPU.
+pub fn load_on(config: &Config, opened: &Opened<'_>, on: On<'_>) -> Load {
+    match on {
+        On::Processor => load(config, opened, CPU),
+        On::Gpu { minor, .. } => Load {
+            gpu_minor: Some(minor),
+            ..load(config, opened, ONLY_GPU)
+        },
+    }
 }
 
 /// Starts the program in a control group of its own, which it is in before it is the program, and with a standard error
@@ -366,5 +432,6 @@ pub fn load(config: &Config, opened: &Opened<'_>, device: &str) -> Load {
         null_ns_per_token: config.models.null_ns_per_token,
         device: device.to_owned(),
         gpu_minor: None,
+        shared_weights: None,
     }
 }

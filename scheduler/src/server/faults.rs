@@ -5,12 +5,15 @@
 //! What a worker says of its own model can harm nobody but whom it would have served.
 
 use super::{audit_log::AuditLog, metrics, records};
-use bulkhead_proto::internal::{ModelFault, RecordKind};
+use bulkhead_proto::internal::{ModelFault, RecordKind, WeightsChanged};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
 /// Longest words of a fault that are kept and recorded, bytes.
 const WORDS_BYTES_MAX: usize = 512;
+
+/// Workers that a record of changed weights names at most.
+const WORKERS_MAX: usize = 256;
 
 /// The faults that are known. Bounded by the models that there are.
 pub struct Faults {
@@ -51,6 +54,24 @@ impl Faults {
         // Kept until the log opens, like every record.
         let _ = self.audit.append_end("", RecordKind::System, "", body);
         known.insert(model.into(), fault);
+    }
+
+    /// Weights of a model, which is one of ours, were changed on a GPU while workers shared them. Each time is recorded:
+    /// one of those workers was taken over, or the GPU is faulty.
+    pub fn weights_changed(&self, told: &WeightsChanged) {
+        metrics::weights_changed(&told.model);
+        let (model, device) = (&told.model, bounded(&told.device));
+        let workers = &told.workers[..told.workers.len().min(WORKERS_MAX)];
+        let details = serde_json::json!({
+            "model": model,
+            "device": device,
+            "offset": told.offset,
+            "workers": workers,
+        });
+        tracing::error!(model, %device, offset = told.offset, "shared weights were changed; their workers are ended");
+        let body = records::act("weights.changed", details);
+        // Kept until the log opens, like every record.
+        let _ = self.audit.append_end("", RecordKind::System, "", body);
     }
 
     /// A worker of this model serves: what was wrong is mended, and would be new if it came again.
@@ -114,6 +135,23 @@ mod tests {
         faults.mended("m");
         faults.note("m", &fault("b"));
         assert_eq!(audit.pending(), 3);
+    }
+
+    #[test]
+    fn each_change_of_shared_weights_is_recorded() {
+        let audit = AuditLog::new([7; 16], 16);
+        let faults = Faults::new(audit.clone());
+        let told = WeightsChanged {
+            model: "m".into(),
+            device: "cuda:0".into(),
+            offset: 65_536,
+            workers: vec![3; 1000],
+        };
+        faults.weights_changed(&told);
+        faults.weights_changed(&told);
+        assert_eq!(audit.pending(), 2);
+        // Its files are what they were.
+        assert_eq!(faults.told("m"), "");
     }
 
     #[test]

@@ -172,6 +172,10 @@ fn describe() {
         "bulkhead_model_faults_total",
         "Workers refused because a file of their model is not what was installed, by model"
     );
+    describe_counter!(
+        "bulkhead_weights_changed_total",
+        "Times that weights which workers share on a GPU were found changed, by model; must stay 0"
+    );
     describe_gauge!(
         "bulkhead_model_weights_bytes",
         "What a model's weights take, measured by a worker and estimated when it was added"
@@ -322,6 +326,11 @@ fn backoff(tenant: &Arc<str>, model: &Arc<str>, for_ns: u64) {
 /// A worker was refused because of a file of this model, which is one of ours.
 pub fn model_fault(model: &str) {
     counter!("bulkhead_model_faults_total", "model" => model.to_owned()).increment(1);
+}
+
+/// Weights of this model, which is one of ours, were changed on a GPU.
+pub fn weights_changed(model: &str) {
+    counter!("bulkhead_weights_changed_total", "model" => model.to_owned()).increment(1);
 }
 
 /// What a model's weights take, as its first worker measured it and as it was reckoned when the model was

@@ -20,7 +20,8 @@ pub mod text;
 
 use crate::engine::Engine;
 use crate::load::FileBytes;
-use bulkhead_proto::internal::Load;
+use bulkhead_proto::internal::{Load, SharedWeights};
+use decoder::{Lender, Table};
 use serde::Deserialize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -145,6 +146,9 @@ pub fn load(load: &Load, on: On, files: Vec<FileBytes>) -> Result<Loaded, LoadEr
     let files = ModelFiles(files);
     let null_ns_per_token = load.null_ns_per_token;
     let make = move || -> Result<Start, LoadError> {
+        if let Some(shared) = &load.shared_weights {
+            return borrowing(files, on, shared);
+        }
         match load.format.as_str() {
             // "bert" is what older manifests say.
             "safetensors" | "bert" => match generates(&files)? {
@@ -168,6 +172,61 @@ pub fn load(load: &Load, on: On, files: Vec<FileBytes>) -> Result<Loaded, LoadEr
     };
     let start = survive(&named, make)?;
     Ok(Loaded { named, start })
+}
+
+/// On weights that a keeper laid out.
+#[cfg(feature = "cuda")]
+fn borrowing(files: ModelFiles, on: On, shared: &SharedWeights) -> Result<Start, LoadError> {
+    let borrowed = decoder::Borrowed::take(shared)?;
+    match on {
+        On::Gpu(gpu) => {
+            let start = generate::Generator::borrowing(files, *gpu, borrowed)?;
+            Ok(on_threads(start))
+        }
+        On::Processor => Err(not_lent()),
+    }
+}
+
+/// No device of this program lends its memory.
+#[cfg(not(feature = "cuda"))]
+fn borrowing(_files: ModelFiles, _on: On, _shared: &SharedWeights) -> Result<Start, LoadError> {
+    Err(not_lent())
+}
+
+fn not_lent() -> LoadError {
+    LoadError::NoDevice {
+        device: "cpu".into(),
+        why: "keepers lend memory of GPUs; on a processor weights are shared by templates",
+    }
+}
+
+/// A device that lends its memory to other processes.
+pub(crate) fn lender(on: On) -> Result<Box<dyn Lender>, LoadError> {
+    match on {
+        On::Processor => Err(not_lent()),
+        #[cfg(feature = "cuda")]
+        On::Gpu(gpu) => Ok(Box::new(decoder::GpuLender::of(*gpu))),
+    }
+}
+
+/// Lays the weights of a model that generates text out in memory of a device, and says where each is.
+pub(crate) fn lay_out(
+    load: &Load,
+    files: Vec<FileBytes>,
+    lender: &mut dyn Lender,
+) -> Result<Table, LoadError> {
+    const FORMAT: &str = "safetensors";
+    let mut files = ModelFiles(files);
+    survive("the model", || {
+        if load.format != FORMAT || !generates(&files)? {
+            return Err(LoadError::bad(
+                "the model",
+                "what can be shared on a GPU are safetensors of models that generate text",
+            ));
+        }
+        let config = files.take("config.json")?;
+        decoder::lay_out(&config, source::Safetensors::open(&mut files)?, lender)
+    })
 }
 
 /// True if a folder's config.json is that of a model that generates text, and false if it makes

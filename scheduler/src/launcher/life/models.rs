@@ -70,7 +70,10 @@ impl Life<'_> {
                             .retire(&model.0, "its model was replaced or removed", now);
                     }
                 }
+                self.keepers
+                    .retire(|model, digest| catalog.digest(model) == Some(digest));
                 self.templates.forgive();
+                self.keepers.forgive();
                 self.setup.catalog.replace(catalog);
                 self.tell_models();
             }

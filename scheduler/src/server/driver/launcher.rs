@@ -4,7 +4,8 @@ use super::Driver;
 use crate::server::catalog::Failure;
 use bulkhead_core::{Event, ModelId, StartFailure, WorkerId};
 use bulkhead_proto::internal::{
-    FromLauncher, ModelFault, Models, SpawnFailed, Spawned, UnloadModel, from_launcher, to_launcher,
+    FromLauncher, ModelFault, Models, SpawnFailed, Spawned, UnloadModel, WeightsChanged,
+    from_launcher, to_launcher,
 };
 use std::{collections::BTreeSet, os::fd::OwnedFd};
 
@@ -19,6 +20,7 @@ impl Driver {
                 self.buried(worker, &exited);
             }
             Some(from_launcher::Message::ModelFault(fault)) => self.note_fault(&fault),
+            Some(from_launcher::Message::WeightsChanged(told)) => self.note_changed(&told),
             Some(from_launcher::Message::Models(models)) => self.models_changed(models),
             Some(from_launcher::Message::ModelNews(news)) => {
                 if let Some(state) = news.state {
@@ -36,6 +38,13 @@ impl Driver {
     fn note_fault(&self, fault: &ModelFault) {
         if self.setup.known.get(&fault.model).is_some() {
             self.setup.faults.note(&fault.model, fault);
+        }
+    }
+
+    /// As for faults.
+    fn note_changed(&self, told: &WeightsChanged) {
+        if self.setup.known.get(&told.model).is_some() {
+            self.setup.faults.weights_changed(told);
         }
     }
 

@@ -16,6 +16,7 @@ mod model;
 mod names;
 mod ops;
 mod rope;
+mod shared;
 
 pub use bulkhead_kernels::compute::paged::Layout;
 pub use candle::CandleDecoder;
@@ -23,8 +24,9 @@ pub use checkpoint::Checkpoint;
 pub use config::{Config, FAMILIES, Family};
 pub use cpu::{CpuDecoder, CpuModel};
 #[cfg(feature = "cuda")]
-pub use cuda::{CudaDecoder, OpenGpu};
+pub use cuda::{Borrowed, CudaDecoder, GpuLender, OpenGpu};
 pub use rope::{Pairs, Rope, Scaling};
+pub use shared::{FromTable, Lender, Mapped, TABLE_BYTES_MAX, Table, Values, Weight, lay_out};
 
 use crate::engine::Scrubbed;
 use bulkhead_worker_core::{GoOn, PassKind};

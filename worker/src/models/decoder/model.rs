@@ -37,22 +37,26 @@ impl<W: Weights> Model<W> {
             names,
             tensors,
         } = checkpoint;
+        Self::of(config, names, &mut Reader { weights, tensors })
+    }
+
+    /// Takes the weights from wherever they are, in the order in which files have them.
+    pub(super) fn of(
+        config: Config,
+        names: Names,
+        source: &mut impl Source<W>,
+    ) -> Result<Self, LoadError> {
         let (hidden, vocabulary) = (config.hidden, config.vocabulary);
-        let mut reader = Reader {
-            weights,
-            names,
-            tensors,
-        };
-        let table = reader.matrix(&[(Name::Embedding(names), vocabulary)], hidden, false)?;
+        let table = source.matrix(&[(Name::Embedding(names), vocabulary)], hidden, false)?;
         let layers = (0..config.layers)
-            .map(|nth| reader.layer(nth, &config))
+            .map(|nth| Layer::of(source, names, nth, &config))
             .collect::<Result<_, _>>()?;
-        let norm = reader.vector(Name::Norm(names), hidden)?;
+        let norm = source.vector(Name::Norm(names), hidden)?;
         let (embedding, output) = match config.tied {
             true => (None, table),
             false => {
                 let output = [(Name::Output(names), vocabulary)];
-                (Some(table), reader.matrix(&output, hidden, false)?)
+                (Some(table), source.matrix(&output, hidden, false)?)
             }
         };
         Ok(Model {
@@ -136,20 +140,32 @@ impl<W: Weights> Model<W> {
     }
 }
 
+/// Where weights come from, by their names.
+pub(super) trait Source<W: Weights> {
+    /// A norm's weights.
+    fn vector(&mut self, name: Name, length: usize) -> Result<W::Vector, LoadError>;
+
+    /// Matrices over the same input as one: of each its name, and how many outputs it has.
+    fn matrix(
+        &mut self,
+        parts: &[(Name, usize)],
+        inputs: usize,
+        has_bias: bool,
+    ) -> Result<W::Matrix, LoadError>;
+}
+
 /// Weights on their way from a file to a device.
 struct Reader<'a, W> {
     weights: &'a W,
-    names: Names,
     tensors: Box<dyn Tensors + 'a>,
 }
 
-impl<W: Weights> Reader<'_, W> {
+impl<W: Weights> Source<W> for Reader<'_, W> {
     fn vector(&mut self, name: Name, length: usize) -> Result<W::Vector, LoadError> {
         let values = self.tensors.vector(&format!("{name}.weight"), length)?;
         self.weights.vector(values)
     }
 
-    /// Matrices over the same input as one.
     fn matrix(
         &mut self,
         parts: &[(Name, usize)],
@@ -167,11 +183,17 @@ impl<W: Weights> Reader<'_, W> {
         }
         self.weights.matrix(read, inputs, bias)
     }
+}
 
-    fn layer(&mut self, nth: usize, config: &Config) -> Result<Layer<W>, LoadError> {
+impl<W: Weights> Layer<W> {
+    fn of(
+        source: &mut impl Source<W>,
+        names: Names,
+        nth: usize,
+        config: &Config,
+    ) -> Result<Self, LoadError> {
         let (hidden, inner) = (config.hidden, config.inner);
         let (queries, keys) = (config.queries(), config.keys());
-        let names = self.names;
         let name = |part| Name::Layer(names, nth, part);
         let qkv = [
             (name(Part::Query), queries),
@@ -182,19 +204,19 @@ impl<W: Weights> Reader<'_, W> {
         let gate_up = [(name(Part::Gate), inner), (name(Part::Up), inner)];
         let head_norms = match config.head_norms {
             true => Some([
-                self.vector(name(Part::QueryNorm), config.width)?,
-                self.vector(name(Part::KeyNorm), config.width)?,
+                source.vector(name(Part::QueryNorm), config.width)?,
+                source.vector(name(Part::KeyNorm), config.width)?,
             ]),
             false => None,
         };
         Ok(Layer {
-            attention_norm: self.vector(name(Part::AttentionNorm), hidden)?,
-            qkv: self.matrix(&qkv, hidden, config.qkv_bias)?,
+            attention_norm: source.vector(name(Part::AttentionNorm), hidden)?,
+            qkv: source.matrix(&qkv, hidden, config.qkv_bias)?,
             head_norms,
-            attended: self.matrix(&attended, queries, config.attended_bias)?,
-            feed_norm: self.vector(name(Part::FeedNorm), hidden)?,
-            gate_up: self.matrix(&gate_up, hidden, false)?,
-            down: self.matrix(&[(name(Part::Down), hidden)], inner, false)?,
+            attended: source.matrix(&attended, queries, config.attended_bias)?,
+            feed_norm: source.vector(name(Part::FeedNorm), hidden)?,
+            gate_up: source.matrix(&gate_up, hidden, false)?,
+            down: source.matrix(&[(name(Part::Down), hidden)], inner, false)?,
         })
     }
 }

@@ -13,6 +13,8 @@ use super::load::Loaded;
 use super::prefix::PrefixKey;
 use super::sequence::Sequence;
 use crate::engine::{Engine, ModelInfo, Scrubbed, StepOutcome};
+#[cfg(feature = "cuda")]
+use crate::models::decoder::{Borrowed, OpenGpu};
 use crate::models::decoder::{Decoder, Shape};
 use crate::models::text::{Chat, TextCodec};
 use crate::models::{Compute, LoadError, ModelFiles, On};
@@ -76,15 +78,29 @@ impl Generator {
         files: ModelFiles,
         on: On,
     ) -> Result<impl FnOnce(Compute, bool) -> Self + Send + use<>, LoadError> {
-        let Loaded { codec, chat, model } = Loaded::read(files, on)?;
-        Ok(move |compute, warm_up| {
+        Ok(Generator::of(Loaded::read(files, on)?))
+    }
+
+    /// The same on a GPU, with weights that a keeper laid out there.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn borrowing(
+        files: ModelFiles,
+        gpu: OpenGpu,
+        weights: Borrowed,
+    ) -> Result<impl FnOnce(Compute, bool) -> Self + Send + use<>, LoadError> {
+        Ok(Generator::of(Loaded::borrowing(files, gpu, weights)?))
+    }
+
+    fn of(loaded: Loaded) -> impl FnOnce(Compute, bool) -> Self + Send + use<> {
+        let Loaded { codec, chat, model } = loaded;
+        move |compute, warm_up| {
             let decoder = model.decoder(compute);
             let mut engine = Generator::new(decoder, codec, chat);
             if warm_up {
                 engine.warm_up();
             }
             engine
-        })
+        }
     }
 
     /// Without memory for sequences until it is assigned.

@@ -1,7 +1,7 @@
 //! From a model's files to what generation is made of: text in and out, and the weights.
 
 #[cfg(feature = "cuda")]
-use crate::models::decoder::CudaDecoder;
+use crate::models::decoder::{Borrowed, CudaDecoder, OpenGpu};
 use crate::models::decoder::{Checkpoint, CpuDecoder, CpuModel, Decoder};
 use crate::models::source::{GGUF_FILE, Gguf, Safetensors};
 use crate::models::text::{Chat, TextCodec};
@@ -70,6 +70,28 @@ impl Loaded {
     /// From config.json, tokenizer.json and safetensors, and what there is of tokenizer_config.json,
     /// chat_template.jinja and generation_config.json.
     fn folder(files: &mut ModelFiles, on: On) -> Result<Self, LoadError> {
+        Self::folder_with(files, |config, files| {
+            Weights::load(Checkpoint::folder(config, Safetensors::open(files)?)?, on)
+        })
+    }
+
+    /// The same without safetensors, on a GPU that has the weights already.
+    #[cfg(feature = "cuda")]
+    pub(super) fn borrowing(
+        mut files: ModelFiles,
+        gpu: OpenGpu,
+        weights: Borrowed,
+    ) -> Result<Self, LoadError> {
+        Self::folder_with(&mut files, |config, _| {
+            let decoder = CudaDecoder::borrowing(config, gpu, weights)?;
+            Ok(Weights::Gpu(Box::new(decoder)))
+        })
+    }
+
+    fn folder_with(
+        files: &mut ModelFiles,
+        weights: impl FnOnce(&[u8], &mut ModelFiles) -> Result<Weights, LoadError>,
+    ) -> Result<Self, LoadError> {
         let config = files.take("config.json")?;
         let mut maybe = |name: &str| files.has(name).then(|| files.take(name)).transpose();
         let tokenizer_config = maybe("tokenizer_config.json")?;
@@ -80,11 +102,10 @@ impl Loaded {
         let tokenizer = files.take("tokenizer.json")?;
         let codec = TextCodec::from_json(&tokenizer, tokenizer_config.as_deref(), Some(ends))?;
         let chat = Chat::from_json(tokenizer_config.as_deref(), template.as_deref(), &codec)?;
-        let checkpoint = Checkpoint::folder(&config, Safetensors::open(files)?)?;
         Ok(Loaded {
             codec,
             chat,
-            model: Weights::load(checkpoint, on)?,
+            model: weights(&config, files)?,
         })
     }
 }

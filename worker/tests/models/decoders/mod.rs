@@ -6,3 +6,4 @@ mod folder;
 mod gguf;
 mod model;
 mod shapes;
+mod shared;

@@ -10,7 +10,8 @@ pub(super) mod weights;
 
 use super::checkpoint::Checkpoint;
 use super::model::Model;
-use super::{Decoder, DeviceError, Given, Shape};
+use super::names::Names;
+use super::{Config, Decoder, DeviceError, FromTable, Given, Mapped, Shape};
 use crate::engine::Scrubbed;
 use crate::models::LoadError;
 use crate::models::scratch::Buffer;
@@ -35,13 +36,28 @@ impl CandleDecoder {
     /// Reads the weights onto the device. Without memory for keys and values, until it is assigned.
     pub fn load(checkpoint: Checkpoint<'_>, device: Device) -> Result<Self, LoadError> {
         let model = Model::load(checkpoint, &OnDevice(device.clone()))?;
-        Ok(CandleDecoder {
+        Ok(CandleDecoder::with(model, device))
+    }
+
+    /// On weights that another process laid out, of the model that this config.json describes.
+    pub fn on_shared<M: Mapped>(
+        config: &[u8],
+        mut weights: FromTable<M>,
+        device: Device,
+    ) -> Result<Self, LoadError> {
+        let config = Config::from_json(config)?;
+        let model = Model::of(config, Names::HuggingFace, &mut weights)?;
+        Ok(CandleDecoder::with(model, device))
+    }
+
+    fn with(model: Model<OnDevice>, device: Device) -> Self {
+        CandleDecoder {
             kv: CandleKv::empty(model.config.layout()),
             model,
             device,
             logits: Buffer::default(),
             left: [None, None],
-        })
+        }
     }
 }
 

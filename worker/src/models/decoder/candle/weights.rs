@@ -55,6 +55,17 @@ impl Part {
 }
 
 impl Matrix {
+    /// Of parts that are on their device.
+    pub(in crate::models::decoder) fn of(parts: Vec<Part>, bias: Option<Tensor>) -> Self {
+        let of_bias = |bias: &Tensor| bias.elem_count() * bias.dtype().size_in_bytes();
+        let bytes = parts.iter().map(Part::bytes).sum::<usize>() + bias.as_ref().map_or(0, of_bias);
+        Matrix {
+            parts,
+            bias,
+            bytes: bytes as u64,
+        }
+    }
+
     /// `x · weightsᵀ + bias`.
     pub(in crate::models::decoder) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let parts = self.parts.iter().map(|part| part.forward(x));
@@ -126,16 +137,11 @@ impl Weights for OnDevice {
         _inputs: usize,
         bias: Vec<f32>,
     ) -> std::result::Result<Matrix, LoadError> {
-        let bytes = parts.iter().map(Part::bytes).sum::<usize>() + size_of_val(bias.as_slice());
         let bias = match bias.is_empty() {
             true => None,
             false => Some(self.vector(bias)?),
         };
-        Ok(Matrix {
-            parts,
-            bias,
-            bytes: bytes as u64,
-        })
+        Ok(Matrix::of(parts, bias))
     }
 
     fn bytes(matrix: &Matrix) -> u64 {

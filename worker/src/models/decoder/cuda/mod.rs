@@ -5,13 +5,15 @@
 //! are those of the processor's; and all that a pass allocates in a third, with a greatest size, which is scrubbed
 //! as a whole when nothing of a pass is left. See docs/GPU.md for what lies elsewhere.
 
+mod lend;
 mod ops;
 mod step;
 
 use super::candle::{keep_rows, weights::OnDevice};
 use super::checkpoint::Checkpoint;
 use super::model::Model;
-use super::{Decoder, DeviceError, Given, Shape};
+use super::names::Names;
+use super::{Config, Decoder, DeviceError, FromTable, Given, Shape};
 use crate::engine::Scrubbed;
 use crate::models::LoadError;
 use crate::models::scratch::{Buffer, sum};
@@ -21,6 +23,7 @@ use bulkhead_kernels::pool::CudaPool;
 use bulkhead_kernels::{Pool, PoolError, Residue};
 use bulkhead_worker_core::{GoOn, PassKind};
 use candle_core::{Device, Tensor};
+pub use lend::{Borrowed, GpuLender};
 use std::ops::Range;
 use step::CudaStep;
 
@@ -89,13 +92,32 @@ fn use_once(device: &Device) -> candle_core::Result<()> {
 impl CudaDecoder {
     /// Reads the weights onto a GPU. Without memory for keys and values, until it is assigned.
     pub fn load(checkpoint: Checkpoint<'_>, opened: OpenGpu) -> Result<Self, LoadError> {
+        Self::with(opened, |device, _| {
+            Model::load(checkpoint, &OnDevice(device.clone()))
+        })
+    }
+
+    /// The same on weights that a keeper laid out, of the model that this config.json describes.
+    pub fn borrowing(config: &[u8], opened: OpenGpu, weights: Borrowed) -> Result<Self, LoadError> {
+        let config = Config::from_json(config)?;
+        Self::with(opened, |device, gpu| {
+            let (table, memory) = weights.on(device, gpu)?;
+            let mut weights = FromTable::new(&table, memory);
+            Model::of(config, Names::HuggingFace, &mut weights)
+        })
+    }
+
+    fn with(
+        opened: OpenGpu,
+        model: impl FnOnce(&Device, &Gpu) -> Result<Model<OnDevice>, LoadError>,
+    ) -> Result<Self, LoadError> {
         let OpenGpu {
             workspace,
             weights,
             device,
             gpu,
         } = opened;
-        let model = Model::load(checkpoint, &OnDevice(device.clone()))?;
+        let model = model(&device, &gpu)?;
         let job = JobPool::install(&gpu, JOB_BYTES_MAX).map_err(bad)?;
         Ok(CudaDecoder {
             model,

@@ -123,6 +123,11 @@ impl Safetensors {
         Ok(())
     }
 
+    /// How a tensor's values are written; none where there is none, or of a kind that is not supported.
+    pub fn kind(&self, name: &str) -> Option<Kind> {
+        kind(&self.places.get(name)?.dtype)
+    }
+
     /// Bytes of the files that are still held.
     pub fn held_bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.bytes.len()).sum()
@@ -151,13 +156,9 @@ impl Tensors for Safetensors {
                 place.shape
             )));
         }
-        let kind = match place.dtype.as_str() {
-            "F32" => Kind::F32,
-            "F16" => Kind::F16,
-            "BF16" => Kind::Bf16,
-            other => {
-                return Err(bad(format!("is {other}; F32, F16 and BF16 are supported")));
-            }
+        let Some(kind) = kind(&place.dtype) else {
+            let other = &place.dtype;
+            return Err(bad(format!("is {other}; F32, F16 and BF16 are supported")));
         };
         if std::mem::replace(&mut place.read, true) {
             return Err(bad("is wanted twice".into()));
@@ -170,6 +171,15 @@ impl Tensors for Safetensors {
             name,
             file: &shard.name,
         })
+    }
+}
+
+fn kind(dtype: &str) -> Option<Kind> {
+    match dtype {
+        "F32" => Some(Kind::F32),
+        "F16" => Some(Kind::F16),
+        "BF16" => Some(Kind::Bf16),
+        _ => None,
     }
 }
 
