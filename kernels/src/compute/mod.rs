@@ -4,6 +4,7 @@
 //! All activations are f32 and lie in buffers of the caller. Nothing here keeps anything of what it
 //! computes, knows a model, or starts a thread: work is divided among the rayon pool it is called in.
 
+pub mod choice;
 pub mod linear;
 pub mod paged;
 pub mod ragged;

@@ -1,6 +1,6 @@
-//! Norms, rotary positions and the choice of the greatest logit.
+//! Norms and rotary positions.
 
-use super::launch::{Launch, LaunchError, Shape, Span, SpanMut};
+use super::launch::{Launch, LaunchError, Shape, Span, SpanMut, count};
 
 /// Threads of a block that goes over one row.
 const ROW_THREADS: u32 = 256;
@@ -8,20 +8,6 @@ const ROW_THREADS: u32 = 256;
 const HEAD_THREADS: u32 = 64;
 /// Shared memory of the sum over a block, bytes: a float for each warp.
 const SUM_BYTES: u32 = 32 * 4;
-/// Shared memory of the choice over a block, bytes: a logit and an id for each warp.
-const CHOICE_BYTES: u32 = 2 * SUM_BYTES;
-
-/// What [`greedy`] chooses where no logit is above minus infinity.
-pub const NOTHING: u32 = u32::MAX;
-
-/// The number as kernels count; wider ones never come from a model.
-fn count(number: usize, kernel: &'static str) -> Result<u32, LaunchError> {
-    u32::try_from(number).map_err(|_| LaunchError::Shape {
-        kernel,
-        what: "there are more than 2³² of something",
-    })
-}
-
 /// `out = x / sqrt(mean(x²) + epsilon) * weight` for whole rows as wide as `weight`.
 pub fn rms_norm(
     on: &impl Launch,
@@ -144,33 +130,5 @@ pub fn rotate(
         u32::from(neighbours).into(),
     ];
     // SAFETY: it writes heads of the rows, and reads a turn for each of their pairs.
-    unsafe { on.launch(KERNEL, shape, arguments) }
-}
-
-/// Of each row of `vocabulary` logits the id of the greatest, the lowest of equals, as the worker's sampling has
-/// it: NaN is no candidate, infinity the greatest number, and [`NOTHING`] where all are minus infinity.
-pub fn greedy(
-    on: &impl Launch,
-    logits: Span<'_, f32>,
-    vocabulary: usize,
-    chosen: &mut SpanMut<'_, u32>,
-) -> Result<(), LaunchError> {
-    const KERNEL: &str = "greedy";
-    let fits = vocabulary > 0 && logits.len() == chosen.len() * vocabulary;
-    LaunchError::unless(fits, KERNEL, "there are not as many answers as rows")?;
-    if chosen.is_empty() {
-        return Ok(());
-    }
-    let shape = Shape {
-        grid: [count(chosen.len(), KERNEL)?, 1, 1],
-        block: 1024,
-        shared_bytes: CHOICE_BYTES,
-    };
-    let arguments = &mut [
-        logits.into(),
-        count(vocabulary, KERNEL)?.into(),
-        chosen.as_argument(),
-    ];
-    // SAFETY: it reads the rows, and writes a number for each.
     unsafe { on.launch(KERNEL, shape, arguments) }
 }

@@ -41,6 +41,14 @@ impl LaunchError {
     }
 }
 
+/// The number as kernels count; wider ones never come from a model.
+pub(super) fn count(number: usize, kernel: &'static str) -> Result<u32, LaunchError> {
+    u32::try_from(number).map_err(|_| LaunchError::Shape {
+        kernel,
+        what: "there are more than 2³² of something",
+    })
+}
+
 /// How many blocks, of how many threads, with how much shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {

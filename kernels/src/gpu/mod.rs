@@ -9,6 +9,7 @@
 //! Nothing here allocates, waits, or knows whose memory it is given.
 
 mod attention;
+mod choose;
 mod compute;
 #[cfg(feature = "cuda")]
 pub mod cuda;
@@ -19,7 +20,8 @@ mod memory;
 mod onchip;
 
 pub use attention::{Plan, PlanError, Uploaded, attend};
-pub use compute::{NOTHING, Rotation, greedy, rms_norm, rms_norm_heads, rotate};
+pub use choose::{CHOOSE_TOKENS_MAX, NOTHING, UploadedWishes, Wishes, choose};
+pub use compute::{Rotation, rms_norm, rms_norm_heads, rotate};
 pub use digest::digests;
 pub use kv::{Bf16, Blocks, BlocksMut, F16, Stored, gather, store};
 pub use launch::{
@@ -30,14 +32,15 @@ pub use onchip::{OnChip, scrub_on_chip};
 
 /// Every kernel's name.
 pub const KERNELS: &[&str] = &[
+    "adjust",
     "attend_bf16",
     "attend_f16",
     "attend_f32",
     "canary_fill",
     "canary_scan",
+    "choose",
     "digest",
     "find_shared",
-    "greedy",
     "kv_gather_bf16",
     "kv_gather_f16",
     "kv_gather_f32",
@@ -67,7 +70,10 @@ const FILES: &[(&str, &str)] = &[
     ("rotary.cu", include_str!("../../cuda/rotary.cu")),
     ("kv.cu", include_str!("../../cuda/kv.cu")),
     ("paged.cu", include_str!("../../cuda/paged.cu")),
-    ("sample.cu", include_str!("../../cuda/sample.cu")),
+    ("adjust.cu", include_str!("../../cuda/adjust.cu")),
+    ("weights.cu", include_str!("../../cuda/weights.cu")),
+    ("head.cu", include_str!("../../cuda/head.cu")),
+    ("choose.cu", include_str!("../../cuda/choose.cu")),
 ];
 
 /// All kernels as one text, behind `head`, with the names of the files for those who read a compiler's

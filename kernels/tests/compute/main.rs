@@ -2,6 +2,7 @@
 //! that this machine has.
 
 mod attention;
+mod choice;
 mod elementwise;
 mod linear;
 

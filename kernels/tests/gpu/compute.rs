@@ -1,10 +1,8 @@
-//! Norms, rotary positions and the greatest logit.
+//! Norms and rotary positions.
 
 use crate::{apart, download, noise, on_each_device, upload};
 use bulkhead_kernels::compute::reference;
-use bulkhead_kernels::gpu::{
-    Device, LaunchError, NOTHING, Rotation, greedy, rms_norm, rms_norm_heads, rotate,
-};
+use bulkhead_kernels::gpu::{Device, LaunchError, Rotation, rms_norm, rms_norm_heads, rotate};
 
 pub fn norms_are_those_of_the_plain_loops<D: Device>(on: &D) {
     for (rows, width) in [
@@ -93,48 +91,6 @@ pub fn heads_are_turned_as_by_the_plain_loops<D: Device>(on: &D) {
     }
 }
 
-fn chosen<D: Device>(on: &D, logits: &[f32], vocabulary: usize) -> Vec<u32> {
-    let none = vec![7u32; logits.len() / vocabulary];
-    let (memory, mut out) = (upload(on, logits), upload(on, &none));
-    greedy(on, on.span(&memory), vocabulary, &mut on.span_mut(&mut out)).expect("it runs");
-    download(on, &out, &none)
-}
-
-pub fn the_greatest_logit_is_chosen_and_the_lowest_id_of_equals<D: Device>(on: &D) {
-    for vocabulary in [1, 31, 32, 1000, 1024, 1025, 5003] {
-        let logits = noise(3 * vocabulary, 7);
-        let want: Vec<u32> = (logits.chunks(vocabulary))
-            .map(|row| reference::greedy(row).expect("there is one"))
-            .collect();
-        assert_eq!(chosen(on, &logits, vocabulary), want, "{vocabulary}");
-        // Equals in other threads, other warps, and the same thread.
-        for (first, second) in [
-            (0, vocabulary - 1),
-            (vocabulary / 2, vocabulary - 1),
-            (0, vocabulary / 2),
-        ] {
-            let mut row = logits[..vocabulary].to_vec();
-            (row[first], row[second]) = (9.0, 9.0);
-            assert_eq!(
-                chosen(on, &row, vocabulary),
-                [first as u32],
-                "{vocabulary} {first} {second}"
-            );
-        }
-    }
-    let (nan, inf) = (f32::NAN, f32::INFINITY);
-    for (row, want) in [
-        ([nan, -1.0, nan, -2.0], 1),
-        ([0.0, f32::MAX, inf, nan], 1),
-        ([0.0, 1.0, inf, f32::MAX], 2),
-        ([-inf, nan, -inf, nan], NOTHING),
-        ([-inf, -inf, f32::MIN, -inf], 2),
-    ] {
-        assert_eq!(chosen(on, &row, 4), [want], "{row:?}");
-        assert_eq!(reference::greedy(&row).unwrap_or(NOTHING), want, "{row:?}");
-    }
-}
-
 pub fn lengths_that_do_not_fit_are_refused_and_change_nothing<D: Device>(on: &D) {
     let x = noise(12, 8);
     let (memory, weight) = (upload(on, &x), upload(on, &x[..5]));
@@ -162,8 +118,6 @@ pub fn lengths_that_do_not_fit_are_refused_and_change_nothing<D: Device>(on: &D)
         neighbours: true,
     };
     refused(rotate(on, &mut on.span_mut(&mut out), short, how));
-    let mut ids = upload(on, &[0u32; 5]);
-    refused(greedy(on, long, 4, &mut on.span_mut(&mut ids)));
     assert_eq!(download(on, &out, &x), x);
 }
 
@@ -171,6 +125,5 @@ on_each_device! {
     norms_are_those_of_the_plain_loops
     norms_of_heads_touch_those_heads_alone
     heads_are_turned_as_by_the_plain_loops
-    the_greatest_logit_is_chosen_and_the_lowest_id_of_equals
     lengths_that_do_not_fit_are_refused_and_change_nothing
 }

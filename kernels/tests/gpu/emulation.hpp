@@ -52,6 +52,19 @@ static inline unsigned __float_as_uint(float value) {
   return bits;
 }
 
+static inline double __longlong_as_double(long long bits) {
+  double value;
+  memcpy(&value, &bits, 8);
+  return value;
+}
+// Single operations, to the nearest: nothing is contracted here anyway.
+static inline float __fadd_rn(float a, float b) { return a + b; }
+static inline float __fsub_rn(float a, float b) { return a - b; }
+static inline float __fmul_rn(float a, float b) { return a * b; }
+static inline float __fdiv_rn(float a, float b) { return a / b; }
+static inline double __dmul_rn(double a, double b) { return a * b; }
+
+static inline void atomicAdd(unsigned *at, unsigned value) { *at += value; }
 static inline void atomicAdd(unsigned long long *at, unsigned long long value) { *at += value; }
 static inline void atomicMin(unsigned long long *at, unsigned long long value) { *at = std::min(*at, value); }
 static inline void atomicOr(unsigned *at, unsigned value) { *at |= value; }

@@ -4,12 +4,15 @@
 //! in several orders, and, with the feature `cuda`, for a GPU; where there is none, those say so and end.
 
 mod attention;
+mod choice_faults;
+mod choose;
 mod compute;
 mod digest;
 mod emulation;
 mod faults;
 mod memory;
 mod storage;
+mod weights;
 
 use bulkhead_kernels::gpu::{Device, Plain, as_bytes, as_bytes_mut};
 

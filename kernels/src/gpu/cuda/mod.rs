@@ -18,7 +18,7 @@ pub use blas::Workspace;
 pub use job::JobPool;
 pub(crate) use own::{Found, OwnPool};
 pub use shared::{Imported, Shareable};
-pub use views::{PlanOnGpu, Reading, Writing};
+pub use views::{PlanOnGpu, Reading, Writing, choose};
 pub use weights::WeightPool;
 
 use super::launch::{Argument, Device, Launch, LaunchError, Plain, Shape, Span, SpanMut};

@@ -1,7 +1,10 @@
 //! Memory that others allocated (candle, above all), as kernels take it.
 
 use super::{Gpu, failed};
-use crate::gpu::{LaunchError, Plain, Plan, Span, SpanMut, Uploaded};
+use crate::gpu::{
+    LaunchError, NOTHING, Plain, Plan, Span, SpanMut, Uploaded, UploadedWishes, Wishes,
+    choose as launch_choose,
+};
 use cudarc::driver::{CudaSlice, DevicePtr, DevicePtrMut, DeviceRepr, SyncOnDrop};
 
 /// Memory that is read until this is dropped.
@@ -81,4 +84,28 @@ impl Gpu {
         // SAFETY: any bits are a value; who reads it launches what writes it first.
         unsafe { self.stream.alloc(len) }.map_err(failed("allocating"))
     }
+}
+
+/// Chooses tokens of rows of logits, and waits for them: nothing where there was nothing to choose from. The numbers
+/// that it needs, and the tokens, lie in the device's current pool.
+pub fn choose(
+    gpu: &Gpu,
+    logits: &mut SpanMut<'_, f32>,
+    wishes: &Wishes,
+) -> Result<Vec<Option<u32>>, LaunchError> {
+    const AT: &str = "choosing tokens";
+    let numbers = gpu
+        .stream
+        .clone_htod(wishes.numbers())
+        .map_err(failed(AT))?;
+    let mut chosen = gpu.room::<u32>(wishes.len())?;
+    {
+        let numbers = Reading::new(gpu, &numbers);
+        // SAFETY: they were copied there, and nobody writes them.
+        let wishes = unsafe { UploadedWishes::new(wishes, numbers.span()) };
+        launch_choose(gpu, logits, &wishes, Writing::new(gpu, &mut chosen).span())?;
+    }
+    let chosen = gpu.stream.clone_dtoh(&chosen).map_err(failed(AT))?;
+    let some = |token| (token != NOTHING).then_some(token);
+    Ok(chosen.into_iter().map(some).collect())
 }

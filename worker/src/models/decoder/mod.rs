@@ -29,6 +29,7 @@ pub use rope::{Pairs, Rope, Scaling};
 pub use shared::{FromTable, Lender, Mapped, TABLE_BYTES_MAX, Table, Values, Weight, lay_out};
 
 use crate::engine::Scrubbed;
+use bulkhead_kernels::compute::choice::Wish;
 use bulkhead_worker_core::{GoOn, PassKind};
 use std::ops::Range;
 
@@ -75,6 +76,41 @@ pub struct Given<'a> {
     pub tables: &'a [&'a [u32]],
 }
 
+/// What a pass came to.
+#[derive(Debug)]
+pub struct Answers<'a> {
+    /// Logits after the wanted rows after which no token was wished for, one behind the other.
+    pub logits: &'a mut [f32],
+    /// The tokens of the others, in order; nothing where there was nothing to choose from.
+    pub chosen: Vec<Option<u32>>,
+}
+
+/// What there is after one wanted row.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// Its logits, to choose from.
+    Logits(&'a mut [f32]),
+    /// The token that was chosen, or nothing.
+    Token(Option<u32>),
+}
+
+impl<'a> Answers<'a> {
+    /// What there is after each wanted row, of which each has its wish or none; without any wishes, no row has.
+    pub fn each(
+        self,
+        vocabulary: usize,
+        wishes: &[Option<Wish>],
+    ) -> impl Iterator<Item = Found<'a>> {
+        let mut logits = self.logits.chunks_exact_mut(vocabulary);
+        let mut chosen = self.chosen.into_iter();
+        let mut wished = wishes.iter().map(Option::is_some);
+        std::iter::from_fn(move || match wished.next() {
+            Some(true) => chosen.next().map(Found::Token),
+            _ => logits.next().map(Found::Logits),
+        })
+    }
+}
+
 /// A decoder on some device.
 pub trait Decoder: Send {
     /// Its sizes.
@@ -90,6 +126,26 @@ pub trait Decoder: Send {
         given: Given<'_>,
         go_on: &mut GoOn<'_>,
     ) -> Result<Option<&mut [f32]>, DeviceError>;
+    /// True where it can choose tokens itself.
+    fn chooses(&self) -> bool {
+        false
+    }
+    /// As [`Decoder::advance`], and after rows that have a wish chooses the token as [`Wish::of`] would. Of
+    /// `wishes` there is one or none for each wanted row, or no element at all; only a decoder that chooses is
+    /// given any.
+    fn answer(
+        &mut self,
+        kind: PassKind,
+        given: Given<'_>,
+        _wishes: &[Option<Wish>],
+        go_on: &mut GoOn<'_>,
+    ) -> Result<Option<Answers<'_>>, DeviceError> {
+        let of_logits = |logits| Answers {
+            logits,
+            chosen: Vec::new(),
+        };
+        Ok(self.advance(kind, given, go_on)?.map(of_logits))
+    }
     /// Of the pass of this kind that is on its way, if one is, keeps these rows alone, of which `answers` are
     /// those whose logits are wanted, counted among all such. From then on it is given without the others; nothing
     /// of them is kept. Without any row there is no such pass any more.

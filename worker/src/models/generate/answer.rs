@@ -4,7 +4,9 @@
 
 use super::sampling::{History, Likelihoods, Sampler};
 use super::telling::{Telling, Told};
+use crate::models::decoder::Found;
 use crate::models::text::TextCodec;
+use bulkhead_kernels::compute::choice::Wish;
 use bulkhead_proto::internal::{Alternative, Finished, Outcome, Piece, TokenLogprob};
 
 /// Bytes told of an alternative at most. It is no part of the text, so its beginning will do.
@@ -53,19 +55,33 @@ impl Next {
 }
 
 impl Answer {
-    /// Chooses the token that follows `history`; the answer is over with it at the latest if it is the
-    /// `last`.
+    /// What there is to know to choose the token that follows `history` where its logits are; nothing where
+    /// log-probabilities are wanted, which need all of them.
+    pub fn wish(&mut self, history: History<'_>, codec: &TextCodec) -> Option<Wish> {
+        if self.logprobs.is_some() {
+            return None;
+        }
+        let banned = banned(&self.stop_tokens, self.min_tokens, history, codec);
+        Some(self.sampler.wish(history, banned))
+    }
+
+    /// Takes the token that follows `history`, chosen here if it was not yet; the answer is over with it at the
+    /// latest if it is the `last`.
     pub fn next(
         &mut self,
-        logits: &mut [f32],
+        found: Found<'_>,
         history: History<'_>,
         last: bool,
         codec: &TextCodec,
     ) -> Next {
-        let early = history.generated() < self.min_tokens;
-        let ends = self.stop_tokens.iter().chain(codec.end_tokens());
-        let banned = ends.copied().filter(|_| early);
-        let Some(token) = self.sampler.choose(logits, history, banned) else {
+        let (token, logits) = match found {
+            Found::Logits(logits) => {
+                let banned = banned(&self.stop_tokens, self.min_tokens, history, codec);
+                (self.sampler.choose(logits, history, banned), Some(&*logits))
+            }
+            Found::Token(token) => (token, None),
+        };
+        let Some(token) = token else {
             return broken();
         };
         let stop_token = self.stop_tokens.contains(&token).then_some(token);
@@ -87,7 +103,7 @@ impl Answer {
     fn take<'a>(
         &mut self,
         token: u32,
-        logits: &[f32],
+        logits: Option<&[f32]>,
         last: bool,
         bytes_of: impl Fn(u32) -> &'a [u8],
     ) -> Next {
@@ -113,11 +129,11 @@ impl Answer {
     /// How likely a token was, where the request asked for it.
     fn likelihoods<'a>(
         &self,
-        logits: &[f32],
+        logits: Option<&[f32]>,
         token: u32,
         bytes_of: impl Fn(u32) -> &'a [u8],
     ) -> Option<TokenLogprob> {
-        let Likelihoods { chosen, top } = Likelihoods::of(logits, token, self.logprobs?)?;
+        let Likelihoods { chosen, top } = Likelihoods::of(logits?, token, self.logprobs?)?;
         let top = top.into_iter().map(|(token, logprob)| {
             let bytes = bytes_of(token);
             Alternative {
@@ -133,6 +149,18 @@ impl Answer {
             top: top.collect(),
         })
     }
+}
+
+/// The tokens that would end an answer before it has as many as it must.
+fn banned<'a>(
+    stop_tokens: &'a [u32],
+    min_tokens: usize,
+    history: History<'_>,
+    codec: &'a TextCodec,
+) -> impl Iterator<Item = u32> + use<'a> {
+    let early = history.generated() < min_tokens;
+    let ends = stop_tokens.iter().chain(codec.end_tokens());
+    ends.copied().filter(move |_| early)
 }
 
 /// The end of an answer that is as it should be.

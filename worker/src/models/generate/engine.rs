@@ -6,6 +6,8 @@
 //! takes several steps.
 
 mod step;
+#[cfg(test)]
+mod tests;
 
 use super::cleaning::Cleaning;
 use super::encoding::{Arrivals, Arriving};

@@ -3,7 +3,9 @@
 use super::answer::{Answer, Next};
 use super::request::Request;
 use super::sampling::History;
+use crate::models::decoder::Found;
 use crate::models::text::TextCodec;
+use bulkhead_kernels::compute::choice::Wish;
 
 /// A request that is being generated, or waits for room.
 #[derive(Debug)]
@@ -35,14 +37,24 @@ impl Sequence {
         (self.tokens.len() - self.prompt_tokens) as u32
     }
 
-    /// Chooses the next token and takes it.
-    pub fn next(&mut self, logits: &mut [f32], codec: &TextCodec) -> Next {
+    /// What there is to know to choose the next token where its logits are; nothing where more than the token is
+    /// wanted of them.
+    pub fn wish(&mut self, codec: &TextCodec) -> Option<Wish> {
+        let history = History {
+            tokens: &self.tokens,
+            prompt_tokens: self.prompt_tokens,
+        };
+        self.answer.wish(history, codec)
+    }
+
+    /// Takes the next token, once it is chosen.
+    pub fn next(&mut self, found: Found<'_>, codec: &TextCodec) -> Next {
         let last = self.generated() + 1 >= self.max_tokens;
         let history = History {
             tokens: &self.tokens,
             prompt_tokens: self.prompt_tokens,
         };
-        let next = self.answer.next(logits, history, last, codec);
+        let next = self.answer.next(found, history, last, codec);
         self.tokens.extend(next.token);
         next
     }

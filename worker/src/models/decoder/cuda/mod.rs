@@ -13,12 +13,13 @@ use super::candle::{keep_rows, weights::OnDevice};
 use super::checkpoint::Checkpoint;
 use super::model::Model;
 use super::names::Names;
-use super::{Config, Decoder, DeviceError, FromTable, Given, Shape};
+use super::{Answers, Config, Decoder, DeviceError, FromTable, Given, Shape};
 use crate::engine::Scrubbed;
 use crate::models::LoadError;
 use crate::models::scratch::{Buffer, sum};
+use bulkhead_kernels::compute::choice::Wish;
 use bulkhead_kernels::gpu::cuda::{Gpu, JobPool, WeightPool, Workspace};
-use bulkhead_kernels::gpu::scrub_on_chip;
+use bulkhead_kernels::gpu::{CHOOSE_TOKENS_MAX, scrub_on_chip};
 use bulkhead_kernels::pool::CudaPool;
 use bulkhead_kernels::{Pool, PoolError, Residue};
 use bulkhead_worker_core::{GoOn, PassKind};
@@ -204,6 +205,21 @@ impl Decoder for CudaDecoder {
         given: Given<'_>,
         go_on: &mut GoOn<'_>,
     ) -> Result<Option<&mut [f32]>, DeviceError> {
+        let answers = self.answer(kind, given, &[], go_on)?;
+        Ok(answers.map(|answers| answers.logits))
+    }
+
+    fn chooses(&self) -> bool {
+        self.model.config.vocabulary <= CHOOSE_TOKENS_MAX
+    }
+
+    fn answer(
+        &mut self,
+        kind: PassKind,
+        given: Given<'_>,
+        wishes: &[Option<Wish>],
+        go_on: &mut GoOn<'_>,
+    ) -> Result<Option<Answers<'_>>, DeviceError> {
         let CudaDecoder {
             model,
             left,
@@ -222,13 +238,15 @@ impl Decoder for CudaDecoder {
             .take()
             .map_or((0, None), |(stage, rows)| (stage, Some(rows)));
         let mut step = CudaStep::new(&model.config, device, gpu, kv, given, rows)?;
+        step.wish(wishes);
         if let Some(stage) = model.advance(&mut step, wanted > 0, from, go_on)? {
             *left = Some((stage, step.into_rows()?));
             return Ok(None);
         }
-        let out = logits.take(wanted * model.config.vocabulary);
-        out.copy_from_slice(&step.into_logits());
-        Ok(Some(out))
+        let (left, chosen) = step.into_answers();
+        let logits = logits.take(left.len());
+        logits.copy_from_slice(&left);
+        Ok(Some(Answers { logits, chosen }))
     }
 
     /// What is not kept goes back to the jobs' pool, and is zeroed with it.

@@ -3,8 +3,8 @@
 //! Tensors are of f32 and contiguous; another one is an error. On a processor there is nothing here to run.
 
 use bulkhead_kernels::compute::paged::{Attention, Layout as Blocks};
-use bulkhead_kernels::gpu::cuda::{Gpu, PlanOnGpu, Reading, Writing};
-use bulkhead_kernels::gpu::{self, BlocksMut, LaunchError, Rotation};
+use bulkhead_kernels::gpu::cuda::{Gpu, PlanOnGpu, Reading, Writing, choose};
+use bulkhead_kernels::gpu::{self, BlocksMut, LaunchError, Rotation, Wishes};
 use bulkhead_kernels::pool::CudaPool;
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -216,5 +216,46 @@ impl CustomOp1 for Attend<'_> {
         }
         let out = CudaStorage::wrap_cuda_slice(out, device);
         Ok((out, (count, self.queries).into()))
+    }
+}
+
+/// Chooses tokens of rows of logits, which hold none any more afterwards.
+pub(super) struct Choose<'a> {
+    gpu: &'a Gpu,
+    wishes: Wishes,
+    chosen: RefCell<Vec<Option<u32>>>,
+}
+
+impl<'a> Choose<'a> {
+    pub(super) fn new(gpu: &'a Gpu, wishes: Wishes) -> Self {
+        Choose {
+            gpu,
+            wishes,
+            chosen: RefCell::default(),
+        }
+    }
+
+    /// What was chosen.
+    pub(super) fn chosen(self) -> Vec<Option<u32>> {
+        self.chosen.into_inner()
+    }
+}
+
+impl InplaceOp1 for Choose<'_> {
+    fn name(&self) -> &'static str {
+        "choose"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> Result<()> {
+        not_here()
+    }
+
+    fn cuda_fwd(&self, logits: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        let gpu = self.gpu;
+        let mut logits = logits.as_cuda_slice_mut::<f32>()?.slice_mut(whole(layout)?);
+        let mut logits = Writing::new(gpu, &mut logits);
+        let chosen = choose(gpu, logits.span(), &self.wishes).map_err(told)?;
+        self.chosen.replace(chosen);
+        Ok(())
     }
 }

@@ -1,14 +1,15 @@
 //! One pass on a GPU: candle's products, and kernels of our own between them.
 
-use super::ops::{Attend, HeadNorm, Norm, Rotate, Store};
+use super::ops::{Attend, Choose, HeadNorm, Norm, Rotate, Store};
 use crate::models::decoder::candle::failed;
 use crate::models::decoder::candle::weights::{Matrix, OnDevice};
 use crate::models::decoder::ops::{SLOTS, Slot, Step};
 use crate::models::decoder::rope::Pairs;
 use crate::models::decoder::{Config, DeviceError, Given};
+use bulkhead_kernels::compute::choice::Wish;
 use bulkhead_kernels::compute::paged::{Attention, Query};
 use bulkhead_kernels::gpu::cuda::{Gpu, PlanOnGpu};
-use bulkhead_kernels::gpu::{Plan, Rotation};
+use bulkhead_kernels::gpu::{Plan, Rotation, Wishes};
 use bulkhead_kernels::pool::CudaPool;
 use candle_core::{Device, Result, Tensor};
 
@@ -25,7 +26,12 @@ pub(super) struct CudaStep<'a> {
     turns: Tensor,
     wanted: Tensor,
     slots: [Option<Tensor>; SLOTS],
+    /// For wanted rows, where tokens are to be chosen.
+    wishes: &'a [Option<Wish>],
+    /// Of wanted rows without a wish.
     logits: Vec<f32>,
+    /// Of those with one.
+    chosen: Vec<Option<u32>>,
 }
 
 fn told(error: impl ToString) -> DeviceError {
@@ -71,7 +77,9 @@ impl<'a> CudaStep<'a> {
             gpu,
             kv,
             slots: Default::default(),
+            wishes: &[],
             logits: Vec::new(),
+            chosen: Vec::new(),
         };
         step.slots[Slot::Rows as usize] = left;
         Ok(step)
@@ -83,9 +91,14 @@ impl<'a> CudaStep<'a> {
         rows.ok_or_else(|| DeviceError("no rows were computed".into()))
     }
 
-    /// The logits of the wanted rows, on the host.
-    pub(super) fn into_logits(self) -> Vec<f32> {
-        self.logits
+    /// After these of the wanted rows tokens are to be chosen.
+    pub(super) fn wish(&mut self, wishes: &'a [Option<Wish>]) {
+        self.wishes = wishes;
+    }
+
+    /// The logits of wanted rows without a wish, on the host, and the tokens of those with one.
+    pub(super) fn into_answers(self) -> (Vec<f32>, Vec<Option<u32>>) {
+        (self.logits, self.chosen)
     }
 
     fn slot(&self, slot: Slot) -> Result<&Tensor> {
@@ -166,9 +179,36 @@ impl<'a> CudaStep<'a> {
         gate_up.narrow(1, 0, inner)?.silu()? * gate_up.narrow(1, inner, inner)?
     }
 
-    fn output(&self, output: &Matrix) -> Result<Vec<f32>> {
-        let logits = output.forward(self.slot(Slot::Normed)?)?;
-        logits.flatten_all()?.to_vec1()
+    fn output(&mut self, output: &Matrix) -> Result<()> {
+        let logits = output.forward(self.slot(Slot::Normed)?)?.contiguous()?;
+        self.logits = self.left(&logits)?.flatten_all()?.to_vec1()?;
+        let wished = (0..).zip(self.wishes);
+        let wished: Vec<_> = wished
+            .filter_map(|(row, wish)| Some((row, wish.as_ref()?)))
+            .collect();
+        if wished.is_empty() {
+            return Ok(());
+        }
+        let wishes = Wishes::new(self.config.vocabulary, &wished);
+        let choose = Choose::new(self.gpu, wishes.map_err(candle_core::Error::wrap)?);
+        logits.inplace_op1(&choose)?;
+        self.chosen = choose.chosen();
+        Ok(())
+    }
+
+    /// The logits that are wanted themselves: they alone are copied to the host.
+    fn left(&self, logits: &Tensor) -> Result<Tensor> {
+        if self.wishes.is_empty() {
+            return Ok(logits.clone());
+        }
+        let rows = (0u32..).zip(self.wishes);
+        let rows: Vec<u32> = rows
+            .filter_map(|(row, wish)| wish.is_none().then_some(row))
+            .collect();
+        match rows.is_empty() {
+            true => logits.narrow(0, 0, 0),
+            false => logits.index_select(&Tensor::new(rows, logits.device())?, 0),
+        }
     }
 
     fn kept(&self, slot: Slot) -> Result<Tensor> {
@@ -229,7 +269,6 @@ impl Step<OnDevice> for CudaStep<'_> {
     }
 
     fn logits(&mut self, output: &Matrix) -> Done {
-        self.logits = self.output(output).map_err(failed)?;
-        Ok(())
+        self.output(output).map_err(failed)
     }
 }

@@ -5,12 +5,13 @@
 
 use super::{Generator, SIDE_SHARE};
 use crate::engine::StepOutcome;
-use crate::models::decoder::{DeviceError, Given, Row};
+use crate::models::decoder::{DeviceError, Found, Given, Row};
 use crate::models::generate::cleaning::Cleaning;
 use crate::models::generate::encoding::Decided;
 use crate::models::generate::sequence::Sequence;
 use crate::models::scratch::sum;
 use crate::models::text::TextCodec;
+use bulkhead_kernels::compute::choice::Wish;
 use bulkhead_proto::internal::{Finished, Outcome};
 use bulkhead_worker_core::{
     Advanced, Agent, Arrival, Clock, Dirty, Ended, GoOn, Part, Pass, Room, reading_ns,
@@ -139,6 +140,12 @@ impl Generator {
         outcome: &mut StepOutcome,
     ) -> Advanced {
         let (rows, wanted) = rows(pass, &self.live);
+        let answering = pass.parts.iter().filter(|part| part.answers);
+        let answering = answering.map(|part| part.request);
+        let wishes = match self.decoder.chooses() {
+            true => wishes(answering.clone(), &mut self.live, &self.codec),
+            false => Vec::new(),
+        };
         let tables: Vec<&[u32]> = pass
             .parts
             .iter()
@@ -151,19 +158,18 @@ impl Generator {
         };
         self.scratch_used = true;
         outcome.sequences += pass.parts.len() as u32;
-        let logits = match self.decoder.advance(pass.kind, given, go_on) {
-            Ok(Some(logits)) => logits,
+        let answers = match self.decoder.answer(pass.kind, given, &wishes, go_on) {
+            Ok(Some(answers)) => answers,
             Ok(None) => return Advanced::Stopped,
             Err(error) => {
                 self.fail(pass, &error);
                 return Advanced::Failed;
             }
         };
-        let answering = pass.parts.iter().filter(|part| part.answers);
         let over = choose(
             &mut self.live,
-            answering.clone().map(|part| part.request),
-            logits.chunks_exact_mut(self.shape.vocabulary),
+            answering.clone(),
+            answers.each(self.shape.vocabulary, &wishes),
             &self.codec,
             outcome,
         );
@@ -173,7 +179,7 @@ impl Generator {
             .map(|part| part.tokens as u32)
             .sum::<u32>();
         self.planner.complete(pass);
-        answering.for_each(|part| self.planner.push(part.request));
+        answering.for_each(|request| self.planner.push(request));
         for finished in over {
             self.close(finished);
         }
@@ -302,20 +308,30 @@ fn kept(pass: &Pass, left: &[Part]) -> (Vec<usize>, Vec<usize>) {
     (rows, answers)
 }
 
-/// Chooses the next token of every sequence in `answering`; returns those that are over.
+/// What each sequence in `answering` wishes for; nothing where its logits are wanted.
+fn wishes(
+    answering: impl Iterator<Item = u64>,
+    live: &mut BTreeMap<u64, Sequence>,
+    codec: &TextCodec,
+) -> Vec<Option<Wish>> {
+    let wish = |request| live.get_mut(&request)?.wish(codec);
+    answering.map(wish).collect()
+}
+
+/// Takes the next token of every sequence in `answering`; returns those that are over.
 fn choose<'a>(
     live: &mut BTreeMap<u64, Sequence>,
     answering: impl Iterator<Item = u64>,
-    logits: impl Iterator<Item = &'a mut [f32]>,
+    found: impl Iterator<Item = Found<'a>>,
     codec: &TextCodec,
     outcome: &mut StepOutcome,
 ) -> Vec<Finished> {
     let mut over = Vec::new();
-    for (request, logits) in answering.zip(logits) {
+    for (request, found) in answering.zip(found) {
         let Some(sequence) = live.get_mut(&request) else {
             continue;
         };
-        let mut next = sequence.next(logits, codec);
+        let mut next = sequence.next(found, codec);
         let output_tokens = sequence.generated();
         outcome.pieces.extend(next.piece(request, output_tokens));
         if let Some(finished) = next.finished {

@@ -1,7 +1,7 @@
 //! How likely the model itself held a token to be: log-probabilities of its logits before bias,
 //! penalties, temperature and filters (vLLM's `raw_logprobs`, which is its default).
 
-use super::weights::{self, BLOCK, Rank, Weights};
+use bulkhead_kernels::compute::choice::{self, BLOCK, Rank, Weights};
 
 /// Alternatives of one token at most, as in OpenAI's API.
 pub const LOGPROBS_MAX: u32 = 20;
@@ -38,7 +38,7 @@ fn greatest(logits: &[f32], most: usize) -> Vec<(u32, f32)> {
         let beats = |x: f32, top: &[(u32, f32)]| {
             top.len() < most || top.last().is_some_and(|(_, least)| x > *least)
         };
-        if !beats(weights::top(block), &top) {
+        if !beats(choice::top(block), &top) {
             continue;
         }
         for (x, id) in block.iter().copied().zip(first..) {

@@ -7,28 +7,21 @@
 //!
 //! The n-th token of a sequence is a function of its logits, its tokens, the request's numbers and n
 //! alone, so an answer does not depend on what else ran beside it, how its prompt was divided into steps,
-//! or whether it was computed again. Nothing here is as large as the vocabulary: weights are computed in
-//! blocks, as often as they are needed, and the logits are left as they were found.
+//! whether it was computed again, or whether the processor or a device chose it. The logits are left as they were
+//! found.
 
-mod draw;
-mod filters;
 mod logprobs;
 mod penalties;
 #[cfg(test)]
 mod tests;
-mod weights;
 
-use draw::{draw, uniform};
-use filters::Filters;
+use bulkhead_kernels::compute::choice::{Choice, Filters, Penalty, Wish, make_finite, uniform};
 pub use logprobs::{LOGPROBS_MAX, Likelihoods};
 pub use penalties::BIASES_MAX;
 use penalties::{Changed, Penalties};
-use weights::Weights;
 
 /// Temperatures above this make noise only.
 pub const TEMPERATURE_MAX: f32 = 10.0;
-/// Temperatures below this are greedy: the division would leave nothing else, or no number at all.
-const GREEDY_BELOW: f32 = 1e-5;
 /// Repetition penalties above this leave nothing of a model's opinion.
 pub const REPETITION_MAX: f32 = 10.0;
 /// How far presence and frequency penalties may be from 0, as in OpenAI's API.
@@ -144,9 +137,11 @@ impl Sampler {
                 min_p: share(sampling.min_p, SamplingError::MinP)?,
             },
             penalties: Penalties::new(
-                or_one(sampling.repetition),
-                within(sampling.presence, PENALTY_MAX, SamplingError::Presence)?,
-                within(sampling.frequency, PENALTY_MAX, SamplingError::Frequency)?,
+                Penalty {
+                    repetition: or_one(sampling.repetition),
+                    presence: within(sampling.presence, PENALTY_MAX, SamplingError::Presence)?,
+                    frequency: within(sampling.frequency, PENALTY_MAX, SamplingError::Frequency)?,
+                },
                 sampling.bias,
             ),
             seed: sampling.seed,
@@ -161,24 +156,32 @@ impl Sampler {
         history: History<'_>,
         banned: impl Iterator<Item = u32>,
     ) -> Option<u32> {
-        weights::make_finite(logits);
+        make_finite(logits);
         let mut changed = Changed::default();
         self.penalties.apply(logits, history, &mut changed);
         for token in banned {
             changed.set(logits, token, |_| f32::NEG_INFINITY);
         }
-        let token = self.choose_from(logits, history.generated() as u64);
+        let token = self.choice(history).of(logits);
         changed.undo(logits);
         token
     }
 
-    fn choose_from(&self, logits: &[f32], nth: u64) -> Option<u32> {
-        if self.temperature < GREEDY_BELOW {
-            return weights::greatest(logits);
+    /// What there is to know to choose the same token elsewhere, of logits as the model gave them.
+    pub fn wish(&mut self, history: History<'_>, banned: impl Iterator<Item = u32>) -> Wish {
+        Wish {
+            choice: self.choice(history),
+            penalty: self.penalties.penalty(),
+            changes: self.penalties.changes(history, banned),
         }
-        let weights = Weights::new(logits, self.temperature)?;
-        let least = self.filters.least(&weights);
-        draw(&weights, least, uniform(self.seed, nth))
+    }
+
+    fn choice(&self, history: History<'_>) -> Choice {
+        Choice {
+            temperature: self.temperature,
+            filters: self.filters,
+            at: uniform(self.seed, history.generated() as u64),
+        }
     }
 }
 

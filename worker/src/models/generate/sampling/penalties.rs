@@ -6,6 +6,7 @@
 //! that occur are touched, so a step costs by the tokens that differ, not by the vocabulary.
 
 use super::History;
+use bulkhead_kernels::compute::choice::{Change, Counted, Penalty};
 use std::collections::BTreeMap;
 
 /// Biases of one request at most.
@@ -14,10 +15,8 @@ pub const BIASES_MAX: usize = 1024;
 /// One sequence's penalties and biases.
 #[derive(Debug)]
 pub struct Penalties {
-    repetition: f32,
-    presence: f32,
-    frequency: f32,
-    bias: Vec<(u32, f32)>,
+    penalty: Penalty,
+    bias: BTreeMap<u32, f32>,
     occurrences: Occurrences,
 }
 
@@ -42,15 +41,22 @@ impl Occurrences {
 }
 
 impl Penalties {
-    /// A `repetition` of 1 is off, the others are at 0.
-    pub fn new(repetition: f32, presence: f32, frequency: f32, bias: Vec<(u32, f32)>) -> Self {
+    /// A `repetition` of 1 is off, the others are at 0. Several biases of one token add up.
+    pub fn new(penalty: Penalty, biases: Vec<(u32, f32)>) -> Self {
+        let mut bias = BTreeMap::new();
+        for (token, more) in biases {
+            *bias.entry(token).or_insert(0.0) += more;
+        }
         Penalties {
-            repetition,
-            presence,
-            frequency,
+            penalty,
             bias,
             occurrences: Occurrences::default(),
         }
+    }
+
+    /// What is done to tokens that occurred.
+    pub fn penalty(&self) -> Penalty {
+        self.penalty
     }
 
     /// Changes the logits of a sequence's next token.
@@ -58,25 +64,52 @@ impl Penalties {
         for (token, bias) in &self.bias {
             changed.set(logits, *token, |x| x + bias);
         }
-        let from = match (self.repetition == 1.0, self.presence, self.frequency) {
-            (true, 0.0, 0.0) => return,
-            (true, ..) => history.prompt_tokens,
-            (false, ..) => 0,
-        };
-        self.occurrences.follow(history, from);
-        for (token, count) in &self.occurrences.counts {
-            changed.set(logits, *token, |x| self.penalised(x, *count));
+        let penalty = self.penalty;
+        for (token, count) in self.counted(history) {
+            changed.set(logits, *token, |x| penalty.of(x, *count));
         }
     }
 
-    fn penalised(&self, logit: f32, count: u32) -> f32 {
-        let repeated = match logit > 0.0 {
-            true => logit / self.repetition,
-            false => logit * self.repetition,
+    /// The same as a list, with those that are banned.
+    pub fn changes(
+        &mut self,
+        history: History<'_>,
+        banned: impl Iterator<Item = u32>,
+    ) -> Vec<Change> {
+        let mut changes = BTreeMap::new();
+        let plain = |token, bias| Change {
+            token,
+            bias,
+            counted: Counted::Not,
         };
-        let present = if count > 0 { self.presence } else { 0.0 };
-        // A small factor must not make a number that no filter can compare.
-        (repeated - self.frequency * count as f32 - present).min(f32::MAX)
+        for (token, bias) in &self.bias {
+            changes.insert(*token, plain(*token, *bias));
+        }
+        let mut count = |token: u32, counted| {
+            let change = changes.entry(token).or_insert(plain(token, 0.0));
+            change.counted = counted;
+        };
+        for (token, times) in self.counted(history) {
+            count(*token, Counted::Times(*times));
+        }
+        banned.for_each(|token| count(token, Counted::Banned));
+        changes.into_values().collect()
+    }
+
+    /// The tokens that a penalty is of, and how often each is in the answer.
+    fn counted(&mut self, history: History<'_>) -> &BTreeMap<u32, u32> {
+        let Penalty {
+            repetition,
+            presence,
+            frequency,
+        } = self.penalty;
+        match (repetition == 1.0, presence, frequency) {
+            // None was ever counted.
+            (true, 0.0, 0.0) => {}
+            (true, ..) => self.occurrences.follow(history, history.prompt_tokens),
+            (false, ..) => self.occurrences.follow(history, 0),
+        }
+        &self.occurrences.counts
     }
 }
 

@@ -1,8 +1,7 @@
-//! The sampler against a plain one that sorts everything, and the distributions of its draws.
+//! The sampler against plain ones, and the distributions of its draws.
 
-use super::filters::Filters;
-use super::weights::{self, BLOCK, Rank, Weights};
 use super::*;
+use bulkhead_kernels::compute::choice::BLOCK;
 use proptest::prelude::*;
 
 const NO_HISTORY: History<'static> = History {
@@ -25,43 +24,6 @@ fn nth(sampler: &mut Sampler, logits: &[f32], nth: usize) -> u32 {
     token.expect("something to choose from")
 }
 
-/// Every token's weight.
-fn all(weights: &Weights<'_>) -> Vec<f32> {
-    let mut all = Vec::new();
-    weights.each(0.0, |block| all.extend_from_slice(block.values()));
-    all
-}
-
-/// The ids that are left, in order, by sorting all weights and going down.
-fn kept_by_sorting(weights: &[f32], filters: &Filters) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..weights.len() as u32).collect();
-    let weight = |id: &u32| weights[*id as usize];
-    order.retain(|id| weight(id) > 0.0);
-    order.sort_by(|a, b| weight(b).total_cmp(&weight(a)).then(a.cmp(b)));
-    if filters.top_k > 0 {
-        order.truncate(filters.top_k as usize);
-    }
-    if filters.top_p < 1.0 {
-        let masses = order.iter().map(|id| f64::from(weight(id)));
-        let enough = f64::from(filters.top_p) * masses.clone().sum::<f64>();
-        let sums = masses.scan(0.0, |sum, mass| {
-            *sum += mass;
-            Some(*sum)
-        });
-        let short = sums.take_while(|sum| *sum < enough).count();
-        order.truncate(short + 1);
-    }
-    order.retain(|id| weight(id) >= filters.min_p);
-    order.sort_unstable();
-    order
-}
-
-fn kept(weights: &[f32], least: Rank) -> Vec<u32> {
-    let ids = 0..weights.len() as u32;
-    ids.filter(|id| least.admits(weights[*id as usize], *id))
-        .collect()
-}
-
 /// Logits of all kinds: spread, crowded, with many ties, and some that are no numbers.
 fn logits() -> impl Strategy<Value = Vec<f32>> {
     let one = prop_oneof![
@@ -77,44 +39,6 @@ fn logits() -> impl Strategy<Value = Vec<f32>> {
 }
 
 proptest! {
-    #[test]
-    fn filters_keep_what_sorting_keeps(
-        mut logits in logits(),
-        temperature in 0.05f32..8.0,
-        top_k in 0u32..40,
-        top_p in prop_oneof![Just(1f32), 0.001f32..1.0],
-        min_p in prop_oneof![Just(0f32), Just(1f32), 0f32..0.5],
-    ) {
-        weights::make_finite(&mut logits);
-        let filters = Filters { top_k, top_p, min_p };
-        if let Some(weights) = Weights::new(&logits, temperature) {
-            let all = all(&weights);
-            let least = filters.least(&weights);
-            prop_assert_eq!(kept(&all, least), kept_by_sorting(&all, &filters));
-        }
-    }
-
-    #[test]
-    fn a_draw_is_the_token_in_which_the_running_sum_passes_it(
-        mut logits in logits(),
-        top_k in 0u32..40,
-        at in 0f64..1.0,
-    ) {
-        weights::make_finite(&mut logits);
-        let filters = Filters { top_k, top_p: 1.0, min_p: 0.0 };
-        if let Some(weights) = Weights::new(&logits, 1.0) {
-            let all = all(&weights);
-            let kept = kept_by_sorting(&all, &filters);
-            let total: f64 = kept.iter().map(|id| f64::from(all[*id as usize])).sum();
-            let mut sum = 0.0;
-            let expected = kept.into_iter().find(|id| {
-                sum += f64::from(all[*id as usize]);
-                sum > at * total
-            });
-            prop_assert_eq!(draw(&weights, filters.least(&weights), at), expected);
-        }
-    }
-
     #[test]
     fn choosing_leaves_the_logits_as_they_were(
         logits in proptest::collection::vec(-20f32..20.0, 50),
@@ -136,6 +60,39 @@ proptest! {
         prop_assert!(token.is_some_and(|token| token != 1 && token != 2));
     }
 
+    /// Whoever is given the wish and the model's logits chooses the same token.
+    #[test]
+    fn a_wish_says_all_that_there_is_to_know(
+        logits in logits(),
+        tokens in proptest::collection::vec(0u32..60, 0..80),
+        (temperature, top_k, top_p, min_p) in (
+            prop_oneof![Just(0f32), 0.1f32..4.0], 0u32..40, 0f32..1.0, 0f32..0.3
+        ),
+        (repetition, presence, frequency) in (
+            prop_oneof![Just(1f32), 0.1f32..3.0],
+            prop_oneof![Just(0f32), -2f32..2.0],
+            prop_oneof![Just(0f32), -2f32..2.0],
+        ),
+        seed in any::<u64>(),
+    ) {
+        let numbers = Sampling {
+            temperature, top_k, top_p, min_p, repetition, presence, frequency, seed,
+            bias: vec![(3, 9.0), (3, -1.0), (1, 2.0), (70, 1.0)],
+        };
+        let (mut here, mut there) = (sampler(numbers.clone()), sampler(numbers));
+        // The same samplers all along, as for an answer that grows.
+        for length in tokens.len() / 2..=tokens.len() {
+            let history = History { tokens: &tokens[..length], prompt_tokens: tokens.len() / 2 };
+            let banned = || [1, 2, 90, 90].into_iter();
+            let mut row = logits.clone();
+            let chosen = here.choose(&mut row, history, banned());
+            let wish = there.wish(history, banned());
+            prop_assert_eq!(wish.of(&mut logits.clone()), chosen);
+            let ids: Vec<u32> = wish.changes.iter().map(|change| change.token).collect();
+            prop_assert!(ids.is_sorted_by(|a, b| a < b), "each once, in order");
+        }
+    }
+
     /// What was counted step by step is what is counted at once, as after a preemption.
     #[test]
     fn penalties_follow_from_the_tokens(
@@ -147,7 +104,8 @@ proptest! {
         frequency in -2f32..2.0,
     ) {
         let prompt_tokens = prompt.min(tokens.len());
-        let penalties = || Penalties::new(repetition, presence, frequency, vec![(5, 1.5)]);
+        let penalty = Penalty { repetition, presence, frequency };
+        let penalties = || Penalties::new(penalty, vec![(5, 1.5)]);
         let mut stepwise = penalties();
         let mut got = Vec::new();
         for length in prompt_tokens..=tokens.len() {
@@ -178,7 +136,7 @@ proptest! {
         chosen in any::<proptest::sample::Index>(),
         most in 0u32..25,
     ) {
-        weights::make_finite(&mut logits);
+        make_finite(&mut logits);
         let chosen = chosen.index(logits.len()) as u32;
         let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let Some(got) = Likelihoods::of(&logits, chosen, most) else {
@@ -204,13 +162,21 @@ proptest! {
 
 const FOUR: [f32; 4] = [0.0, 2.0, 1.0, -3.0];
 
+/// What comes at a place of an answer whose tokens change nothing.
+fn drawn(sampler: &Sampler, logits: &[f32], nth: usize) -> u32 {
+    let history = History {
+        tokens: &vec![0; nth],
+        prompt_tokens: 0,
+    };
+    sampler.choice(history).of(logits).expect("a token")
+}
+
 /// How often each of four tokens comes in 4,000 draws.
 fn counts(sampling: Sampling, logits: [f32; 4]) -> [u32; 4] {
     let sampler = sampler(sampling);
     let mut counts = [0; 4];
     for nth in 0..4000 {
-        let token = sampler.choose_from(&logits, nth).expect("a token");
-        counts[token as usize] += 1;
+        counts[drawn(&sampler, &logits, nth) as usize] += 1;
     }
     counts
 }
@@ -259,7 +225,7 @@ fn draws_from_a_large_vocabulary_follow_the_probabilities_across_blocks() {
     let sampler = sampler(hot(3));
     let mut counts = [0; 16];
     for nth in 0..20_000 {
-        let id = sampler.choose_from(&logits, nth).expect("a token") as usize;
+        let id = drawn(&sampler, &logits, nth) as usize;
         counts[id * 16 / logits.len()] += 1;
     }
     let all = softmax(&logits);

@@ -4,6 +4,9 @@
 //! Each keeps the head of the same order, so together they are one least rank. It is found without
 //! sorting the vocabulary: a histogram over the weights' leading bits says in which bin the limit is, and
 //! only that bin's few tokens are sorted. Tokens that cannot be in the head are not even counted.
+//!
+//! What a head reaches is added up in integers, which come out the same in any order: a device that adds by
+//! thousands of threads finds the same limit.
 
 use super::weights::{Rank, Weights};
 
@@ -11,12 +14,14 @@ use super::weights::{Rank, Weights};
 const BIN_SHIFT: u32 = 19;
 /// Bins for weights from 0 to 1, whose bits as an integer are in the order of their values.
 const BINS: usize = (1f32.to_bits() >> BIN_SHIFT) as usize + 1;
+/// The greatest weight as an integer: 2⁴⁰, so that a million of them have room in 64 bits.
+const WHOLE: f32 = 1_099_511_627_776.0;
 /// Weights from which on tokens may be enough for top-p: all, and some that leave most of a vocabulary
 /// out where a model is sure.
 const FLOORS: [f32; 5] = [Rank::LOWEST.weight, 1e-6, 1e-4, 1e-3, 1e-2];
 
 /// The numbers of one request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Filters {
     /// 0 is off.
     pub top_k: u32,
@@ -45,26 +50,31 @@ impl Filters {
 
     fn head(&self, weights: &Weights<'_>) -> Rank {
         if self.top_k == 0 {
-            let (floor, mass) = self.top_p_floor(weights);
-            return self.top_p(weights, &Bins::of(weights, floor), mass);
+            return self.top_p(weights);
         }
         let bins = Bins::of(weights, self.top_k_floor(weights));
         let (least, mass) = bins.descend(weights, |taken| taken.tokens >= self.top_k);
-        match self.top_p < 1.0 {
-            true => self.top_p(weights, &bins, mass),
-            false => least,
+        if self.top_p >= 1.0 {
+            return least;
         }
+        let enough = (f64::from(self.top_p) * mass as f64).ceil() as u64;
+        let reached = |taken: Taken| taken.mass >= enough || taken.tokens >= self.top_k;
+        bins.descend(weights, reached).0
     }
 
-    /// The least rank of the head that reaches `top_p` of `mass`, or of `top_k` tokens.
-    fn top_p(&self, weights: &Weights<'_>, bins: &Bins, mass: f64) -> Rank {
-        let enough = f64::from(self.top_p) * mass;
-        let most = match self.top_k {
-            0 => u32::MAX,
-            k => k,
-        };
-        let reached = |taken: Taken| taken.mass >= enough || taken.tokens >= most;
-        bins.descend(weights, reached).0
+    /// The least rank of the head that reaches `top_p` of all weights.
+    fn top_p(&self, weights: &Weights<'_>) -> Rank {
+        let masses = weights.sums(FLOORS);
+        let share = f64::from(self.top_p) * masses[0];
+        let enough = (share * f64::from(WHOLE)).ceil() as u64;
+        let mut floors = FLOORS.iter().zip(masses).rev();
+        let floor = floors.find(|(_, mass)| *mass >= share);
+        let mut bins = Bins::of(weights, floor.map_or(FLOORS[0], |(floor, _)| *floor));
+        // Integers leave something out of every weight, so all from the floor on may fall short by that.
+        if bins.mass() < enough {
+            bins = Bins::of(weights, FLOORS[0]);
+        }
+        bins.descend(weights, |taken| taken.mass >= enough).0
     }
 
     /// A weight that so many tokens reach: each of so many blocks has one.
@@ -77,22 +87,18 @@ impl Filters {
         let (_, kth, _) = tops.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
         kth.max(Rank::LOWEST.weight)
     }
-
-    /// A weight such that the tokens from it on reach `top_p`, and the sum of all weights.
-    fn top_p_floor(&self, weights: &Weights<'_>) -> (f32, f64) {
-        let masses = weights.sums(FLOORS);
-        let enough = f64::from(self.top_p) * masses[0];
-        let mut floors = FLOORS.iter().zip(masses).rev();
-        let floor = floors.find(|(_, mass)| *mass >= enough);
-        (floor.map_or(FLOORS[0], |(floor, _)| *floor), masses[0])
-    }
 }
 
-/// How many tokens, and the sum of their weights.
+/// A weight as an integer, of which the greatest weight has [`WHOLE`].
+pub fn mass(weight: f32) -> u64 {
+    (weight * WHOLE) as u64
+}
+
+/// How many tokens, and the sum of their weights as integers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Taken {
     tokens: u32,
-    mass: f64,
+    mass: u64,
 }
 
 impl Taken {
@@ -117,15 +123,20 @@ impl Bins {
             for (weight, _) in block.entries().filter(|(weight, _)| *weight >= floor) {
                 let bin = &mut bins[bin_of(weight)];
                 bin.tokens += 1;
-                bin.mass += f64::from(weight);
+                bin.mass += mass(weight);
             }
         });
         Bins { bins, floor }
     }
 
+    /// Of all its tokens.
+    fn mass(&self) -> u64 {
+        self.bins.iter().map(|bin| bin.mass).sum()
+    }
+
     /// Goes down from the likeliest token to the first with which `reached` holds. Returns its rank, or
     /// the floor, and the sum of the weights on the way.
-    fn descend(&self, weights: &Weights<'_>, reached: impl Fn(Taken) -> bool) -> (Rank, f64) {
+    fn descend(&self, weights: &Weights<'_>, reached: impl Fn(Taken) -> bool) -> (Rank, u64) {
         let mut taken = Taken::default();
         for (bin, content) in self.bins.iter().enumerate().rev() {
             let whole = taken.and(*content);
@@ -134,8 +145,10 @@ impl Bins {
                 continue;
             }
             for (weight, id) in ranked(weights, bin, content.tokens as usize) {
-                let mass = f64::from(weight);
-                taken = taken.and(Taken { tokens: 1, mass });
+                taken = taken.and(Taken {
+                    tokens: 1,
+                    mass: mass(weight),
+                });
                 if reached(taken) {
                     return (Rank { weight, id }, taken.mass);
                 }

@@ -4,8 +4,11 @@
 //! Weights are computed block by block into a kilobyte that stays in the cache, and again where they are
 //! needed again: that is cheaper than memory for all of them. Blocks whose likeliest token is too unlikely
 //! for a pass are left out of it.
+//!
+//! Sums are taken in one order wherever they are computed, and nothing is contracted: `cuda/weights.cu` computes the very
+//! same numbers.
 
-use bulkhead_kernels::compute::simd::{exp, run};
+use crate::compute::simd::{exp, run};
 use pulp::{Simd, WithSimd};
 
 /// Tokens of one block.
@@ -50,12 +53,12 @@ pub struct Block {
 }
 
 impl<'a> Weights<'a> {
-    /// Of logits without NaN and +∞. `None` if there is none above -∞.
-    pub fn new(logits: &'a [f32], temperature: f32) -> Option<Self> {
+    /// Of logits without NaN and +∞, at the inverse of a temperature. `None` if there is none above -∞.
+    pub fn new(logits: &'a [f32], inverse: f32) -> Option<Self> {
         let mut tops: Vec<f32> = logits.chunks(BLOCK).map(top).collect();
         let scale = Scale {
             top: top(&tops),
-            inverse: 1.0 / temperature,
+            inverse,
         };
         for top in &mut tops {
             *top = scale.weight(*top);
@@ -260,6 +263,16 @@ impl WithSimd for Sum<'_> {
                 *lane += counts(weight);
             }
         }
-        lanes.iter().sum::<f64>() + tail.iter().map(counts).sum::<f64>()
+        for (lane, weight) in lanes.iter_mut().zip(tail) {
+            *lane += counts(weight);
+        }
+        // Halves onto halves: the order in which lanes of a warp exchange.
+        for half in [8, 4, 2, 1] {
+            let (low, high) = lanes.split_at_mut(half);
+            for (low, high) in low.iter_mut().zip(high) {
+                *low += *high;
+            }
+        }
+        lanes[0]
     }
 }
