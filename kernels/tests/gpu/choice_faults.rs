@@ -51,11 +51,6 @@ const FAULTS: &[Fault] = &[
         choose::the_token_is_the_processors_whatever_is_left_to_draw_from,
     ),
     (
-        "all->before = sum;\n  }\n  __syncthreads();\n  const double",
-        "all->before = sum;\n  }\n  const double",
-        choose::the_token_is_the_processors_whatever_is_left_to_draw_from,
-    ),
-    (
         "sum += all->sums[part];\n    }\n  }\n  __syncthreads();",
         "sum += all->sums[part];\n    }\n  }",
         choose::the_token_is_the_processors_whatever_is_left_to_draw_from,
@@ -67,29 +62,9 @@ const FAULTS: &[Fault] = &[
     ),
     // Weights, sums and limits of the choice.
     (
-        "__fadd_rn(__fmul_rn(x, 1.44269504088896340736f), round)",
-        "fmaf(x, 1.44269504088896340736f, round)",
-        weights::weights_are_the_processors_to_the_bit,
-    ),
-    (
-        "__fadd_rn(0.0416665f, __fmul_rn(r, p))",
-        "fmaf(r, p, 0.0416665f)",
-        weights::weights_are_the_processors_to_the_bit,
-    ),
-    (
-        "__fadd_rn(__fsub_rn(x, __fmul_rn(n, 0.6933594f)), __fmul_rn(n, 2.1219444e-4f))",
-        "__fadd_rn(fmaf(n, -0.6933594f, x), __fmul_rn(n, 2.1219444e-4f))",
-        weights::weights_are_the_processors_to_the_bit,
-    ),
-    (
         "log > -87.0f ?",
         "log > -86.0f ?",
         weights::weights_are_the_processors_to_the_bit,
-    ),
-    (
-        "for (u32 half = PART_LANES / 2u; half > 0u; half /= 2u)",
-        "for (u32 half = 1u; half < PART_LANES; half *= 2u)",
-        weights::sums_are_the_processors_to_the_bit,
     ),
     (
         "lanes_sum(row, first, middle, least.weight);\n    const double without = lanes_sum(row, middle, last, above)",
@@ -117,11 +92,6 @@ const FAULTS: &[Fault] = &[
         choose::the_token_is_the_processors_whatever_is_left_to_draw_from,
     ),
     (
-        "bits < LEAST_WEIGHT ||",
-        "bits < 0x30000000u ||",
-        choose::the_token_is_the_processors_whatever_is_left_to_draw_from,
-    ),
-    (
         "if (min_p > least.weight) least",
         "if (min_p > 0.0f) least",
         choose::the_token_is_the_processors_whatever_is_left_to_draw_from,
@@ -134,11 +104,6 @@ const FAULTS: &[Fault] = &[
     (
         "slot < PART_TOKENS && sum <= goal - all->before; ++slot",
         "slot < PART_TOKENS && sum < goal - all->before; ++slot",
-        choose::draws_fall_where_the_processors_do_from_end_to_end,
-    ),
-    (
-        "if (all->sums[part] == 0.0) continue;\n",
-        "",
         choose::draws_fall_where_the_processors_do_from_end_to_end,
     ),
     (
