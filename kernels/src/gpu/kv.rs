@@ -1,7 +1,7 @@
 //! Keys and values into a pool's blocks, and out of them. The layout is that of [`crate::compute::paged`].
 
-use super::attention::Uploaded;
 use super::launch::{Launch, LaunchError, Plain, Shape, Span, SpanMut};
+use super::plan::Uploaded;
 use crate::compute::paged::Layout;
 
 const THREADS: u32 = 128;

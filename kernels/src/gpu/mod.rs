@@ -18,8 +18,9 @@ mod kv;
 mod launch;
 mod memory;
 mod onchip;
+mod plan;
 
-pub use attention::{Plan, PlanError, Uploaded, attend};
+pub use attention::attend;
 pub use choose::{CHOOSE_TOKENS_MAX, NOTHING, UploadedWishes, Wishes, choose};
 pub use compute::{Rotation, rms_norm, rms_norm_heads, rotate};
 pub use digest::digests;
@@ -29,6 +30,7 @@ pub use launch::{
 };
 pub use memory::{NOTHING_FOUND, canary_fill, canary_scan, verify};
 pub use onchip::{OnChip, scrub_on_chip};
+pub use plan::{Plan, PlanError, Uploaded};
 
 /// Every kernel's name.
 pub const KERNELS: &[&str] = &[
@@ -36,6 +38,7 @@ pub const KERNELS: &[&str] = &[
     "attend_bf16",
     "attend_f16",
     "attend_f32",
+    "attend_join",
     "canary_fill",
     "canary_scan",
     "choose",

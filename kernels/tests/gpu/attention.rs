@@ -65,22 +65,16 @@ fn attended<D: Device, T: Stored>(
     let layout = how.layout;
     let plan = Plan::new(queries, layout.width, shared_by).expect("it can be planned");
     let numbers = upload(on, plan.numbers());
+    let room = plan.parts_floats(layout.heads * shared_by);
+    let mut parts = upload(on, &vec![f32::NAN; room]);
     // SAFETY: they were just uploaded.
     let plan = unsafe { Uploaded::new(&plan, on.span(&numbers)) };
     let q = upload(on, q);
     let nothing = vec![f32::NAN; queries.len() * layout.heads * shared_by * layout.width];
     let mut out = upload(on, &nothing);
-    let kv = on.span::<T>(kv);
-    attend(
-        on,
-        on.span(&q),
-        stride,
-        kv,
-        how,
-        &plan,
-        &mut on.span_mut(&mut out),
-    )
-    .expect("it runs");
+    let (q, kv) = ((on.span(&q), stride), on.span::<T>(kv));
+    let (parts, to) = (&mut on.span_mut(&mut parts), &mut on.span_mut(&mut out));
+    attend(on, q, kv, how, &plan, parts, to).expect("it runs");
     download(on, &out, &nothing)
 }
 
@@ -200,16 +194,45 @@ pub fn every_token_sees_its_own_sequence_and_no_later_token<D: Device>(on: &D) {
     }
 }
 
+/// The first and the last sequence are long, and so computed span by span where they are alone.
+pub fn long_sequences_come_out_the_same_however_they_are_divided<D: Device>(on: &D) {
+    let mut many = vec![(5, 1); 70];
+    many[0] = (700, 1);
+    many[69] = (1100, 2);
+    for (sequences, shared_by, window) in [
+        (&[(600, 1)][..], 2, None),
+        // Before a span's first position, on it, and behind it.
+        (&[(511, 1), (512, 1), (1023, 1), (1024, 1)], 1, None),
+        // Rows on both sides of it, together.
+        (&[(500, 30), (3, 1), (1020, 9)], 2, None),
+        // More tiles than are divided.
+        (&many, 3, None),
+        // Windows that leave spans out, of all rows or of the last.
+        (&[(1300, 1), (700, 1)], 2, Some(100)),
+        (&[(1015, 20)], 1, Some(510)),
+        (&many, 1, Some(600)),
+    ] {
+        let case = Case {
+            sequences,
+            layout: layout(1, 2, 12),
+            shared_by,
+            window,
+        };
+        check::<D, f32>(on, &case);
+        check::<D, F16>(on, &case);
+    }
+}
+
 pub fn scores_beyond_f32_give_no_number<D: Device>(on: &D) {
     let layout = layout(1, 1, 4);
-    let step = Step::new(&[(2, 1)]);
-    for key in [-1e30, 1e30] {
+    for (past, key) in [(2, -1e30), (2, 1e30), (600, 1e30)] {
+        let step = Step::new(&[(past, 1)]);
         let mut kv = vec![1.0f32; step.blocks() * layout.block()];
         kv[..layout.part()].fill(key);
         let how = Attention::new(layout, 0);
         let kv = upload(on, &kv);
         let out = attended::<D, f32>(on, &step.queries(), (&[1e30; 12], 12), &kv, &how, 1);
-        assert!(out.iter().all(|x| x.is_nan()), "{key}: {out:?}");
+        assert!(out.iter().all(|x| x.is_nan()), "{past} {key}: {out:?}");
     }
 }
 
@@ -290,12 +313,13 @@ pub fn blocks_that_are_not_there_are_refused<D: Device>(on: &D) {
     // SAFETY: they were just uploaded.
     let plan = unsafe { Uploaded::new(&plan, on.span(&numbers)) };
     let q = upload(on, &[0f32; 12]);
-    let mut out = upload(on, &[0f32; 4]);
+    let (mut out, mut none) = (upload(on, &[0f32; 4]), upload::<_, f32>(on, &[]));
     for (blocks, fits) in [(5, false), (6, true)] {
         let kv = upload(on, &vec![0f32; blocks * layout.block()]);
         let how = Attention::new(layout, 0);
-        let (q, kv) = (on.span(&q), on.span::<f32>(&kv));
-        let result = attend(on, q, 12, kv, &how, &plan, &mut on.span_mut(&mut out));
+        let (q, kv) = ((on.span(&q), 12), on.span::<f32>(&kv));
+        let (parts, to) = (&mut on.span_mut(&mut none), &mut on.span_mut(&mut out));
+        let result = attend(on, q, kv, &how, &plan, parts, to);
         assert_eq!(result.is_ok(), fits, "{blocks}: {result:?}");
     }
     let beyond = Plan::new(
@@ -314,23 +338,31 @@ pub fn blocks_that_are_not_there_are_refused<D: Device>(on: &D) {
     let plan = unsafe { Uploaded::new(&plan, on.span(&numbers)) };
     let kv = upload(on, &vec![0f32; 6 * layout.block()]);
     let how = Attention::new(layout, 0);
-    let result = attend::<f32>(
-        on,
-        on.span(&q),
-        12,
-        on.span(&kv),
-        &how,
-        &plan,
-        &mut on.span_mut(&mut out),
-    );
-    assert!(
-        matches!(result, Err(LaunchError::Shape { .. })),
-        "{result:?}"
-    );
+    let refused = |plan: &Uploaded<'_>, out: &mut D::Memory, parts: &mut D::Memory| {
+        let (q, kv) = ((on.span(&q), 12), on.span::<f32>(&kv));
+        let (parts, to) = (&mut on.span_mut(parts), &mut on.span_mut(out));
+        let result = attend(on, q, kv, &how, plan, parts, to);
+        assert!(
+            matches!(result, Err(LaunchError::Shape { .. })),
+            "{result:?}"
+        );
+    };
+    refused(&plan, &mut out, &mut none);
+    // Its parts have no room.
+    let blocks = [0; 40];
+    let query = Query {
+        blocks: &blocks,
+        position: 600,
+    };
+    let plan = Plan::new(&[query], 4, 1).expect("it can be planned");
+    // SAFETY: nothing is launched.
+    let plan = unsafe { Uploaded::new(&plan, on.span(&numbers)) };
+    refused(&plan, &mut out, &mut none);
 }
 
 on_each_device! {
     every_token_sees_its_own_sequence_and_no_later_token
+    long_sequences_come_out_the_same_however_they_are_divided
     scores_beyond_f32_give_no_number
     keys_and_values_go_to_their_places_and_come_back
     blocks_that_are_not_there_are_refused

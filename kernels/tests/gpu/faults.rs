@@ -23,23 +23,23 @@ const FAULTS: &[Fault] = &[
         memory::every_multiprocessor_is_reached_and_left_clean,
     ),
     (
-        "// queries are there.\n    __syncthreads();",
+        "// queries are there.\n  __syncthreads();",
         "",
         attention::every_token_sees_its_own_sequence_and_no_later_token,
     ),
     (
-        "widen(block[part + at]);\n    }\n    __syncthreads();",
-        "widen(block[part + at]);\n    }",
+        "widen(block[part + at]);\n  }\n  __syncthreads();",
+        "widen(block[part + at]);\n  }",
         attention::every_token_sees_its_own_sequence_and_no_later_token,
     ),
     (
-        "shares[at] = score;\n    }\n    __syncthreads();",
-        "shares[at] = score;\n    }",
+        "shares[at] = score;\n  }\n  __syncthreads();",
+        "shares[at] = score;\n  }",
         attention::every_token_sees_its_own_sequence_and_no_later_token,
     ),
     (
-        "fades[lane] = fade;\n    }\n    __syncthreads();",
-        "fades[lane] = fade;\n    }",
+        "run_on(how, tile, start);\n  __syncthreads();",
+        "run_on(how, tile, start);",
         attention::every_token_sees_its_own_sequence_and_no_later_token,
     ),
     (
@@ -141,14 +141,50 @@ const FAULTS: &[Fault] = &[
         attention::keys_and_values_go_to_their_places_and_come_back,
     ),
     (
-        "tops[lane] = top;\n      sums[lane] = sum;",
-        "sums[lane] = sum;",
+        "tile.tops[lane] = top;\n    tile.sums[lane] = sum;",
+        "tile.sums[lane] = sum;",
         attention::every_token_sees_its_own_sequence_and_no_later_token,
     ),
     (
         "position + 1u - window;",
         "position - window;",
         attention::every_token_sees_its_own_sequence_and_no_later_token,
+    ),
+    // Spans of attention.
+    (
+        "tile.tops[lane], tile.sums[lane]);\n  }\n  __syncthreads();",
+        "tile.tops[lane], tile.sums[lane]);\n  }",
+        attention::long_sequences_come_out_the_same_however_they_are_divided,
+    ),
+    (
+        "__fadd_rn(__fmul_rn(before, fades.before), __fmul_rn(more, fades.more))",
+        "__fadd_rn(before, __fmul_rn(more, fades.more))",
+        attention::long_sequences_come_out_the_same_however_they_are_divided,
+    ),
+    (
+        "if (span_sum == 0.0f) return {1.0f, 0.0f};\n",
+        "",
+        attention::long_sequences_come_out_the_same_however_they_are_divided,
+    ),
+    (
+        "  *top = next;\n",
+        "",
+        attention::long_sequences_come_out_the_same_however_they_are_divided,
+    ),
+    (
+        "start < end && start < (span + 1u) * SPAN",
+        "start < end",
+        attention::long_sequences_come_out_the_same_however_they_are_divided,
+    ),
+    (
+        "told[2] + told[3]; ++part",
+        "told[2] + told[3] - 1u; ++part",
+        attention::long_sequences_come_out_the_same_however_they_are_divided,
+    ),
+    (
+        "how.parts[place + how.width + 1u] = tile.sums[lane]",
+        "how.parts[place + how.width + 1u] = 1.0f",
+        attention::long_sequences_come_out_the_same_however_they_are_divided,
     ),
 ];
 

@@ -69,6 +69,11 @@ impl PlanOnGpu {
         Ok(PlanOnGpu { plan, numbers })
     }
 
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// For the kernels, while `work` launches them.
     pub fn with<R>(&self, gpu: &Gpu, work: impl FnOnce(&Uploaded<'_>) -> R) -> R {
         let numbers = Reading::new(gpu, &self.numbers);

@@ -205,12 +205,16 @@ impl CustomOp1 for Attend<'_> {
         let rows = rows.as_cuda_slice::<f32>()?.slice(whole(layout)?);
         let count = rows.len() / self.stride;
         let mut out = gpu.room::<f32>(count * self.queries).map_err(told)?;
+        let heads = self.queries / self.how.layout.width;
+        // None is asked for nothing.
+        let room = self.plan.plan().parts_floats(heads).max(1);
+        let mut parts = gpu.room::<f32>(room).map_err(told)?;
         {
             let rows = Reading::new(gpu, &rows);
-            let mut out = Writing::new(gpu, &mut out);
-            let (q, kv, out) = (rows.span(), self.kv.floats(), out.span());
+            let (mut parts, mut out) = (Writing::new(gpu, &mut parts), Writing::new(gpu, &mut out));
+            let (q, kv) = ((rows.span(), self.stride), self.kv.floats());
             let attended = self.plan.with(gpu, |plan| {
-                gpu::attend::<f32>(gpu, q, self.stride, kv, &self.how, plan, out)
+                gpu::attend::<f32>(gpu, q, kv, &self.how, plan, parts.span(), out.span())
             });
             attended.map_err(told)?;
         }
