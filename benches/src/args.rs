@@ -10,7 +10,7 @@ use std::path::PathBuf;
     version,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "The programs bulkhead, bulkhead-worker and bulkhead-audit must lie beside this one:
+    after_help = "The programs bulkhead, bulkhead-worker, bulkhead-audit and bulkhead-gpus must lie beside this one:
   cargo build --release --workspace && ./target/release/bulkhead-bench noisy"
 )]
 pub struct Args {

@@ -229,7 +229,7 @@ pub fn biases_penalties_and_bans_are_those_of_the_processor<D: Device>(on: &D) {
     };
     let change = |token: u32| Change {
         token,
-        bias: if token % 3 == 0 {
+        bias: if token.is_multiple_of(3) {
             0.0
         } else {
             token as f32 / 90.0 - 5.0

@@ -124,7 +124,10 @@ fn check_status(agent: &Agent) -> Result<(), OAuthError> {
     let (reason, what) = match agent.status {
         AgentStatus::Active => return Ok(()),
         AgentStatus::Suspended => ("AGENT_SUSPENDED", "the agent is suspended"),
-        AgentStatus::Revoked => ("AGENT_REVOKED", "the agent was revoked"),
+        AgentStatus::Revoked => (
+            "AGENT_REVOKED",
+            "the agent was revoked; an operator has to create a new one",
+        ),
         AgentStatus::Deleted => ("AGENT_DELETED", "the agent was deleted"),
     };
     Err(OAuthError::new(OAuthCode::InvalidClient, reason, what))

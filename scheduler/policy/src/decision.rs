@@ -130,7 +130,9 @@ impl Denied {
     /// know, and `authorize` for another tenant's model, so that the two are the same to the letter.
     pub fn model_not_found(name: &str) -> Denied {
         let name: String = name.chars().take(128).collect();
-        let detail = format!("there is no model {name:?}; ListModels says which there are");
+        let detail = format!(
+            "there is no model {name:?}; ListModels (`bulkhead models list`) says which there are"
+        );
         Denied {
             reason: DenyReason::ModelNotFound,
             detail,
@@ -154,7 +156,7 @@ impl Denied {
 
     pub(crate) fn model_not_allowed(name: &str) -> Denied {
         let detail = format!(
-            "this tenant was created for other models than {name:?}; ListModels says which"
+            "this tenant was created for other models than {name:?}; ListModels (`bulkhead models list`) says which"
         );
         Denied {
             reason: DenyReason::ModelNotAllowed,

@@ -447,6 +447,9 @@ impl<'a> Life<'a> {
             worker,
             pid: pid.as_raw(),
             model_sha256,
+            layers: (self.setup.groups.borrow().layers())
+                .map(String::from)
+                .collect(),
         };
         self.tell(Tell::Spawned(told), Some(connection.as_fd()));
     }

@@ -12,7 +12,7 @@ use crate::{
 };
 use bulkhead_proto::packet;
 use catalog::Catalog;
-use groups::Groups;
+use groups::{Granted, Groups};
 use life::{Life, Setup};
 use nix::{
     errno::Errno,
@@ -44,6 +44,7 @@ mod keepers;
 mod life;
 mod outcome;
 mod pauses;
+pub mod probe;
 pub mod programs;
 mod restarts;
 mod signals;
@@ -78,12 +79,12 @@ pub enum LauncherError {
     /// Another server uses the data folder.
     #[error("a server (process {pid}) already runs on {data}; stop it, or give another --data")]
     Taken { data: String, pid: String },
-    /// A layer of the seal that the operator requires is the launcher's to apply, and not to be had.
+    /// A layer of the seal that the operator requires is not to be had.
     #[error(
         "worker.required_layers names {layer}, which this machine does not grant: {why}; `bulkhead doctor` says what \
          it does"
     )]
-    Layer { layer: &'static str, why: String },
+    Layer { layer: String, why: String },
     /// The machine refused something.
     #[error("the launcher failed: {0}")]
     Io(#[from] io::Error),
@@ -108,27 +109,14 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
     if manifests.is_empty() {
         tracing::warn!("no models: run `bulkhead models pull`");
     }
+    let programs = Programs::find()?;
     let (groups, granted) = Groups::set_up();
-    for (layer, granted) in granted {
-        match granted {
-            Ok(_) => {}
-            Err(why)
-                if config
-                    .worker
-                    .required_layers
-                    .iter()
-                    .any(|name| name == layer) =>
-            {
-                return Err(LauncherError::Layer { layer, why });
-            }
-            Err(why) => tracing::info!("without {layer}: {why}"),
-        }
-    }
+    require(&config.worker.required_layers, &granted, &programs)?;
     let setup = Setup {
         groups: groups.into(),
         words: Default::default(),
         seed: RandomState::new().hash_one(()),
-        programs: Programs::find()?,
+        programs,
         catalog: Catalog::new(manifests).into(),
         hung: Default::default(),
         config,
@@ -157,6 +145,49 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+    }
+}
+
+/// An error where a layer of the seal is required that cannot be had. What a worker applies itself it is asked for; where
+/// it does not answer, each worker sees for itself.
+fn require(
+    required: &[String],
+    groups: &[(&'static str, Granted)],
+    programs: &Programs,
+) -> Result<(), LauncherError> {
+    let is_required = |name: &str| required.iter().any(|one| one == name);
+    for (layer, granted) in groups {
+        match granted {
+            Ok(_) => {}
+            Err(why) if is_required(layer) => return Err(lacking(layer, why)),
+            Err(why) => tracing::info!("without {layer}: {why}"),
+        }
+    }
+    if required
+        .iter()
+        .all(|name| groups::LAYERS.contains(&name.as_str()))
+    {
+        return Ok(());
+    }
+    match probe::layers(&programs.worker) {
+        Ok(layers) => {
+            let mut missing = layers.iter().filter(|layer| !layer.available);
+            match missing.find(|layer| is_required(&layer.name)) {
+                Some(layer) => Err(lacking(&layer.name, &layer.detail)),
+                None => Ok(()),
+            }
+        }
+        Err(why) => {
+            tracing::warn!("which layers of the seal this machine grants is not known: {why}");
+            Ok(())
+        }
+    }
+}
+
+fn lacking(layer: &str, why: &str) -> LauncherError {
+    LauncherError::Layer {
+        layer: layer.to_owned(),
+        why: why.to_owned(),
     }
 }
 

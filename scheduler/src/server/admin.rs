@@ -29,6 +29,7 @@ use bulkhead_proto::{
     },
 };
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status};
 
@@ -36,6 +37,9 @@ use tonic::{Code, Request, Response, Status};
 const MODEL_NAME_CHARS_MAX: usize = 128;
 /// Unknown models that one message names.
 const MODELS_NAMED_MAX: usize = 8;
+
+/// How long an operator who comes with the server's start waits for the log.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The service.
 #[derive(Clone)]
@@ -50,7 +54,7 @@ impl Admin for AdminService {
         request: Request<CreateTenantRequest>,
     ) -> Result<Response<Tenant>, Status> {
         let asked = request.into_inner();
-        self.ready()?;
+        self.ready().await?;
         let new = bulkhead_identity::NewTenant {
             name: asked.name,
             weight: asked.weight.max(1),
@@ -88,7 +92,7 @@ impl Admin for AdminService {
         request: Request<CreateAgentRequest>,
     ) -> Result<Response<CreateAgentResponse>, Status> {
         let asked = request.into_inner();
-        self.ready()?;
+        self.ready().await?;
         let scopes = if asked.scopes.is_empty() {
             Ok(Scopes::ALL)
         } else {
@@ -145,7 +149,7 @@ impl Admin for AdminService {
         // Taking rights away must work while the log is down: it is done first and recorded as soon
         // as the log can. Only giving rights waits for it.
         if status == AgentStatus::Active {
-            self.ready()?;
+            self.ready().await?;
         }
         let change = self
             .app
@@ -177,7 +181,7 @@ impl Admin for AdminService {
         &self,
         _: Request<ReloadPolicyRequest>,
     ) -> Result<Response<ReloadPolicyResponse>, Status> {
-        self.ready()?;
+        self.ready().await?;
         let dir = self.app.config.paths().policy_dir();
         let policies = self.app.policy.reload(&dir).map_err(|e| {
             Refused::new(
@@ -225,7 +229,7 @@ impl Admin for AdminService {
         &self,
         _: Request<ReloadModelsRequest>,
     ) -> Result<Response<Self::ReloadModelsStream>, Status> {
-        self.reload()
+        self.reload().await
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
@@ -242,7 +246,8 @@ impl Admin for AdminService {
 
 impl AdminService {
     /// Acts that give rights are refused while they could not be recorded.
-    fn ready(&self) -> Result<(), Status> {
+    async fn ready(&self) -> Result<(), Status> {
+        self.app.submitter.audit.begun(START_PATIENCE).await;
         if self.app.submitter.audit.up() {
             Ok(())
         } else {

@@ -84,6 +84,8 @@ pub struct AuditLog {
     inner: Arc<Mutex<Inner>>,
     wake: Arc<Notify>,
     sealed: Arc<watch::Sender<bool>>,
+    /// True once it was open for the first time.
+    begun: Arc<watch::Sender<bool>>,
     session: Arc<[u8]>,
     pending_max: usize,
 }
@@ -101,6 +103,7 @@ impl AuditLog {
             })),
             wake: Arc::new(Notify::new()),
             sealed: Arc::new(watch::channel(false).0),
+            begun: Arc::new(watch::channel(false).0),
             session: Arc::from(session),
             pending_max,
         }
@@ -110,6 +113,14 @@ impl AuditLog {
     /// waiting for longer than any answer waits.
     pub fn up(&self) -> bool {
         self.takes(&self.inner.lock())
+    }
+
+    /// Waits until it is open for the first time, for `patience` at most: whoever comes with the server's start is not
+    /// told that the log is down.
+    pub async fn begun(&self, patience: Duration) {
+        let mut begun = self.begun.subscribe();
+        // Whether it came is what `up` says.
+        let _ = tokio::time::timeout(patience, begun.wait_for(|begun| *begun)).await;
     }
 
     fn takes(&self, inner: &Inner) -> bool {
@@ -257,6 +268,7 @@ impl AuditLog {
         inner.sent = 0;
         metrics::audit(true, inner.pending.len());
         drop(inner);
+        self.begun.send_replace(true);
         self.wake.notify_one();
         tracing::info!(abandoned, "the audit log is open");
     }

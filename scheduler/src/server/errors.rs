@@ -50,7 +50,7 @@ impl Refused {
         Refused::new(
             Code::Unavailable,
             "AUDIT_UNAVAILABLE",
-            "the audit log takes no records now, so no request can be served; try again",
+            "the audit log takes no records now, so no request can be served",
         )
         .retry(Duration::from_millis(500))
     }
@@ -112,7 +112,7 @@ impl Refused {
             Bound::Unknown => (
                 Code::NotFound,
                 "MODEL_NOT_FOUND",
-                "there is no such model for you; ListModels says which there are",
+                "there is no such model for you; ListModels (`bulkhead models list`) says which there are",
             ),
         };
         let mut refused = Refused::new(code, reason, message);
@@ -144,7 +144,7 @@ impl Refused {
             End::DeviceLost => Refused::new(Code::Unavailable, "DEVICE_LOST", "the device under this request went bad and the request could not go on elsewhere; try again")
                 .retry(Duration::from_millis(200)),
             End::NoDevice => Refused::new(Code::Unavailable, "NO_DEVICE", NO_DEVICE).retry(Duration::from_secs(10)),
-            End::NoWorker { retry_after_ns: Some(ns) } => Refused::new(Code::Unavailable, "WORKER_UNAVAILABLE", "no worker could be started for this model; try again once the next is due, and see the server's log")
+            End::NoWorker { retry_after_ns: Some(ns) } => Refused::new(Code::Unavailable, "WORKER_UNAVAILABLE", "no worker could be started for this model; the server's log says why, and `bulkhead doctor` what this machine lacks")
                 .retry(Duration::from_nanos(ns)),
             End::NoWorker { retry_after_ns: None } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", said(MODEL_UNAVAILABLE)),
         })

@@ -205,7 +205,7 @@ fn fits(entry: &Entry, action: Action) -> Result<(), Refused> {
         return Ok(());
     }
     Err(checks::invalid(format!(
-        "this model is for {:?}, not for {task:?}",
+        "this model is for {0:?}, not for {task:?}; ask it to {0}, or name another model",
         entry.task
     )))
 }

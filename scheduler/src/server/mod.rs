@@ -86,7 +86,9 @@ pub enum ServerError {
     Policy(#[from] PolicyError),
     #[error("{path}: {message}")]
     Tls { path: PathBuf, message: String },
-    #[error("cannot listen on {address}: {source}; is another server running?")]
+    #[error(
+        "cannot listen on {address}: {source}; another server may have it: stop that one, or name another address with `--listen` or in the configuration"
+    )]
     Listen { address: String, source: io::Error },
     #[error("metrics: {0}")]
     Metrics(String),

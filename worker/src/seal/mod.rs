@@ -178,7 +178,10 @@ pub fn restrict_again(template: &Restricted, apart: Apart) -> Restricted {
         // Whose it is cannot be had from another.
         if layer.name != OWN_UID && !layer.available && template.has(layer.name) {
             layer.available = true;
-            layer.detail = format!("as its model's template has it ({})", layer.detail);
+            layer.detail = format!(
+                "its model's template's, since it cannot be had twice ({})",
+                layer.detail
+            );
         }
     }
     again

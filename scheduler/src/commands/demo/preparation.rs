@@ -4,29 +4,12 @@ use super::{Failure, screen::Screen};
 use crate::{
     commands::models::pull::{starters, starters_bytes},
     config::{self, Config},
-    launcher::programs,
+    launcher::{
+        probe::{self, Layer},
+        programs,
+    },
 };
-use serde::Deserialize;
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
-use tokio::process::Command;
-
-const PROBE_MAX: Duration = Duration::from_secs(10);
-
-/// What the worker says of one layer of the seal.
-#[derive(Deserialize)]
-struct Layer {
-    name: String,
-    available: bool,
-}
-
-#[derive(Deserialize)]
-struct Probe {
-    layers: Vec<Layer>,
-}
+use std::path::{Path, PathBuf};
 
 /// The layers of the seal that the server would demand by default, by what this machine says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -73,23 +56,13 @@ fn complete(dir: &Path) -> bool {
 /// Asks the worker which layers this machine grants.
 pub async fn seal() -> Result<Seal, Failure> {
     let worker = programs::find("bulkhead-worker", "BULKHEAD_WORKER")?;
-    let mut command = Command::new(&worker);
-    command
-        .arg("--probe")
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let output = tokio::time::timeout(PROBE_MAX, command.output())
-        .await
-        .map_err(|_| format!("{} --probe did not end", worker.display()))??;
-    let probe: Probe = serde_json::from_slice(&output.stdout)
-        .map_err(|e| format!("{} --probe: {e}", worker.display()))?;
-    Ok(split(&Config::default().worker.required_layers, &probe))
+    let layers = tokio::task::spawn_blocking(move || probe::layers(&worker)).await??;
+    Ok(split(&Config::default().worker.required_layers, &layers))
 }
 
-fn split(required: &[String], probe: &Probe) -> Seal {
+fn split(required: &[String], layers: &[Layer]) -> Seal {
     let available = |name: &String| {
-        probe
-            .layers
+        layers
             .iter()
             .any(|layer| layer.name == *name && layer.available)
     };
@@ -103,13 +76,14 @@ mod tests {
 
     #[test]
     fn a_layer_that_is_refused_or_not_named_is_missing() {
-        let text = r#"{"layers": [
-            {"name": "seccomp", "available": true, "detail": ""},
-            {"name": "landlock", "available": false, "detail": "no such system call"}
-        ]}"#;
-        let probe: Probe = serde_json::from_str(text).unwrap();
+        let said = |name: &str, available| Layer {
+            name: name.to_owned(),
+            available,
+            detail: String::new(),
+        };
+        let layers = [said("seccomp", true), said("landlock", false)];
         let required = ["seccomp", "landlock", "rlimits"].map(String::from);
-        let seal = split(&required, &probe);
+        let seal = split(&required, &layers);
         assert_eq!(seal.granted, ["seccomp"]);
         assert_eq!(seal.missing, ["landlock", "rlimits"]);
     }

@@ -2,34 +2,23 @@
 //! the launcher applies.
 
 use super::Check;
-use crate::launcher::{groups, programs};
-use serde::Deserialize;
-use std::{collections::BTreeMap, process::Command};
+use crate::launcher::{
+    groups,
+    probe::{self, Layer},
+    programs,
+};
+use std::collections::BTreeMap;
 
 const GROUP: &str = "seal";
 
-/// What `bulkhead-worker --probe` prints.
-#[derive(Deserialize)]
-struct Probe {
-    layers: Vec<Layer>,
-}
-
-#[derive(Deserialize)]
-struct Layer {
-    name: String,
-    available: bool,
-    detail: String,
-}
-
-impl From<(&'static str, groups::Granted)> for Layer {
-    fn from((name, granted): (&'static str, groups::Granted)) -> Layer {
-        let available = granted.is_ok();
-        let (Ok(detail) | Err(detail)) = granted;
-        Layer {
-            name: name.to_owned(),
-            available,
-            detail,
-        }
+/// A layer of the launcher's, in a worker's words.
+fn of_launcher((name, granted): (&'static str, groups::Granted)) -> Layer {
+    let available = granted.is_ok();
+    let (Ok(detail) | Err(detail)) = granted;
+    Layer {
+        name: name.to_owned(),
+        available,
+        detail,
     }
 }
 
@@ -38,7 +27,7 @@ pub fn checks(required: &[String]) -> Vec<Check> {
     let layers = match probe() {
         Ok(layers) => groups::look()
             .into_iter()
-            .map(Layer::from)
+            .map(of_launcher)
             .chain(layers)
             .collect::<Vec<_>>(),
         Err(what) => {
@@ -67,18 +56,8 @@ pub fn checks(required: &[String]) -> Vec<Check> {
 }
 
 fn probe() -> Result<Vec<Layer>, String> {
-    let program =
-        programs::find("bulkhead-worker", "BULKHEAD_WORKER").map_err(|e| e.to_string())?;
-    let run = Command::new(&program).arg("--probe").env_clear().output();
-    let run = run.map_err(|e| format!("cannot run {}: {e}", program.display()))?;
-    let probe: Probe = serde_json::from_slice(&run.stdout).map_err(|e| {
-        format!(
-            "{} --probe ended with {}: {e}",
-            program.display(),
-            run.status
-        )
-    })?;
-    Ok(probe.layers)
+    let program = programs::find("bulkhead-worker", "BULKHEAD_WORKER");
+    probe::layers(&program.map_err(|e| e.to_string())?)
 }
 
 fn unknown(name: &str) -> Check {

@@ -194,6 +194,11 @@ impl Groups {
         }
     }
 
+    /// The seal's layers that are in force for whoever is in a group.
+    pub fn layers(&self) -> impl Iterator<Item = &'static str> {
+        self.trees.iter().map(|tree| layer(tree.controller))
+    }
+
     /// Makes a group. Nobody is in it.
     pub fn make(&mut self, limits: Limits) -> io::Result<Group> {
         self.made += 1;

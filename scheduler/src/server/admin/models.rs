@@ -58,7 +58,7 @@ impl AdminService {
         &self,
         model: String,
     ) -> Result<Response<Answers<ModelProgress>>, Status> {
-        self.ready()?;
+        self.ready().await?;
         self.known(&model)?;
         self.record("", "model.load", json!({ "model": model }))
             .await?;
@@ -113,7 +113,7 @@ impl AdminService {
 
     /// Has a model's workers end, and what holds it for them; how many workers there are.
     pub(super) async fn unload(&self, model: String) -> Result<u32, Status> {
-        self.ready()?;
+        self.ready().await?;
         self.known(&model)?;
         let (reply, workers) = oneshot::channel();
         self.tell(Message::Unload(model.clone(), reply)).await?;
@@ -124,8 +124,8 @@ impl AdminService {
     }
 
     /// Has the folder read again, and tells how far that has come and what it changed.
-    pub(super) fn reload(&self) -> Result<Response<Answers<ReloadModelsResponse>>, Status> {
-        self.ready()?;
+    pub(super) async fn reload(&self) -> Result<Response<Answers<ReloadModelsResponse>>, Status> {
+        self.ready().await?;
         let (teller, answers) = mpsc::channel(ANSWERS_WAITING_MAX);
         let service = self.clone();
         tokio::spawn(async move {

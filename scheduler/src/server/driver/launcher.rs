@@ -75,6 +75,9 @@ impl Driver {
 
     fn spawned(&mut self, spawned: &Spawned, socket: Option<OwnedFd>) {
         let worker = WorkerId(spawned.worker);
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.seal.clone_from(&spawned.layers);
+        }
         let connected = match socket {
             Some(socket) => self.connect_worker(worker, spawned.pid, socket),
             None => Err(std::io::Error::other("no socket came with it")),

@@ -195,7 +195,8 @@ impl Driver {
             return self.kill_worker(worker, Cause::Protocol);
         }
         entry.state = State::Idle;
-        entry.seal = ready.seal.clone();
+        entry.seal.extend(ready.seal.iter().cloned());
+        let seal = entry.seal.clone();
         let (tenant, model, device) = (entry.tenant, entry.model, entry.device);
         let Some(facts) = self.tenants.get(&tenant) else {
             return;
@@ -213,7 +214,7 @@ impl Driver {
             self.setup.faults.mended(&name);
         }
         metrics::worker_started();
-        tracing::info!(worker = worker.0, tenant = %facts.name, seal = ?ready.seal, load_ms = ready.load_ns / 1_000_000, "a worker is sealed and ready");
+        tracing::info!(worker = worker.0, tenant = %facts.name, seal = ?seal, load_ms = ready.load_ns / 1_000_000, "a worker is sealed and ready");
         self.send(worker, to_worker::Message::Assign(assign));
         self.tell(Event::WorkerReady { worker });
     }
