@@ -38,6 +38,9 @@ pub const ROUND: Duration = Duration::from_secs(10);
 /// How many times as long as a look takes nothing is looked at, at least: a bound on its share of the GPU.
 const REST: u32 = 9;
 
+/// No longer than this, or the launcher takes it for one that hangs.
+const REST_MAX: Duration = Duration::from_secs(20);
+
 /// Why there is no keeper.
 #[derive(Debug, thiserror::Error)]
 enum KeeperError {
@@ -170,7 +173,9 @@ fn watch(control: &OwnedFd, mut lent: Lent, round: Duration) -> Result<(), Keepe
             return Ok(());
         }
         tell(control, Tell::WeightsChecked(WeightsChecked {}), None)?;
-        rest = round.max(began.elapsed().saturating_mul(REST));
+        rest = round
+            .max(began.elapsed().saturating_mul(REST))
+            .min(REST_MAX);
     }
     Ok(())
 }

@@ -196,7 +196,9 @@ fn run_all(filter: Option<&str>) -> ExitCode {
             Err(why) => println!("test {name} ... FAILED: {why}"),
         }
     }
-    let _ = std::fs::remove_file(on_gpu::socket(std::process::id()));
+    for name in [on_gpu::socket, attacks::name] {
+        let _ = std::fs::remove_file(name(std::process::id()));
+    }
     if failed > 0 {
         ExitCode::FAILURE
     } else {

@@ -18,9 +18,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a watcher that was killed may take to end before it counts as hung.
-const END_WAIT: Duration = Duration::from_secs(1);
-
 /// What changed, for the scheduler to hear.
 #[derive(Debug)]
 pub enum Change {
@@ -100,16 +97,7 @@ impl Gpus {
     /// The scheduler is gone: ends it. Answers with its process where that hangs and cannot be buried.
     pub fn end(self) -> Option<Pid> {
         let pid = self.pid()?;
-        sys::kill_now(pid);
-        match sys::ended_by(pid, Instant::now() + END_WAIT) {
-            Ok(Some(_)) => None,
-            Ok(None) | Err(_) => {
-                tracing::error!(
-                    "the process that watches GPUs hangs in their driver; it is left behind"
-                );
-                Some(pid)
-            }
-        }
+        sys::end_all(&[pid]).pop()
     }
 
     fn down(&mut self, how: String, life: Duration, now: Instant) -> Change {

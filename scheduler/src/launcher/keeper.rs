@@ -7,14 +7,14 @@
 
 use super::{
     catalog::Opened,
-    outcome::{End, Why},
+    outcome::Why,
     pauses::{Identity, Key},
     sys, users,
     worker::{self, How, On},
 };
 use bulkhead_proto::{
     internal::{
-        FromKeeper, ModelFault, Progress, Refused, SpawnWorker, ToKeeper, WeightsChanged,
+        FromKeeper, Progress, Refused, SpawnWorker, ToKeeper, WeightsChanged,
         from_keeper::Message as Told, to_keeper::Message as Ask,
     },
     packet::{self, Packet},
@@ -107,7 +107,7 @@ impl Keeper {
         let limits = worker::limits_loading(how.config, opened, Some(room))?;
         let pid = worker::spawn_in_group(how.on(on), &key.0, &arguments, &fds, limits)?;
         let keeper = Keeper::over(pid, control, key, opened.digest, now);
-        let mut keeper = keeper.inspect_err(|_| sys::kill_and_wait(pid))?;
+        let mut keeper = keeper.inspect_err(|_| sys::kill_now(pid))?;
         keeper.files = Identity::of(&opened.files);
         Ok(keeper)
     }
@@ -308,26 +308,17 @@ impl Keeper {
         Ok(())
     }
 
-    /// Why it ends, from its own words.
+    /// Why it ends, from its own words. Once it has loaded, trying again may help whatever it says.
     fn refused(&self, refused: Refused) -> Why {
-        let fault = (!refused.file.is_empty()).then(|| {
-            Box::new(ModelFault {
-                model: self.key.0.clone(),
-                file: refused.file,
-                what: super::CHANGED.into(),
-                found_sha256: refused.found_sha256,
-            })
-        });
         let loaded = matches!(self.state, State::Held(..));
-        let end = match refused.permanent && !loaded {
-            true => End::Refused,
-            false => End::Failed,
-        };
-        Why {
-            reason: refused.reason,
-            end,
-            fault,
-        }
+        let permanent = refused.permanent && !loaded;
+        Why::refused(
+            &self.key.0,
+            Refused {
+                permanent,
+                ..refused
+            },
+        )
     }
 
     /// Kills it, and all that have its memory.

@@ -99,13 +99,13 @@ impl Keepers {
         self.live.push(keeper);
     }
 
-    /// A worker was given what `ask` answered last.
-    pub fn gave(&mut self, ask: &SpawnWorker, on: On<'_>, pid: Pid) {
+    /// A worker was given what `ask` answered last. Whose it is.
+    pub fn gave(&mut self, ask: &SpawnWorker, on: On<'_>, pid: Pid) -> Option<Pid> {
         let key = key(ask, on);
         let of_ask = |keeper: &&mut Keeper| !keeper.retired && *keeper.key() == key;
-        if let Some(keeper) = self.live.iter_mut().find(of_ask) {
-            keeper.gave(ask.worker, pid);
-        }
+        let keeper = self.live.iter_mut().find(of_ask)?;
+        keeper.gave(ask.worker, pid);
+        Some(keeper.pid())
     }
 
     /// Those whose model and digest do not pass get no more workers.
@@ -207,10 +207,9 @@ impl Keepers {
         self.ending.push(keeper.pid());
     }
 
-    /// Ends them all. Their workers are the caller's.
-    pub fn end(self) {
-        self.pids().for_each(sys::kill_now);
-        self.pids().for_each(sys::kill_and_wait);
+    /// Ends them all. Their workers are the caller's. Answers with those that hang.
+    pub fn end(self) -> Vec<Pid> {
+        sys::end_all(&self.pids().collect::<Vec<_>>())
     }
 }
 

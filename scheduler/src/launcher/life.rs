@@ -153,7 +153,8 @@ impl<'a> Life<'a> {
     pub fn end_strays(&self, scheduler: Pid) {
         if !self.templates.is_forking() {
             let known = self.known();
-            sys::end_strays(|pid| pid == scheduler || known.contains(&pid));
+            let hung = sys::end_strays(|pid| pid == scheduler || known.contains(&pid));
+            self.setup.hung.borrow_mut().extend(hung);
         }
     }
 
@@ -205,14 +206,11 @@ impl<'a> Life<'a> {
             };
             self.templates.left(pid, now);
             self.keepers.left(pid, now);
-            let why = match self.setup.groups.borrow().ran_out(pid) {
-                true => format!("{how}: it took more memory than its control group may have"),
-                false => how.to_string(),
-            };
             let told = Exited {
                 worker,
-                how: why,
+                how: how.to_string(),
                 signal: how.signal(),
+                out_of_memory: self.setup.groups.borrow().ran_out(pid),
             };
             self.tell(Tell::Exited(told), None);
         }
@@ -249,16 +247,13 @@ impl<'a> Life<'a> {
 
     /// The scheduler has ended: ends its workers and templates, and waits for its audit process to seal.
     pub fn end(self) {
-        for &pid in self.workers.values() {
-            sys::kill_now(pid);
-        }
-        for &pid in self.workers.values() {
-            sys::kill_and_wait(pid);
-        }
+        let workers: Vec<Pid> = self.workers.into_values().collect();
+        let mut hung = self.setup.hung.borrow_mut();
+        hung.extend(sys::end_all(&workers));
         self.templates.end();
-        self.keepers.end();
+        hung.extend(self.keepers.end());
         drop(self.socket);
-        self.setup.hung.borrow_mut().extend(self.gpus.end());
+        hung.extend(self.gpus.end());
         self.audit.finish();
         self.setup.groups.borrow_mut().sweep(|_| false);
     }
@@ -283,7 +278,7 @@ impl<'a> Life<'a> {
             let told = Exited {
                 worker,
                 how: "killed before it was there".to_owned(),
-                signal: 0,
+                ..Exited::default()
             };
             self.tell(Tell::Exited(told), None);
         }
@@ -293,7 +288,7 @@ impl<'a> Life<'a> {
         let worker = ask.worker;
         match self.try_spawn(ask, now) {
             Ok(Some(started)) => {
-                self.started(worker, started.pid, &started.connection, started.digest);
+                self.started(worker, started);
             }
             // Its template answers.
             Ok(None) => {}
@@ -348,8 +343,8 @@ impl<'a> Life<'a> {
                 return Ok(None);
             };
             let with = (room, block);
-            let started = worker::start_borrowing(how, &opened, on, with, weights)?;
-            self.keepers.gave(ask, on, started.pid);
+            let mut started = worker::start_borrowing(how, &opened, on, with, weights)?;
+            started.keeper = self.keepers.gave(ask, on, started.pid);
             return Ok(Some(started));
         }
         let alone = match on.kind() {
@@ -374,6 +369,7 @@ impl<'a> Life<'a> {
             pid,
             connection,
             digest,
+            keeper: None,
         }))
     }
 
@@ -397,7 +393,15 @@ impl<'a> Life<'a> {
                     pid,
                     connection,
                     digest,
-                } => self.born(worker, pid, &connection, digest),
+                } => {
+                    let born = worker::Started {
+                        pid,
+                        connection,
+                        digest,
+                        keeper: None,
+                    };
+                    self.born(worker, born);
+                }
                 Outcome::Failed {
                     worker,
                     reason,
@@ -422,10 +426,10 @@ impl<'a> Life<'a> {
     }
 
     /// A template's worker is there. It is handed over once it has its bounds.
-    fn born(&mut self, worker: u64, pid: Pid, connection: &OwnedFd, digest: String) {
+    fn born(&mut self, worker: u64, born: worker::Started) {
         let room = self.rooms.remove(&worker).unwrap_or_default();
-        self.bound(worker, pid, room);
-        self.started(worker, pid, connection, digest);
+        self.bound(worker, born.pid, room);
+        self.started(worker, born);
     }
 
     /// Bounds what a template's worker may take. One for which that fails is killed and handed over: its end is told like
@@ -441,17 +445,18 @@ impl<'a> Life<'a> {
         }
     }
 
-    fn started(&mut self, worker: u64, pid: Pid, connection: &OwnedFd, model_sha256: String) {
-        self.workers.insert(worker, pid);
+    fn started(&mut self, worker: u64, started: worker::Started) {
+        self.workers.insert(worker, started.pid);
         let told = Spawned {
             worker,
-            pid: pid.as_raw(),
-            model_sha256,
+            pid: started.pid.as_raw(),
+            model_sha256: started.digest,
+            keeper: started.keeper.map_or(0, Pid::as_raw),
             layers: (self.setup.groups.borrow().layers())
                 .map(String::from)
                 .collect(),
         };
-        self.tell(Tell::Spawned(told), Some(connection.as_fd()));
+        self.tell(Tell::Spawned(told), Some(started.connection.as_fd()));
     }
 
     fn failed(&mut self, told: SpawnFailed) {

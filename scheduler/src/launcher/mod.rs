@@ -17,7 +17,10 @@ use life::{Life, Setup};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::Signal,
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::Signal,
+    },
     unistd::{Pid, getpid},
 };
 use programs::Programs;
@@ -57,8 +60,8 @@ mod users;
 mod words;
 mod worker;
 
+pub use outcome::CHANGED;
 use restarts::{Next, Restarts};
-pub use template::CHANGED;
 
 /// What a scheduler that has drained, or closed its connection, may take to exit.
 const EXIT_WAIT: Duration = Duration::from_secs(5);
@@ -122,6 +125,9 @@ pub fn serve(config: Config) -> Result<ExitCode, LauncherError> {
         config,
     };
     let signals = Signals::new()?;
+    // Every process that it starts is a few descriptors here.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(io::Error::from)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(io::Error::from)?;
     sys::adopt_orphans()?;
     let mut restarts = Restarts::default();
     loop {
@@ -235,7 +241,8 @@ fn live(setup: &Setup, signals: &Signals) -> Result<End, LauncherError> {
     life.end();
     // What they said at the very end.
     setup.words.borrow_mut().listen(Instant::now());
-    sys::end_strays(|pid| setup.hung.borrow().contains(&pid));
+    let hung = sys::end_strays(|pid| setup.hung.borrow().contains(&pid));
+    setup.hung.borrow_mut().extend(hung);
     Ok(end?)
 }
 

@@ -2,9 +2,13 @@
 //!
 //! Words alone: nothing here is decided, started or ended.
 
-use bulkhead_proto::internal::ModelFault;
+use bulkhead_proto::internal::{ModelFault, Refused};
 use nix::unistd::Pid;
 use std::os::fd::OwnedFd;
+
+/// What is told of a file that only the process that loads it found to be another one.
+pub const CHANGED: &str = "is not the file that was installed: what was read while loading it has \
+                           another SHA-256; `bulkhead models verify` says whether it still has";
 
 /// What became of a worker that was asked for.
 #[derive(Debug)]
@@ -38,6 +42,16 @@ pub enum Outcome {
     },
 }
 
+/// Bytes of what a process that holds a model says that are passed on: it may say a whole packet, and what is told the
+/// scheduler of it has to fit into one.
+const SAID_BYTES_MAX: usize = 512;
+
+/// As much of it as is passed on.
+pub fn cut(mut said: String) -> String {
+    said.truncate(said.floor_char_boundary(SAID_BYTES_MAX));
+    said
+}
+
 /// Why a template is to end.
 #[derive(Clone, Debug)]
 pub struct Why {
@@ -64,6 +78,27 @@ impl Why {
             reason: reason.into(),
             end: End::Unneeded,
             fault: None,
+        }
+    }
+
+    /// From the words of a process that holds this model.
+    pub fn refused(model: &str, refused: Refused) -> Why {
+        let fault = (!refused.file.is_empty()).then(|| {
+            Box::new(ModelFault {
+                model: model.to_owned(),
+                file: cut(refused.file),
+                what: CHANGED.into(),
+                found_sha256: cut(refused.found_sha256),
+            })
+        });
+        let end = match refused.permanent {
+            true => End::Refused,
+            false => End::Failed,
+        };
+        Why {
+            reason: cut(refused.reason),
+            end,
+            fault,
         }
     }
 

@@ -15,7 +15,7 @@ use std::{
     fmt, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// What a fork came back as.
@@ -250,17 +250,36 @@ pub fn adopt_orphans() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
+/// How long a child that was killed may take to end before it counts as hung: one that is in a driver's hands may never.
+const END_WAIT: Duration = Duration::from_secs(2);
+
+/// Ends and buries children. Which of them hang and cannot be buried: nobody is to wait for these any more.
+pub fn end_all(children: &[Pid]) -> Vec<Pid> {
+    children.iter().for_each(|child| kill_now(*child));
+    let deadline = Instant::now() + END_WAIT;
+    let hangs = |child: &&Pid| !matches!(ended_by(**child, deadline), Ok(Some(_)));
+    let hung: Vec<Pid> = children.iter().filter(hangs).copied().collect();
+    if !hung.is_empty() {
+        tracing::error!(
+            "{} processes hang in a driver; they are left behind",
+            hung.len()
+        );
+    }
+    hung
+}
+
 /// Ends and buries children that are not `known`. To be called while none is on its way to become
-/// known. Where the kernel does not list children, those that nobody knows are left alone.
-pub fn end_strays(known: impl Fn(Pid) -> bool) {
+/// known. Where the kernel does not list children, those that nobody knows are left alone. Which of them hang.
+pub fn end_strays(known: impl Fn(Pid) -> bool) -> Vec<Pid> {
     let children = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
     let pids = children
         .split_whitespace()
         .filter_map(|pid| pid.parse().ok());
-    for pid in pids.map(Pid::from_raw).filter(|pid| !known(*pid)) {
+    let strays: Vec<Pid> = pids.map(Pid::from_raw).filter(|pid| !known(*pid)).collect();
+    for pid in &strays {
         tracing::warn!(pid = pid.as_raw(), "killing a child that nobody asked for");
-        kill_and_wait(pid);
     }
+    end_all(&strays)
 }
 
 /// Sends SIGKILL to a child that has not been waited for; nothing happens if it is gone.

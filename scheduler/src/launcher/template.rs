@@ -8,7 +8,7 @@
 
 use super::{
     catalog::Opened,
-    outcome::{End, Outcome, Why},
+    outcome::{End, Outcome, Why, cut},
     pauses::Identity,
     spares::Spares,
     sys::{self, Ended},
@@ -17,7 +17,7 @@ use super::{
 };
 use bulkhead_proto::{
     internal::{
-        Fork, FromTemplate, ModelFault, ModelHeld, ModelLoading, Progress, Refused, ToTemplate,
+        Fork, FromTemplate, ModelHeld, ModelLoading, Progress, ToTemplate,
         from_template::Message as Told, model_news::State as Stage, to_template::Message as Ask,
     },
     packet,
@@ -46,10 +46,6 @@ const PACKETS_PER_TURN: usize = 64;
 const PROGRESS_MAX: u32 = 1024;
 /// What a template may be doing while it loads.
 const PHASES: [&str; 2] = ["reading", "packing"];
-
-/// What is told of a file that only the process that loads it found to be another one.
-pub const CHANGED: &str = "is not the file that was installed: what was read while loading it has \
-                           another SHA-256; `bulkhead models verify` says whether it still has";
 
 /// A worker that waits for its turn.
 struct Waiting {
@@ -355,7 +351,7 @@ impl Template {
                 self.loaded = Some(now);
             }
             (Some(Told::Refused(refused)), State::Loading(..)) => {
-                return Err(self.refused(refused));
+                return Err(Why::refused(&self.model, refused));
             }
             (Some(Told::Forked(_)), State::Forking(birth)) => {
                 let pid = sender
@@ -380,7 +376,7 @@ impl Template {
                 match std::mem::replace(birth, For::Nobody) {
                     For::Worker(worker, _) => outcomes.push(Outcome::Failed {
                         worker,
-                        reason: failed.reason,
+                        reason: cut(failed.reason),
                         permanent: false,
                         fault: None,
                     }),
@@ -392,27 +388,6 @@ impl Template {
             _ => return Err(Why::failed("the template spoke out of turn")),
         }
         Ok(true)
-    }
-
-    /// Why it ends, from its own words.
-    fn refused(&self, refused: Refused) -> Why {
-        let fault = (!refused.file.is_empty()).then(|| {
-            Box::new(ModelFault {
-                model: self.model.clone(),
-                file: refused.file,
-                what: CHANGED.into(),
-                found_sha256: refused.found_sha256,
-            })
-        });
-        let end = match refused.permanent {
-            true => End::Refused,
-            false => End::Failed,
-        };
-        Why {
-            reason: refused.reason,
-            end,
-            fault,
-        }
     }
 
     /// Has the next worker forked, if one waits or a spare is due, and nothing else is going on.

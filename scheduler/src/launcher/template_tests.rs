@@ -48,6 +48,44 @@ pub fn spawn(worker: u64) -> Ask {
     })
 }
 
+/// Whoever made a model's files says as much as a packet takes: the scheduler is told a part of it, and lives on.
+#[test]
+fn a_template_that_says_too_much_is_cut_short() {
+    use bulkhead_proto::internal::{FromTemplate, Refused, from_template};
+    use prost::Message as _;
+    let dir = tempfile::tempdir().unwrap();
+    let long = |letter: char, length| letter.to_string().repeat(length);
+    let refused = Refused {
+        reason: long('r', 30_000),
+        file: long('f', 20_000),
+        found_sha256: long('5', 15_000),
+        permanent: true,
+    };
+    let packet = FromTemplate {
+        message: Some(from_template::Message::Refused(refused)),
+    };
+    let file = dir.path().join("words");
+    fs::write(&file, packet.encode_to_vec()).unwrap();
+    let says = format!(
+        "/bin/dd bs=65536 count=1 <{} >&3 2>/dev/null\n",
+        file.display()
+    );
+    let setup = sharing(dir.path(), &format!("{TAKE}{says}"));
+    let mut pair = Pair::new(&setup);
+    pair.ask(spawn(1));
+    let (Tell::SpawnFailed(failed), _) = next(&mut pair) else {
+        panic!("it is told");
+    };
+    assert!(failed.reason.starts_with("rrr") && failed.reason.len() < 1000);
+    let fault = failed.fault.expect("a file");
+    assert!(fault.file.len() < 1000 && fault.found_sha256.len() < 1000);
+    assert!(
+        pair.life.socket().is_some(),
+        "the scheduler's connection lives"
+    );
+    pair.life.end();
+}
+
 /// What the scheduler is told next, whoever has to speak first, but for news of models.
 fn next(pair: &mut Pair<'_>) -> (Tell, Option<OwnedFd>) {
     told(pair, false)

@@ -8,6 +8,7 @@
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::{pipe2, read},
 };
 use std::{
@@ -18,6 +19,8 @@ use std::{
 
 /// Lines of one pipe that are passed on in each window; whoever ends says why in one.
 const LINES_MAX: u32 = 32;
+/// Bytes of one pipe that are read in each window.
+const BYTES_MAX: usize = 16 << 10;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Bytes of a line that are passed on.
 const LINE_BYTES_MAX: usize = 512;
@@ -76,7 +79,8 @@ impl Words {
             let mut tell =
                 |line: &str| tracing::warn!(model, "a process of this model says: {line}");
             if lines.until(now).is_some() {
-                return true;
+                // What nobody holds any more is not kept for what it still has to say.
+                return !is_hung_up(pipe);
             }
             let mut bytes = [0; READ_BYTES];
             match read(&*pipe, &mut bytes) {
@@ -101,20 +105,23 @@ struct Lines {
     line: Vec<u8>,
     window: Option<Instant>,
     told: u32,
+    bytes: usize,
 }
 
 impl Lines {
     /// Until when nothing more is passed on, if that is so.
     fn until(&self, now: Instant) -> Option<Instant> {
         let end = self.window? + WINDOW;
-        (self.told >= LINES_MAX && now < end).then_some(end)
+        let too_much = self.told >= LINES_MAX || self.bytes >= BYTES_MAX;
+        (too_much && now < end).then_some(end)
     }
 
     /// Passes on whole lines. Those beyond what a window has are lost, which the last of it says.
     fn take(&mut self, bytes: &[u8], now: Instant, tell: &mut impl FnMut(&str)) {
         if self.window.is_none_or(|window| now >= window + WINDOW) {
-            (self.window, self.told) = (Some(now), 0);
+            (self.window, self.told, self.bytes) = (Some(now), 0, 0);
         }
+        self.bytes += bytes.len();
         for &byte in bytes {
             match byte {
                 b'\n' => self.pass_on(tell),
@@ -140,6 +147,14 @@ impl Lines {
             self.pass_on(tell);
         }
     }
+}
+
+/// True where nobody holds the other end any more.
+fn is_hung_up(pipe: &OwnedFd) -> bool {
+    let mut watched = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
+    let found = poll(&mut watched, PollTimeout::ZERO);
+    let hung_up = |events: PollFlags| events.contains(PollFlags::POLLHUP);
+    found.is_ok() && watched[0].revents().is_some_and(hung_up)
 }
 
 /// A line without anything that would move a terminal's cursor or end the line.
@@ -197,11 +212,16 @@ mod tests {
             (words.readable(now).count(), words.wake_at(now)),
             (0, Some(now + WINDOW))
         );
+        // Whatever it still has to say.
         drop(theirs);
-        let mut then = now;
-        while !words.voices.is_empty() {
-            then += WINDOW;
-            words.listen(then);
-        }
+        words.listen(now);
+        assert!(words.voices.is_empty());
+    }
+
+    #[test]
+    fn who_never_ends_a_line_is_not_heard_without_end() {
+        let (mut lines, now) = (Lines::default(), Instant::now());
+        assert!(heard(&mut lines, &vec![b'x'; BYTES_MAX], now).is_empty());
+        assert_eq!(lines.until(now), Some(now + WINDOW));
     }
 }

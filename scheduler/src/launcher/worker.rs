@@ -202,6 +202,8 @@ pub struct Started {
     pub connection: OwnedFd,
     /// The model's digest, hex.
     pub digest: String,
+    /// The keeper whose memory it was given.
+    pub keeper: Option<Pid>,
 }
 
 /// Opens what the worker that is asked for needs: for each worker anew, so that whose model it is and
@@ -360,11 +362,12 @@ fn start_with(
     let bytes = room_on(on, room).saturating_add(loading_bytes(files)?);
     let limits = limits(how.config, Some(bytes));
     let pid = spawn_in_group(how.on(on), &model, &users::arguments(block), &fds, limits)?;
-    sys::bound_memory(pid, bytes, mapped).inspect_err(|_| sys::kill_and_wait(pid))?;
+    sys::bound_memory(pid, bytes, mapped).inspect_err(|_| sys::kill_now(pid))?;
     Ok(Started {
         pid,
         connection: stream.into(),
         digest: digest.to_owned(),
+        keeper: None,
     })
 }
 

@@ -39,9 +39,20 @@ const NAMES: &[i64] = &[
     libc::SYS_open_tree,
     libc::SYS_move_mount,
     libc::SYS_mount_setattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_name_to_handle_at,
     libc::SYS_socket,
+    libc::SYS_socketpair,
     libc::SYS_connect,
     libc::SYS_bind,
+    // Of newer kernels than the library knows, alike on all processors: fchmodat2, setxattrat, removexattrat,
+    // open_tree_attr, file_setattr.
+    452,
+    463,
+    466,
+    467,
+    469,
     // Only x86-64 has these older forms.
     #[cfg(target_arch = "x86_64")]
     libc::SYS_open,

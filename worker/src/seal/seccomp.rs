@@ -30,8 +30,6 @@ const ALLOWED: &[i64] = &[
     libc::SYS_recvmsg,
     libc::SYS_write,
     libc::SYS_writev,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
     libc::SYS_close,
     libc::SYS_ppoll,
     // Threads that exist already.
@@ -74,8 +72,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_time,
 ];
 
-/// Calls that are allowed with some arguments: mmap, mprotect, prctl, fcntl, tgkill.
-const CONDITIONAL: usize = 5;
+/// Calls that are allowed with some arguments: sendto, mmap, mprotect, prctl, fcntl, tgkill.
+const CONDITIONAL: usize = 6;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -107,6 +105,9 @@ fn allowed(devices: Devices) -> Result<Rules, seccompiler::BackendError> {
     let private = (libc::MAP_ANONYMOUS | libc::MAP_PRIVATE) as u64;
     let map = vec![not_executable()?, has_bits(3, kinds, private)?];
     rules.insert(libc::SYS_mmap, vec![SeccompRule::new(map)?]);
+    // To whom it is connected to, and to nobody by name.
+    let nobody = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)?;
+    rules.insert(libc::SYS_sendto, vec![SeccompRule::new(vec![nobody])?]);
     rules.insert(
         libc::SYS_mprotect,
         vec![SeccompRule::new(vec![not_executable()?])?],

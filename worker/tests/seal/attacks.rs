@@ -1,11 +1,13 @@
 //! What a compromised worker would try.
 
-use bulkhead_worker::seal::{LANDLOCK, LANDLOCK_NET, LANDLOCK_SCOPE, NETNS, REACH};
+use bulkhead_worker::seal::{LANDLOCK, LANDLOCK_NET, LANDLOCK_SCOPE, MNTNS, NETNS, REACH};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// What stops whoever opens a path, or reaches into a process outside.
@@ -25,6 +27,8 @@ pub enum Prepared {
     Nothing,
     Listener(TcpListener),
     Socket(OwnedFd),
+    /// A socket that has a name, and one of a pair.
+    Named(UnixDatagram, UnixDatagram),
     /// Another process, and an address that is mapped in it.
     Target(Child, usize),
 }
@@ -47,7 +51,35 @@ fn nothing() -> Prepared {
     Prepared::Nothing
 }
 
+/// Where a socket lies that is to be spoken to by its name, for whoever runs the tests to remove.
+pub fn name(runner: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("bulkhead-seal-name-{runner}"))
+}
+
+fn named() -> Prepared {
+    let path = name(std::os::unix::process::parent_id());
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixDatagram::bind(path).expect("a free name");
+    let (one, _) = UnixDatagram::pair().expect("a pair");
+    Prepared::Named(listener, one)
+}
+
 pub const ATTACKS: &[Attack] = &[
+    attack("making_a_pair_of_sockets", &[REACH], nothing, |_| {
+        UnixDatagram::pair().map(drop)
+    }),
+    attack(
+        "speaking_to_a_socket_by_its_name",
+        &[MNTNS],
+        named,
+        |prepared| match prepared {
+            Prepared::Named(_listener, one) => {
+                let path = name(std::os::unix::process::parent_id());
+                one.send_to(b"a prompt", path).map(drop)
+            }
+            _ => unreachable!("prepared above"),
+        },
+    ),
     attack("reading_a_file", FILES, nothing, |_| {
         File::open("/etc/passwd")
             .and_then(|mut file| file.read(&mut [0; 16]))

@@ -128,6 +128,17 @@ pub const CASES: &[Case] = &[
         |opened| in_thread(opened, LOOKED_UP),
     ),
     case(
+        "speaking_to_a_socket_by_a_pairs_end",
+        Stage::Opening,
+        CALLS,
+        |_| {
+            UnixDatagram::pair()?
+                .0
+                .send_to(b"x", socket(parent_id()))
+                .map(drop)
+        },
+    ),
+    case(
         "speaking_to_a_socket_by_name",
         Stage::Opening,
         CALLS,

@@ -99,6 +99,15 @@ pub struct Group {
     folders: Vec<PathBuf>,
 }
 
+/// What nobody is in goes with it.
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.folders.iter().for_each(|folder| {
+            removed(folder);
+        });
+    }
+}
+
 impl Group {
     /// Where a process makes itself a member by writing `0`.
     pub fn doors(&self) -> io::Result<Vec<File>> {
@@ -176,9 +185,10 @@ impl Groups {
             let own = own(controller, &groups, &mounts);
             let own = own.ok_or_else(|| "no such control group is in sight".to_owned())?;
             let word = may_be_made(controller, &own)?;
+            let used = !trees.is_empty();
             trees.push(match own {
                 Own::First(own) => first(controller, &own),
-                Own::Second(own) => second(controller, &own, getpid()),
+                Own::Second(own) => second(controller, &own, getpid(), used),
             }?);
             Ok(word)
         };
@@ -202,12 +212,14 @@ impl Groups {
     /// Makes a group. Nobody is in it.
     pub fn make(&mut self, limits: Limits) -> io::Result<Group> {
         self.made += 1;
-        let mut folders: Vec<PathBuf> = Vec::new();
+        let mut group = Group {
+            folders: Vec::new(),
+        };
         for tree in &self.trees {
             let folder = tree.folder.join(self.made.to_string());
-            if !folders.contains(&folder) {
+            if !group.folders.contains(&folder) {
                 make_folder(&folder)?;
-                folders.push(folder.clone());
+                group.folders.push(folder.clone());
             }
             for (file, value, may_lack) in tree.settings(limits) {
                 let set = fs::write(folder.join(file), value);
@@ -216,27 +228,23 @@ impl Groups {
                 }
             }
         }
-        Ok(Group { folders })
+        Ok(group)
     }
 
     /// A process has become a group's member.
     pub fn joined(&mut self, pid: Pid, group: Group) {
-        // Whoever had the number before is gone.
-        if let Some(old) = self.members.insert(pid, group) {
-            old.folders.iter().for_each(|folder| {
-                removed(folder);
-            });
-        }
+        // Whoever had the number before is gone, and its group with it.
+        self.members.insert(pid, group);
     }
 
     /// Puts a process into a group of its own.
     pub fn enclose(&mut self, pid: Pid, limits: Limits) -> io::Result<()> {
         let group = self.make(limits)?;
-        for folder in &group.folders {
-            fs::write(folder.join(MEMBERS), pid.to_string())?;
-        }
+        let entered = (group.folders.iter())
+            .try_for_each(|folder| fs::write(folder.join(MEMBERS), pid.to_string()));
+        // Of one of two, where the other failed, it is a member too.
         self.joined(pid, group);
-        Ok(())
+        entered
     }
 
     /// Whether the kernel ended one of a process's group for the memory that it took.
@@ -289,8 +297,8 @@ fn first(controller: Controller, own: &Path) -> Result<Tree, String> {
 }
 
 /// This launcher's folder of the second kind, where a group with processes has no limited groups below it. So this process
-/// moves into one of its own, and the folder lies beside that.
-fn second(controller: Controller, own: &Path, launcher: Pid) -> Result<Tree, String> {
+/// moves into one of its own, and the folder lies beside that. `used` is true where another controller's groups need that.
+fn second(controller: Controller, own: &Path, launcher: Pid, used: bool) -> Result<Tree, String> {
     remove_stale(own);
     let folder = own.join(format!("{OURS}{launcher}"));
     let aside = own.join(format!("{OURS}{launcher}{SELF}"));
@@ -308,8 +316,8 @@ fn second(controller: Controller, own: &Path, launcher: Pid) -> Result<Tree, Str
             first_kind: false,
         }),
         Err(error) => {
-            // As it was, unless another controller's groups are there already, which need it so.
-            if removed(&folder) {
+            // As it was.
+            if !used && removed(&folder) {
                 let _ = enter(own);
                 removed(&aside);
             }

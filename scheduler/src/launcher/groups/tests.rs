@@ -132,7 +132,8 @@ fn what_a_launcher_left_that_is_gone_is_removed_and_nothing_else() {
 fn of_the_second_kind_the_launcher_steps_aside_and_limits_are_said_in_its_words() {
     let own = tempfile::tempdir().expect("a folder");
     let launcher = Pid::from_raw(7);
-    let trees = Controller::ALL.map(|one| second(one, own.path(), launcher).expect("ordinary"));
+    let trees =
+        Controller::ALL.map(|one| second(one, own.path(), launcher, false).expect("ordinary"));
     let read = |path: &str| fs::read_to_string(own.path().join(path)).expect(path);
     assert_eq!(read("bulkhead-7-launcher/cgroup.procs"), "7");
     assert_eq!(read("bulkhead-7/cgroup.subtree_control"), "+pids");
@@ -159,7 +160,7 @@ fn of_the_second_kind_a_launcher_that_cannot_have_groups_is_where_it_was() {
     let own = tempfile::tempdir().expect("a folder");
     // As the kernel answers where other processes are in the group: it cannot be written to.
     fs::create_dir(own.path().join(PASSED_ON)).expect("room");
-    let why = second(Controller::Memory, own.path(), Pid::from_raw(7)).expect_err("busy");
+    let why = second(Controller::Memory, own.path(), Pid::from_raw(7), false).expect_err("busy");
     assert!(why.contains("Delegate=yes"), "{why}");
     let back = fs::read_to_string(own.path().join(MEMBERS));
     assert_eq!(back.expect("written"), "7");

@@ -40,11 +40,7 @@ impl Driver {
         let Some(entry) = self.workers.get(&worker) else {
             return;
         };
-        let quota = self
-            .tenants
-            .get(&entry.tenant)
-            .map(|facts| facts.quota_bytes);
-        let before = entry.held.cached.min(quota.unwrap_or_default());
+        let before = entry.held.cached.min(entry.quota_bytes);
         match counters.cached_bytes.saturating_add(DROPPED_BYTES_MIN) <= before {
             true => self.counted(worker, expired.kv_bytes, counters),
             false => self.kill_worker(worker, Cause::Protocol),

@@ -95,7 +95,9 @@ impl Driver {
             tenant: facts
                 .map(|facts| facts.name.to_string())
                 .unwrap_or_default(),
-            quota_bytes: facts.map(|facts| facts.quota_bytes).unwrap_or_default(),
+            quota_bytes: facts
+                .map(|facts| facts.quota_on(device))
+                .unwrap_or_default(),
             gpu: self.spawn_gpu(device),
         };
         self.to_launcher(to_launcher::Message::Spawn(spawn));

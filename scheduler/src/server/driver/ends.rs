@@ -59,7 +59,7 @@ impl Driver {
         let Some(ending) = self.ending.remove(&worker) else {
             return;
         };
-        let (how, why) = words(ending.cause, exited.signal);
+        let (how, why) = words(ending.cause, exited);
         metrics::worker_ended(&self.label(ending.tenant), how, why);
         if ending.cause == Some(Cause::Evicted) {
             return tracing::info!(worker = worker.0, how, why, "a worker ended");
@@ -85,7 +85,7 @@ impl Driver {
 }
 
 /// How a worker ended, and why, in words of ours.
-fn words(cause: Option<Cause>, signal: i32) -> (&'static str, &'static str) {
+fn words(cause: Option<Cause>, exited: &Exited) -> (&'static str, &'static str) {
     match cause {
         Some(Cause::Evicted) => ("evicted", "idle"),
         Some(Cause::Refused) => ("refused", "start"),
@@ -97,9 +97,10 @@ fn words(cause: Option<Cause>, signal: i32) -> (&'static str, &'static str) {
         Some(Cause::SlowStart) => ("killed", "slow_start"),
         Some(Cause::MixedBatch) => ("killed", "mixed_batch"),
         Some(Cause::DeviceDown) => ("killed", "device_down"),
+        None if exited.out_of_memory => ("crashed", "out_of_memory"),
         None => (
             "crashed",
-            match signal {
+            match exited.signal {
                 0 => "exit",
                 // The filter's answer to a call that no worker makes.
                 libc::SIGSYS => "forbidden_call",

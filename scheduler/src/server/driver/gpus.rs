@@ -118,7 +118,8 @@ impl Driver {
     /// How many devices are known after it.
     fn look_at(&mut self, snapshot: &Snapshot) -> usize {
         let ours: BTreeSet<u32> = (self.workers.values())
-            .filter_map(|worker| u32::try_from(worker.pid).ok())
+            .flat_map(|worker| [worker.pid, worker.keeper])
+            .filter_map(|pid| u32::try_from(pid).ok())
             .filter(|pid| *pid > 0)
             .collect();
         let verdicts = self.gpus.judge.judge(snapshot, &ours);

@@ -142,7 +142,7 @@ impl Case {
             worker: spawn.worker,
             pid: 4711,
             model_sha256: String::new(),
-            layers: Vec::new(),
+            ..Spawned::default()
         };
         let message = Some(from_launcher::Message::Spawned(spawned));
         let message = FromLauncher { message };

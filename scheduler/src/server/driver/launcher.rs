@@ -77,6 +77,7 @@ impl Driver {
         let worker = WorkerId(spawned.worker);
         if let Some(entry) = self.workers.get_mut(&worker) {
             entry.seal.clone_from(&spawned.layers);
+            entry.keeper = spawned.keeper;
         }
         let connected = match socket {
             Some(socket) => self.connect_worker(worker, spawned.pid, socket),

@@ -68,6 +68,10 @@ pub(super) struct Worker {
     pub pid: i32,
     pub state: State,
     pub seal: Vec<String>,
+    /// The process that lends it the model's weights; 0 where none does.
+    pub keeper: i32,
+    /// What it was assigned, bytes; an operator may have given its tenant another since.
+    pub quota_bytes: u64,
     pub held: Held,
     /// What it said last that it had done.
     pub counters: Counters,
@@ -98,6 +102,8 @@ impl Worker {
             pid: 0,
             state: State::Starting,
             seal: Vec::new(),
+            keeper: 0,
+            quota_bytes: 0,
             held: Held::default(),
             counters: Counters::default(),
             stepped_ns: 0,
@@ -201,9 +207,11 @@ impl Driver {
         let Some(facts) = self.tenants.get(&tenant) else {
             return;
         };
+        let quota_bytes = facts.quota_on(device);
+        entry.quota_bytes = quota_bytes;
         let assign = Assign {
             tenant: facts.name.to_string(),
-            quota_bytes: facts.quota_on(device),
+            quota_bytes,
             region: self.setup.region.clone(),
             step_limit_ns: self.setup.step_limit_ns,
             prefix_cache: self.caches_prefixes(model),
