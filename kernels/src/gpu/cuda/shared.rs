@@ -57,8 +57,8 @@ impl Mapping {
     ) -> Result<Self, LaunchError> {
         const AT: &str = "mapping shared memory";
         let mut address = 0;
-        // SAFETY: the address is written by the call.
         done(
+            // SAFETY: the address is written by the call.
             unsafe { sys::cuMemAddressReserve(&mut address, bytes, 0, 0, 0) },
             AT,
         )?;
@@ -95,8 +95,8 @@ impl Shareable {
         gpu.stream.context().bind_to_thread().map_err(failed(AT))?;
         let properties = properties(gpu);
         let mut unit = 0;
-        // SAFETY: the structure is complete and alive during the call, which writes the number.
         done(
+            // SAFETY: the structure is complete and alive during the call, which writes the number.
             unsafe {
                 sys::cuMemGetAllocationGranularity(
                     &mut unit,
@@ -110,8 +110,8 @@ impl Shareable {
         let bytes =
             bytes.ok_or_else(|| failed(AT)(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)))?;
         let mut handle = 0;
-        // SAFETY: as above; it writes the handle.
         done(
+            // SAFETY: as above; it writes the handle.
             unsafe { sys::cuMemCreate(&mut handle, bytes, &properties, 0) },
             AT,
         )?;
@@ -154,8 +154,8 @@ impl Shareable {
         self.0.allow(Access::CU_MEM_ACCESS_FLAGS_PROT_READ)?;
         let mut raw: i32 = -1;
         let into = (&raw mut raw).cast::<c_void>();
-        // SAFETY: for this kind of handle the call writes an int.
         done(
+            // SAFETY: for this kind of handle the call writes an int.
             unsafe { sys::cuMemExportToShareableHandle(into, self.0.handle, DESCRIPTOR, 0) },
             "exporting shared memory",
         )?;
@@ -188,8 +188,8 @@ impl Imported {
         let mut handle = 0;
         // For this kind of handle the pointer is the descriptor's number.
         let number = memory.as_raw_fd() as usize as *mut c_void;
-        // SAFETY: the descriptor is open during the call, which writes the handle.
         done(
+            // SAFETY: the descriptor is open during the call, which writes the handle.
             unsafe { sys::cuMemImportFromShareableHandle(&mut handle, number, DESCRIPTOR) },
             AT,
         )?;
