@@ -11,6 +11,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// As in emulation.hpp.
@@ -256,7 +257,10 @@ fn build(text: &str) -> PathBuf {
     if library.is_file() {
         return library;
     }
-    let own = |ending| folder.join(format!("emulated-{}.{ending}", std::process::id()));
+    // Tests of one process compile too, each another text or the same.
+    static BUILDS: AtomicUsize = AtomicUsize::new(0);
+    let build = BUILDS.fetch_add(1, Ordering::Relaxed);
+    let own = |ending| folder.join(format!("emulated-{}-{build}.{ending}", std::process::id()));
     let (from, to) = (own("cpp"), own("so"));
     std::fs::write(&from, text).expect("the build's folder is there");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
