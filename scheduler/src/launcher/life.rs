@@ -419,6 +419,16 @@ impl<'a> Life<'a> {
                     reason,
                     permanent,
                 } => self.dropped(model, reason, permanent),
+                // Enclosed while nobody waits for it; whoever takes it says what it may have.
+                Outcome::Ahead { pid } => {
+                    let room = worker::room(&self.setup.config, 0);
+                    let limits = worker::limits(&self.setup.config, Some(room));
+                    let enclosed = self.setup.groups.borrow_mut().enclose(pid, limits);
+                    if let Err(error) = enclosed {
+                        tracing::error!("a worker ahead cannot be bounded: {error}");
+                        sys::kill_now(pid);
+                    }
+                }
                 // The templates have seen to it.
                 Outcome::Unwanted { .. } => {}
             }

@@ -31,6 +31,8 @@ pub enum Outcome {
         /// The file that is not the one that was promised, where that is why.
         fault: Option<ModelFault>,
     },
+    /// There is one for whoever comes next.
+    Ahead { pid: Pid },
     /// There is one that was killed before it was there: it is to end.
     Unwanted { pid: Pid },
     /// Nobody holds this model any more.

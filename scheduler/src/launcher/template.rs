@@ -115,8 +115,6 @@ impl Template {
         arguments.extend(users::arguments(block));
         let room = worker::room(how.config, 0);
         let limits = worker::limits_loading(how.config, opened, Some(room))?;
-        // Until somebody takes them, spares are in their template's group.
-        let limits = limits.and(worker::limits_of_spares(how.config));
         let pid = worker::spawn_in_group(how, of.0, &arguments, &fds, limits)?;
         let template = Template::over(pid, control, of, now);
         let mut template = template.inspect_err(|_| sys::kill_and_wait(pid))?;
@@ -368,7 +366,10 @@ impl Template {
                             digest: self.digest.clone(),
                         });
                     }
-                    For::Spare(connection) => self.spares.add(pid, connection),
+                    For::Spare(connection) => {
+                        self.spares.add(pid, connection);
+                        outcomes.push(Outcome::Ahead { pid });
+                    }
                     For::Nobody => outcomes.push(Outcome::Unwanted { pid }),
                 }
             }

@@ -44,11 +44,6 @@ const LOADING_TIMES: u64 = 8;
 /// trial and of workers on their way.
 const TASKS_BESIDE: u64 = 64;
 
-/// The same of a worker that is started ahead, and the memory that it has of its own before it is anybody's, bytes: some
-/// 2 MiB (docs/RESULTS.md), and stacks.
-const SPARE_TASKS_BESIDE: u64 = 8;
-const SPARE_BYTES: u64 = 32 << 20;
-
 /// What the names of files of weights end with, where a keeper can lay those out.
 const WEIGHTS: &str = ".safetensors";
 
@@ -250,15 +245,6 @@ pub fn limits(config: &Config, memory_bytes: Option<u64>) -> Limits {
     Limits {
         memory_bytes,
         tasks: u64::from(config.worker_threads()) + TASKS_BESIDE,
-    }
-}
-
-/// What workers may have together that are started ahead.
-pub fn limits_of_spares(config: &Config) -> Limits {
-    let spares = u64::from(config.worker.spares);
-    Limits {
-        memory_bytes: Some(spares * SPARE_BYTES),
-        tasks: spares * (u64::from(config.worker_threads()) + SPARE_TASKS_BESIDE),
     }
 }
 

@@ -41,17 +41,6 @@ pub struct Limits {
     pub tasks: u64,
 }
 
-impl Limits {
-    /// Both together.
-    pub fn and(self, more: Limits) -> Limits {
-        let bytes = |one: u64| Some(one.saturating_add(more.memory_bytes?));
-        Limits {
-            memory_bytes: self.memory_bytes.and_then(bytes),
-            tasks: self.tasks.saturating_add(more.tasks),
-        }
-    }
-}
-
 /// Where groups are made for a controller, and how limits are said there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Tree {
@@ -83,6 +72,17 @@ impl Tree {
                 }
             }
         }
+    }
+
+    /// Sets a group's limits.
+    fn set(&self, group: &Path, limits: Limits) -> io::Result<()> {
+        for (file, value, may_lack) in self.settings(limits) {
+            let set = fs::write(group.join(file), value);
+            if !may_lack {
+                set?;
+            }
+        }
+        Ok(())
     }
 
     /// Where the kernel counts what it killed for memory.
@@ -221,12 +221,7 @@ impl Groups {
                 make_folder(&folder)?;
                 group.folders.push(folder.clone());
             }
-            for (file, value, may_lack) in tree.settings(limits) {
-                let set = fs::write(folder.join(file), value);
-                if !may_lack {
-                    set?;
-                }
-            }
+            tree.set(&folder, limits)?;
         }
         Ok(group)
     }
@@ -237,8 +232,18 @@ impl Groups {
         self.members.insert(pid, group);
     }
 
-    /// Puts a process into a group of its own.
+    /// Puts a process into a group of its own; where it is in one, that gets these limits. To be moved takes the kernel
+    /// some ten milliseconds, to be limited anew next to none.
     pub fn enclose(&mut self, pid: Pid, limits: Limits) -> io::Result<()> {
+        if let Some(group) = self.members.get(&pid) {
+            return self.trees.iter().try_for_each(|tree| {
+                let mut folders = group.folders.iter();
+                match folders.find(|folder| folder.starts_with(&tree.folder)) {
+                    Some(folder) => tree.set(folder, limits),
+                    None => Ok(()),
+                }
+            });
+        }
         let group = self.make(limits)?;
         let entered = (group.folders.iter())
             .try_for_each(|folder| fs::write(folder.join(MEMBERS), pid.to_string()));

@@ -149,6 +149,13 @@ fn of_the_second_kind_the_launcher_steps_aside_and_limits_are_said_in_its_words(
     assert_eq!(read("bulkhead-7/1/memory.swap.max"), "0");
     assert_eq!(read("bulkhead-7/1/pids.max"), "5");
     assert!(!groups.ran_out(Pid::from_raw(9)));
+    // Again: the same group, with other limits.
+    let wider = Limits { tasks: 6, ..limits };
+    groups.enclose(Pid::from_raw(9), wider).expect("ordinary");
+    assert_eq!(
+        (read("bulkhead-7/1/pids.max"), groups.made),
+        ("6".to_owned(), 1)
+    );
     let events = own.path().join("bulkhead-7/1/memory.events");
     fs::write(events, "low 0\noom 1\noom_kill 1\n").expect("ordinary");
     assert!(groups.ran_out(Pid::from_raw(9)));
