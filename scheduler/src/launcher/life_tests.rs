@@ -1,12 +1,13 @@
 //! A life driven as the scheduler would drive it, over a real connection and with real processes:
 //! shell scripts in the place of worker and audit process, which show what they were given.
 
-use super::{worker::CPU, *};
+use super::*;
 use crate::config::GpuUse;
+use crate::launcher::worker::{self, CPU};
 use crate::models::{File as ModelFile, Format, Manifest, Task};
 use bulkhead_proto::{
     frame,
-    internal::{KillWorker, SpawnGpu, ToWorker, to_worker},
+    internal::{KillWorker, SpawnFailed, SpawnGpu, SpawnWorker, ToWorker, to_worker},
 };
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use std::{
