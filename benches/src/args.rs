@@ -125,11 +125,14 @@ pub enum Part {
 
 #[derive(Debug, Group)]
 pub struct Scrub {
+    /// How often the engine takes turns with zeroing and without
+    #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub turns: u32,
     /// Pairs of servers, one with zeroing and one without
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub pairs: u32,
     /// How often those of a pair take turns
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
     /// Size of the buffer that is filled and read back, MiB
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]

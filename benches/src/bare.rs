@@ -8,10 +8,12 @@ use crate::{
     waiting::Waiting,
     workload::{EMBED_MODEL, GENERATE_MODEL},
 };
+use bulkhead_kernels::alloc::Mappings;
 use bulkhead_proto::internal::{
     EmbedJob, Finished, GenerateJob, Load, Outcome, WorkItem, work_item::Job,
 };
 use bulkhead_worker::engine::{Engine, StepOutcome};
+use bulkhead_worker::evidence::Evidence;
 use bulkhead_worker::{load::FileBytes, models};
 use std::{
     path::{Path, PathBuf},
@@ -26,6 +28,7 @@ const QUOTA_BYTES: u64 = 1 << 30;
 /// An engine and its clock.
 pub struct Bare {
     engine: Box<dyn Engine>,
+    evidence: Evidence,
     began: Instant,
     next: u64,
     waiting: Option<Waiting>,
@@ -129,8 +132,12 @@ impl Bare {
             ..Load::default()
         };
         let files = files.iter().map(read).collect::<Result<_, _>>()?;
+        let engine = models::open(&load, files)?;
+        // As a template does.
+        let _ = Mappings::of_this_process()?.collapse();
         let mut bare = Bare {
-            engine: models::open(&load, files)?,
+            engine,
+            evidence: Evidence::begin(),
             began: Instant::now(),
             next: 0,
             // Now that all of its threads are there.
@@ -196,7 +203,7 @@ impl Bare {
         let (waited_before, step) = (waited(&mut self.waiting), Instant::now());
         let outcome = self.engine.step(&now);
         if !outcome.finished.is_empty() {
-            self.engine.scrub();
+            self.evidence.scrub(&mut *self.engine);
         }
         let seconds = step.elapsed().as_secs_f64();
         let waited_ns = waited(&mut self.waiting).saturating_sub(waited_before);
@@ -222,7 +229,7 @@ impl Bare {
             run.finished.extend(outcome.finished);
         }
         run.seconds = started.elapsed().as_secs_f64();
-        self.engine.scrub();
+        self.evidence.scrub(&mut *self.engine);
         match run.finished.iter().find(|one| one.outcome() != Outcome::Ok) {
             None => Ok(run),
             Some(one) => Err(format!("the engine refused: {}", one.detail).into()),

@@ -1,7 +1,7 @@
 //! The measures that keep memory clean, each of which can be switched off for the whole process.
 //!
 //! All are on. Off serves two ends only: measuring what a measure costs, and showing in a test what it alone protects.
-//! Nothing is zeroed here, and nothing is ever switched on again.
+//! Nothing is zeroed here: what was freed while a measure was off stays as it is.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
@@ -50,9 +50,14 @@ impl Measure {
         OFF.load(Relaxed) & self.bit() == 0
     }
 
-    /// Switches it off. To be called at the start, before other threads exist.
+    /// Switches it off. Where prompts are worked on, at the start, before other threads exist.
     pub fn switch_off(self) {
         OFF.fetch_or(self.bit(), Relaxed);
+    }
+
+    /// Switches it on again: for measuring what it costs, with and without in one process.
+    pub fn switch_on(self) {
+        OFF.fetch_and(!self.bit(), Relaxed);
     }
 
     fn bit(self) -> u8 {

@@ -8,8 +8,10 @@
 //! it does differs between C libraries. Memory that C code allocates for itself is not covered.
 
 mod counters;
+mod pages;
 
 pub use counters::{AllocCounters, BATCH_BYTES, snapshot};
+pub use pages::Mappings;
 
 use crate::fill::fill_zero_uninit;
 use crate::{Measure, Residue, verify_zero};

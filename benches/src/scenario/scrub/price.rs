@@ -1,10 +1,12 @@
 //! What clean memory costs a busy server, and what all protections cost together.
 //!
-//! A server with every measure, one with none, and the bare engine in this process with none and unsealed take turns
-//! over the same work. Two servers of the very same settings can differ by a tenth, by where their memory happens to
-//! lie, and the machine has other guests: so there are several pairs of servers, what is compared within a pair is the
-//! best of its rounds, and the figures are medians of the pairs. The share of zeroing is told a second time in processor
-//! time, which the servers' processes spent on the same work and which the kernel counts for them alone.
+//! Zeroing: the engine in this process does the same work with every measure and with none, by turns. Two processes of the
+//! very same settings can differ by a tenth, by where their memory happens to lie; one process does not differ from itself.
+//!
+//! Everything: a server with every measure, one with none, and the bare engine in this process with none and unsealed take
+//! turns over the same work. Since processes differ, there are many pairs of servers, what is compared within a pair is the
+//! best of its rounds, and the figures are medians of the pairs. The share of zeroing is told of the servers too, also
+//! in processor time, which the kernel counts for them alone.
 
 use crate::{
     Failure, Figure,
@@ -27,6 +29,8 @@ const OFF: &str = "unsafe.disable=[\"zeroing\"]";
 const EMBED: (usize, usize, usize) = (4, 32, 8);
 /// Answers that are written side by side, how often, and tokens of each.
 const GENERATE: (usize, usize, u32) = (8, 1, 64);
+/// A turn of the engine alone is a quarter of a round: the shorter, the less the machine changes between two.
+const TURN: (usize, u32) = (EMBED.2 / 4, GENERATE.2 / 4);
 
 /// Who does a round's work.
 enum Who<'a> {
@@ -60,15 +64,21 @@ impl Side {
 
 /// Measures both starter models.
 pub async fn measure(args: &args::Scrub, settings: &ServerArgs) -> Result<Vec<Figure>, Failure> {
-    // This process's own: the bare engine is what everything off comes to.
-    Measure::ALL.into_iter().for_each(Measure::switch_off);
-    let mut without = settings.clone();
-    without.settings.push(OFF.into());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let Starters {
         mut minilm,
         mut smollm2,
     } = Starters::open(settings, threads)?;
+    let mut figures = vec![
+        by_turns("minilm", args.turns, || embed_bare(&mut minilm, TURN.0))?,
+        by_turns("smollm2", args.turns, || {
+            generate_bare(&mut smollm2, TURN.1)
+        })?,
+    ];
+    // From here on the bare engine is what everything off comes to.
+    Measure::ALL.into_iter().for_each(Measure::switch_off);
+    let mut without = settings.clone();
+    without.settings.push(OFF.into());
     let (mut embedded, mut generated) = (Vec::new(), Vec::new());
     for pair in 1..=args.pairs {
         eprintln!("pair {pair} of {}", args.pairs);
@@ -81,7 +91,6 @@ pub async fn measure(args: &args::Scrub, settings: &ServerArgs) -> Result<Vec<Fi
     }
     let texts = (EMBED.1 * EMBED.2) as f64;
     let tokens = (GENERATE.0 * GENERATE.1) as f64 * f64::from(GENERATE.2);
-    let mut figures = Vec::new();
     figures.extend(prices("minilm", texts, "texts/s", &embedded));
     figures.extend(prices("smollm2", tokens, "tokens/s", &generated));
     let whole = ["scrub_share", "protection_price"].map(|name| {
@@ -92,6 +101,50 @@ pub async fn measure(args: &args::Scrub, settings: &ServerArgs) -> Result<Vec<Fi
     });
     figures.extend(whole);
     Ok(figures)
+}
+
+/// The share of its time that zeroing takes the engine in this process: the same work with every measure and with none,
+/// by turns.
+fn by_turns(
+    model: &str,
+    turns: u32,
+    mut work: impl FnMut() -> Result<(), Failure>,
+) -> Result<Figure, Failure> {
+    let mut took = |on: bool| {
+        let switch = if on {
+            Measure::switch_on
+        } else {
+            Measure::switch_off
+        };
+        Measure::ALL.into_iter().for_each(switch);
+        let started = Instant::now();
+        work()?;
+        Ok::<_, Failure>(started.elapsed().as_secs_f64())
+    };
+    let mut shares = Vec::new();
+    for turn in 0..=turns {
+        // In turns, so that neither always comes after the other.
+        let (on, off) = match turn % 2 {
+            0 => (took(true)?, took(false)?),
+            _ => {
+                let off = took(false)?;
+                (took(true)?, off)
+            }
+        };
+        // The first warms up.
+        if turn > 0 {
+            shares.push(1.0 - off / on);
+        }
+    }
+    Ok(Figure::lower(
+        &format!("scrub_share/{model}"),
+        median(shares.iter().copied()),
+        "ratio",
+        format!(
+            "of the bare engine's time for the same work, in one process; {}",
+            spread(shares)
+        ),
+    ))
 }
 
 /// What the rounds took. One round more, that warms up, is left out.
@@ -144,43 +197,54 @@ fn prices(model: &str, units: f64, unit: &str, pairs: &[Vec<Round>]) -> [Figure;
         let walls = pair.iter().map(|round| round[which].wall);
         units / walls.fold(f64::MAX, f64::min)
     };
-    let over = |value: &dyn Fn(&[Round]) -> f64| median(pairs.iter().map(|pair| value(pair)));
-    let rate = |which: usize| over(&|pair| best(pair, which));
+    let each = |value: &dyn Fn(&[Round]) -> f64| -> Vec<f64> {
+        pairs.iter().map(|pair| value(pair)).collect()
+    };
+    let rate = |which: usize| median(each(&|pair| best(pair, which)).into_iter());
     let cpu = |pair: &[Round], which: usize| median(pair.iter().map(|round| round[which].cpu));
-    let share = |pair: &[Round]| 1.0 - best(pair, 0) / best(pair, 1);
-    let (least, most) = pairs
-        .iter()
-        .fold((f64::MAX, f64::MIN), |(least, most), pair| {
-            (least.min(share(pair)), most.max(share(pair)))
-        });
-    let of_all = format!("medians of {} pairs", pairs.len());
     let (with, without, bare) = (rate(0), rate(1), rate(2));
+    let figure = |name: &str, values: Vec<f64>, of: String| {
+        let over = format!(
+            "{of}; medians of pairs of servers; {}",
+            spread(values.clone())
+        );
+        let name = format!("{name}/{model}");
+        Figure::lower(&name, median(values.into_iter()), "ratio", over)
+    };
     [
-        Figure::lower(
-            &format!("scrub_share/{model}"),
-            over(&share),
-            "ratio",
-            format!(
-                "of throughput: {with:.1} {unit} with every measure, {without:.1} with none; {of_all}, {least:.3} to \
-                 {most:.3}"
-            ),
+        figure(
+            "server_scrub_share",
+            each(&|pair| 1.0 - best(pair, 0) / best(pair, 1)),
+            format!("of throughput: {with:.1} {unit} with every measure, {without:.1} with none"),
         ),
-        Figure::lower(
-            &format!("scrub_cpu_share/{model}"),
-            over(&|pair| 1.0 - cpu(pair, 1) / cpu(pair, 0)),
-            "ratio",
-            format!("of the servers' processor time for the same work; {of_all}"),
+        figure(
+            "server_scrub_cpu_share",
+            each(&|pair| 1.0 - cpu(pair, 1) / cpu(pair, 0)),
+            "of the servers' processor time for the same work".to_owned(),
         ),
-        Figure::lower(
-            &format!("protection_price/{model}"),
-            over(&|pair| 1.0 - best(pair, 0) / best(pair, 2)),
-            "ratio",
+        figure(
+            "protection_price",
+            each(&|pair| 1.0 - best(pair, 0) / best(pair, 2)),
             format!(
                 "of throughput: the whole server with every protection, {with:.1} {unit}, beside the bare engine \
-                 without any and with nobody to serve, {bare:.1}; {of_all}"
+                 without any and with nobody to serve, {bare:.1}"
             ),
         ),
     ]
+}
+
+/// How many values there are, and between which two of them the median of all that could have been lies with 95 %: as
+/// many places from the middle as the binomial distribution allows (its normal approximation).
+fn spread(mut values: Vec<f64>) -> String {
+    values.sort_unstable_by(f64::total_cmp);
+    let count = values.len();
+    let off = (0.98 * (count as f64).sqrt()).ceil() as usize;
+    let below = (count / 2).saturating_sub(off);
+    let above = (count.div_ceil(2) + off).min(count) - 1;
+    format!(
+        "{count} of them, 95 %: {:.3} to {:.3}",
+        values[below], values[above]
+    )
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -198,17 +262,19 @@ async fn embed(who: Who<'_>) -> Result<(), Failure> {
                 }
                 Ok::<_, Failure>(())
             };
-            side_by_side(outstanding, client, send).await?;
+            side_by_side(outstanding, client, send).await
         }
-        Who::Bare(engine) => {
-            let texts = vec![TEXT.to_owned(); texts];
-            for _ in 0..requests / outstanding {
-                for _ in 0..outstanding {
-                    engine.embed(&texts);
-                }
-                engine.drain()?;
-            }
+        Who::Bare(engine) => embed_bare(engine, requests),
+    }
+}
+
+fn embed_bare(engine: &mut Bare, requests: usize) -> Result<(), Failure> {
+    let texts = vec![TEXT.to_owned(); EMBED.1];
+    for _ in 0..requests.div_ceil(EMBED.0) {
+        for _ in 0..EMBED.0.min(requests) {
+            engine.embed(&texts);
         }
+        engine.drain()?;
     }
     Ok(())
 }
@@ -224,16 +290,19 @@ async fn generate(who: Who<'_>) -> Result<(), Failure> {
                 }
                 Ok::<_, Failure>(())
             };
-            side_by_side(outstanding, client, send).await?;
+            side_by_side(outstanding, client, send).await
         }
-        Who::Bare(engine) => {
-            for _ in 0..times {
-                for _ in 0..outstanding {
-                    engine.generate(TEXT, tokens);
-                }
-                engine.drain()?;
-            }
+        Who::Bare(engine) => generate_bare(engine, tokens),
+    }
+}
+
+fn generate_bare(engine: &mut Bare, tokens: u32) -> Result<(), Failure> {
+    let (outstanding, times, _) = GENERATE;
+    for _ in 0..times {
+        for _ in 0..outstanding {
+            engine.generate(TEXT, tokens);
         }
+        engine.drain()?;
     }
     Ok(())
 }
@@ -269,10 +338,17 @@ mod tests {
         let pair = |with: f64| vec![round([with, 9.7, 9.0]), round([30.0, 20.0, 9.9])];
         let pairs = [pair(10.0), pair(9.7), pair(14.0)];
         let [share, cpu, price] = prices("m", 970.0, "texts/s", &pairs);
-        assert_eq!(share.name, "scrub_share/m");
+        assert_eq!(share.name, "server_scrub_share/m");
         assert!((share.value - 0.03).abs() < 1e-9, "{}", share.value);
         assert!((price.value - 0.1).abs() < 1e-9, "{}", price.value);
         // Of two rounds the later one is the middle.
         assert!((cpu.value - 1.0 / 3.0).abs() < 1e-9, "{}", cpu.value);
+    }
+
+    #[test]
+    fn the_spread_leaves_out_what_one_in_twenty_would() {
+        let values = (1..=25).map(f64::from).collect();
+        assert_eq!(spread(values), "25 of them, 95 %: 8.000 to 18.000");
+        assert_eq!(spread(vec![2.0, 1.0]), "2 of them, 95 %: 1.000 to 2.000");
     }
 }
