@@ -77,6 +77,14 @@ impl Traces {
         self.pieces.len()
     }
 
+    /// A piece with the one before and the one after it, for a person to judge whether it is one of a job's or a pair of
+    /// numbers that lie anywhere.
+    pub fn around(&self, (which, at): (usize, usize)) -> (&'static str, &[u8]) {
+        let (what, bytes) = &self.secrets[which];
+        let end = (at + 2 * PIECE).min(bytes.len());
+        (what, &bytes[at.saturating_sub(PIECE)..end])
+    }
+
     /// What the memory of a process holds of them. An error names the process and says what to do.
     pub fn found_in(&self, pid: i32) -> io::Result<Found> {
         let longest = self.secrets.iter().map(|(_, bytes)| bytes.len()).max();

@@ -39,6 +39,8 @@ const UNRELATED: [&str; 5] = [
 ];
 /// Tokens of each answer to those.
 const UNRELATED_TOKENS: u32 = 16;
+/// Of what is left, so many pieces are told in full.
+const TOLD_MAX: usize = 4;
 /// From the moment at which the client hangs up: a server has so long to notice it and to clean up.
 const SETTLE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(250);
@@ -166,7 +168,14 @@ async fn left(
     let gone = Instant::now();
     loop {
         let found = &search(server, traces)? - everywhere;
-        if found.is_empty() || gone.elapsed() > SETTLE {
+        if found.is_empty() {
+            return Ok(found);
+        }
+        if gone.elapsed() > SETTLE {
+            for piece in found.iter().take(TOLD_MAX) {
+                let (what, bytes) = traces.around(*piece);
+                eprintln!("  left, with its neighbours: {what} {bytes:x?}");
+            }
             return Ok(found);
         }
         tokio::time::sleep(POLL).await;
