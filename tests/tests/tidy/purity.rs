@@ -8,6 +8,7 @@ use bulkhead_tests::source::{names, rust_files};
 const PURE: &[&str] = &[
     "scheduler/core/src",
     "scheduler/gpus/src/health",
+    "scheduler/sim/src",
     "worker/core/src",
 ];
 
