@@ -5,7 +5,7 @@
 
 use crate::core::{Core, Request};
 use crate::memory::NoRoom;
-use crate::{Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
+use crate::{AgentId, Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
 
 /// Bounds of the hint when to ask again.
 const RETRY_AFTER_NS_MIN: Nanos = 10_000_000;
@@ -81,7 +81,12 @@ impl Core {
         // At least 1, or empty requests would fill a batch without end.
         let tokens = u64::from(submission.tokens_in) + u64::from(submission.tokens_out_max);
         let tokens = tokens.max(1);
-        let cost_ns = self.predict(submission.tenant, submission.model, tokens);
+        let cost_ns = self.expected_cost(
+            submission.tenant,
+            submission.agent,
+            submission.model,
+            (submission.tokens_in, submission.tokens_out_max),
+        );
         let arrival = self.next_arrival;
         self.next_arrival += 1;
         let Some(tenant) = self.tenants.get_mut(&submission.tenant) else {
@@ -116,7 +121,10 @@ impl Core {
             agent: submission.agent,
             model: submission.model,
             tokens,
+            tokens_in: submission.tokens_in,
+            tokens_out_max: submission.tokens_out_max,
             cost_ns,
+            charged_ns: 0,
             bytes: submission.bytes,
             deadline: submission.deadline,
             arrival,
@@ -126,6 +134,21 @@ impl Core {
         };
         self.requests.insert(submission.request, request);
         self.reindex(submission.tenant);
+    }
+
+    /// Cost of a request of so many tokens in, and at most so many out, if its answer is as long as is expected of its
+    /// agent.
+    pub(crate) fn expected_cost(
+        &self,
+        tenant: TenantId,
+        agent: AgentId,
+        model: ModelId,
+        (tokens_in, tokens_out_max): (u32, u32),
+    ) -> Nanos {
+        let agents = self.tenants.get(&tenant).map(|tenant| &tenant.agents);
+        let tokens_out = agents.map_or(tokens_out_max, |book| book.expect(agent, tokens_out_max));
+        let tokens = u64::from(tokens_in) + u64::from(tokens_out);
+        self.predict(tenant, model, tokens.max(1))
     }
 
     /// Predicted cost on the device of the worker that serves this model for this tenant, or on the

@@ -1,13 +1,14 @@
 //! Fair order among the agents of one tenant.
 //!
-//! An agent is charged the predicted cost of a request when it is assigned, and the difference once
-//! the worker has said how many tokens it was. Workers serve one tenant, so a worker's lie could
+//! An agent is charged the expected cost of a request when it is assigned, what goes beyond that as it
+//! comes, and the difference once it is known. Workers serve one tenant, so a worker's lie could
 //! shift the order inside that tenant only. An idle agent is remembered while it has a debt, that
-//! is, while its virtual time is ahead of the floor, and forgotten after.
+//! is, while its virtual time is ahead of the floor, and forgotten after, with how long its answers were.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fair::FairSet;
+use crate::lengths::Lengths;
 use crate::vtime::{self, VTime};
 use crate::{AgentId, Nanos};
 
@@ -15,31 +16,27 @@ use crate::{AgentId, Nanos};
 struct Agent {
     time: VTime,
     queued: usize,
+    lengths: Lengths,
 }
 
 /// The agents of one tenant that wait, or have a debt.
-#[derive(Debug)]
-pub(crate) struct AgentBook {
+#[derive(Debug, Default)]
+pub struct AgentBook {
     agents: BTreeMap<AgentId, Agent>,
     fair: FairSet<AgentId>,
     idle: BTreeSet<(VTime, AgentId)>,
+    /// Of all of them together, those that were forgotten included.
+    lengths: Lengths,
 }
 
 impl AgentBook {
-    pub(crate) fn new() -> Self {
-        AgentBook {
-            agents: BTreeMap::new(),
-            fair: FairSet::new(),
-            idle: BTreeSet::new(),
-        }
-    }
-
     /// One more request of this agent waits. Returns the agent's virtual time.
-    pub(crate) fn enqueue(&mut self, agent: AgentId) -> VTime {
+    pub fn enqueue(&mut self, agent: AgentId) -> VTime {
         let floor = self.fair.floor();
         let state = self.agents.entry(agent).or_insert(Agent {
             time: floor,
             queued: 0,
+            lengths: Lengths::default(),
         });
         if state.queued == 0 {
             self.idle.remove(&(state.time, agent));
@@ -50,7 +47,7 @@ impl AgentBook {
     }
 
     /// One request of this agent waits no longer.
-    pub(crate) fn dequeue(&mut self, agent: AgentId) {
+    pub fn dequeue(&mut self, agent: AgentId) {
         let Some(state) = self.agents.get_mut(&agent) else {
             return;
         };
@@ -63,8 +60,24 @@ impl AgentBook {
         self.forget();
     }
 
-    /// Charges an agent. Returns its new time.
-    pub(crate) fn charge(&mut self, agent: AgentId, cost_ns: Nanos) -> VTime {
+    /// Tokens that an answer of this agent is expected to have, of at most `most`.
+    pub fn expect(&self, agent: AgentId, most: u32) -> u32 {
+        let own = self.agents.get(&agent).map(|state| state.lengths);
+        let expected = own.unwrap_or_default().expect(&self.lengths);
+        u32::try_from(expected).unwrap_or(u32::MAX).min(most)
+    }
+
+    /// Learns how many tokens an answer of this agent had.
+    pub fn learn(&mut self, agent: AgentId, tokens: u32) {
+        self.lengths.learn(tokens);
+        if let Some(state) = self.agents.get_mut(&agent) {
+            state.lengths.learn(tokens);
+        }
+    }
+
+    /// Charges an agent: nanoseconds of lane time in the core; a simulator may count otherwise. Returns
+    /// its new time.
+    pub fn charge(&mut self, agent: AgentId, cost_ns: Nanos) -> VTime {
         let time = self
             .time(agent)
             .saturating_add(vtime::from_lane(cost_ns, 1));
@@ -73,7 +86,7 @@ impl AgentBook {
     }
 
     /// Gives an agent something back. Returns its new time.
-    pub(crate) fn refund(&mut self, agent: AgentId, cost_ns: Nanos) -> VTime {
+    pub fn refund(&mut self, agent: AgentId, cost_ns: Nanos) -> VTime {
         let time = self
             .time(agent)
             .saturating_sub(vtime::from_lane(cost_ns, 1));
@@ -96,10 +109,11 @@ impl AgentBook {
     }
 
     fn set(&mut self, agent: AgentId, time: VTime) {
-        let state = self
-            .agents
-            .entry(agent)
-            .or_insert(Agent { time, queued: 0 });
+        let state = self.agents.entry(agent).or_insert(Agent {
+            time,
+            queued: 0,
+            lengths: Lengths::default(),
+        });
         if state.queued > 0 {
             self.fair.set(agent, time);
         } else {
@@ -127,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_debt_is_remembered_until_others_catch_up() {
-        let mut book = AgentBook::new();
+        let mut book = AgentBook::default();
         let (greedy, modest) = (AgentId(1), AgentId(2));
         book.enqueue(greedy);
         book.enqueue(modest);

@@ -62,8 +62,12 @@ pub(crate) struct Request {
     pub model: ModelId,
     /// In and out together, the most it can be.
     pub tokens: u64,
-    /// Predicted when it was accepted.
+    pub tokens_in: u32,
+    pub tokens_out_max: u32,
+    /// Expected when it was accepted.
     pub cost_ns: Nanos,
+    /// What its agent has been charged for it so far.
+    pub charged_ns: Nanos,
     pub bytes: u64,
     pub deadline: Option<Nanos>,
     pub arrival: u64,
@@ -97,7 +101,7 @@ impl Core {
             deadlines: BTreeSet::new(),
             memory,
             costs: CostBook::default(),
-            fair: FairSet::new(),
+            fair: FairSet::default(),
             share: ShareClock::default(),
             leased: BTreeSet::new(),
             wanted: Wanted::default(),
@@ -136,8 +140,10 @@ impl Core {
                 lease,
                 tokens,
                 kv_bytes,
+                answers,
             } => {
                 self.stepped(worker, lease, tokens, kv_bytes, effects);
+                self.answers_grew(worker, &answers);
             }
             Event::Finished {
                 worker,
@@ -146,8 +152,7 @@ impl Core {
                 tokens_out,
                 outcome,
             } => {
-                let tokens = u64::from(tokens_in) + u64::from(tokens_out);
-                self.finished(worker, request, tokens, outcome, effects);
+                self.finished(worker, request, (tokens_in, tokens_out), outcome, effects);
             }
             Event::Released { worker, lease, dry } => self.released(worker, lease, dry, effects),
             Event::RetireModel { model } => self.retire_model(model),

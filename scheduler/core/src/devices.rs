@@ -111,6 +111,7 @@ impl Core {
 
     /// Puts a request where it stood before it was assigned, and gives back what its agent was charged.
     fn wait_again(&mut self, id: RequestId) {
+        self.charge_agent(id, 0);
         let Some(request) = self.requests.get(&id) else {
             return;
         };
@@ -120,8 +121,6 @@ impl Core {
         };
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(request.cost_ns);
-        let refunded = tenant.agents.refund(request.agent, request.cost_ns);
-        (tenant.flows.values_mut()).for_each(|flow| flow.queue.retime(request.agent, refunded));
         let time = tenant.agents.enqueue(request.agent);
         let flow = tenant.flows.entry(request.model).or_default();
         flow.queue.push(request.agent, time, slot);

@@ -126,12 +126,11 @@ impl Core {
             return;
         };
         request.worker = Some(id);
-        let (tenant, agent, tokens, cost_ns) = (
-            request.tenant,
-            request.agent,
-            request.tokens,
-            request.cost_ns,
-        );
+        let (tenant, agent, tokens) = (request.tenant, request.agent, request.tokens);
+        let sizes = (request.tokens_in, request.tokens_out_max);
+        let model = request.model;
+        // Anew: answers that have ended since it was accepted tell of this one.
+        let cost_ns = self.expected_cost(tenant, agent, model, sizes);
         if let Some(worker) = self.workers.get_mut(&id) {
             debug_assert_eq!(
                 worker.tenant, tenant,
@@ -139,13 +138,7 @@ impl Core {
             );
             worker.take_in(request_id, tokens);
         }
-        if let Some(tenant) = self.tenants.get_mut(&tenant) {
-            let time = tenant.agents.charge(agent, cost_ns);
-            tenant
-                .flows
-                .values_mut()
-                .for_each(|flow| flow.queue.retime(agent, time));
-        }
+        self.charge_agent(request_id, cost_ns);
     }
 
     fn ask_back(&mut self, device: DeviceId, effects: &mut Vec<Effect>) {

@@ -48,12 +48,13 @@ pub enum Event {
         worker: WorkerId,
         request: RequestId,
     },
-    /// A worker did a step.
+    /// A worker did a step. `answers`: how many output tokens those answers have by now that went on in it.
     Stepped {
         worker: WorkerId,
         lease: LeaseId,
         tokens: u32,
         kv_bytes: u64,
+        answers: Vec<(RequestId, u32)>,
     },
     /// A worker finished one request. Spoken by a worker, so ignored unless that worker holds it.
     Finished {

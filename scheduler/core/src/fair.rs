@@ -17,15 +17,17 @@ pub(crate) struct FairSet<K> {
     floor: VTime,
 }
 
-impl<K: Copy + Ord> FairSet<K> {
-    pub(crate) fn new() -> Self {
+impl<K> Default for FairSet<K> {
+    fn default() -> Self {
         FairSet {
             order: BTreeSet::new(),
             times: BTreeMap::new(),
             floor: 0,
         }
     }
+}
 
+impl<K: Copy + Ord> FairSet<K> {
     /// What a newcomer is lifted to.
     pub(crate) fn floor(&self) -> VTime {
         self.floor
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn idle_hoards_nothing_and_erases_nothing() {
-        let mut set = FairSet::new();
+        let mut set = FairSet::default();
         set.join(1, 0);
         set.join(2, 0);
         set.set(1, 50);
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_floor_never_goes_back() {
-        let mut set = FairSet::new();
+        let mut set = FairSet::default();
         set.join(1, 100);
         set.set(1, 10);
         assert_eq!((set.floor(), set.time(1)), (100, Some(10)));

@@ -36,6 +36,7 @@ mod ids;
 mod index;
 mod kinds;
 mod lane;
+mod lengths;
 mod memory;
 mod placement;
 mod queue;
@@ -47,13 +48,16 @@ mod vtime;
 mod worker;
 
 pub use self::core::Core;
+pub use agents::AgentBook;
 pub use backoff::{Backoff, Pace};
 pub use effect::{BackoffCause, Bound, Effect, End, KillReason, Refusal};
 pub use event::{
     CancelReason, DeviceKind, Event, Outcome, StartFailure, Submission, TenantSettings,
 };
 pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
+pub use queue::{Queue, Slot};
 pub use view::{TenantView, WorkerState, WorkerView};
+pub use vtime::VTime;
 
 /// The limits that the operator set. All bounds are inclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]

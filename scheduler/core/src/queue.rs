@@ -10,7 +10,7 @@ use crate::{AgentId, Nanos, RequestId};
 
 /// A waiting request's place among those of its agent: deadline (the end of time where it has
 /// none), order of arrival, id.
-pub(crate) type Slot = (Nanos, u64, RequestId);
+pub type Slot = (Nanos, u64, RequestId);
 
 #[derive(Debug)]
 struct AgentQueue {
@@ -20,23 +20,25 @@ struct AgentQueue {
 
 /// One queue.
 #[derive(Debug, Default)]
-pub(crate) struct Queue {
+pub struct Queue {
     agents: BTreeMap<AgentId, AgentQueue>,
     order: BTreeSet<(VTime, AgentId)>,
     len: usize,
 }
 
 impl Queue {
-    pub(crate) fn len(&self) -> usize {
+    /// How many requests wait.
+    pub fn len(&self) -> usize {
         self.len
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// Adds a request of an agent whose virtual time is `time`.
-    pub(crate) fn push(&mut self, agent: AgentId, time: VTime, slot: Slot) {
+    pub fn push(&mut self, agent: AgentId, time: VTime, slot: Slot) {
         self.order.insert((time, agent));
         let queue = self.agents.entry(agent).or_insert_with(|| AgentQueue {
             time,
@@ -47,13 +49,13 @@ impl Queue {
     }
 
     /// The next request to run.
-    pub(crate) fn peek(&self) -> Option<RequestId> {
+    pub fn peek(&self) -> Option<RequestId> {
         let (_, agent) = self.order.first()?;
         self.agents.get(agent)?.slots.first().map(|slot| slot.2)
     }
 
     /// Takes a request out.
-    pub(crate) fn remove(&mut self, agent: AgentId, slot: Slot) {
+    pub fn remove(&mut self, agent: AgentId, slot: Slot) {
         let Some(queue) = self.agents.get_mut(&agent) else {
             return;
         };
@@ -65,7 +67,7 @@ impl Queue {
     }
 
     /// Tells the queue an agent's new virtual time.
-    pub(crate) fn retime(&mut self, agent: AgentId, time: VTime) {
+    pub fn retime(&mut self, agent: AgentId, time: VTime) {
         if let Some(queue) = self.agents.get_mut(&agent) {
             self.order.remove(&(queue.time, agent));
             queue.time = time;
@@ -74,7 +76,7 @@ impl Queue {
     }
 
     /// Every waiting request, in no meaningful order but always the same.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
+    pub fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
         self.agents
             .values()
             .flat_map(|queue| queue.slots.iter().map(|slot| slot.2))

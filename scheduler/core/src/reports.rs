@@ -6,7 +6,7 @@
 
 use crate::core::Core;
 use crate::worker::{Life, Spoken};
-use crate::{Effect, End, KillReason, LeaseId, Outcome, RequestId, WorkerId};
+use crate::{Effect, End, KillReason, LeaseId, Nanos, Outcome, RequestId, WorkerId};
 
 /// Leases in a row that a worker may give back unasked, with work in hand and nothing done. More is
 /// a worker that will never run what it holds, and would be granted the lane again for ever.
@@ -63,7 +63,7 @@ impl Core {
         &mut self,
         id: WorkerId,
         request: RequestId,
-        tokens: u64,
+        tokens: (u32, u32),
         outcome: Outcome,
         effects: &mut Vec<Effect>,
     ) {
@@ -91,24 +91,62 @@ impl Core {
         self.reindex(tenant);
     }
 
+    /// Charges agents for answers that have become longer than was expected of them, by requests that this worker holds.
+    pub(crate) fn answers_grew(&mut self, id: WorkerId, answers: &[(RequestId, u32)]) {
+        for &(id_of_request, tokens_out) in answers {
+            let request = self.requests.get(&id_of_request);
+            let Some(request) = request.filter(|request| request.worker == Some(id)) else {
+                continue;
+            };
+            let tokens = u64::from(request.tokens_in) + u64::from(tokens_out);
+            let so_far = self.predict(request.tenant, request.model, tokens.min(request.tokens));
+            if so_far > request.charged_ns {
+                self.charge_agent(id_of_request, so_far);
+            }
+        }
+    }
+
     /// Settles the difference between what an agent was charged and what its request turned out to
-    /// be, in predicted cost. A worker can claim less than was reserved, never more. What it refused
-    /// costs as if it had been served, up to a whole batch: it held a place before its siblings' requests, and
+    /// be, in predicted cost, and learns from its length. A worker can claim no more than the request could be. What it
+    /// refused costs as if it had been served, up to a whole batch: it held a place before its siblings' requests, and
     /// if it cost nothing its agent would be first again.
-    fn correct_agent(&mut self, id: RequestId, tokens: u64, outcome: Outcome) {
+    fn correct_agent(
+        &mut self,
+        id: RequestId,
+        (tokens_in, tokens_out): (u32, u32),
+        outcome: Outcome,
+    ) {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        let (agent, cost_ns) = (request.agent, request.cost_ns);
+        let (tenant, agent) = (request.tenant, request.agent);
+        let answers = request.tokens_out_max > 0 && outcome == Outcome::Ok;
         let tokens = match outcome {
             Outcome::Invalid | Outcome::OverQuota => u64::from(self.limits.batch_tokens_max),
-            Outcome::Ok | Outcome::Cancelled | Outcome::Internal => tokens,
+            Outcome::Ok | Outcome::Cancelled | Outcome::Internal => {
+                u64::from(tokens_in) + u64::from(tokens_out)
+            }
         };
-        let actual = self
-            .predict(request.tenant, request.model, tokens.min(request.tokens))
-            .min(cost_ns);
+        let actual_ns = self.predict(tenant, request.model, tokens.min(request.tokens));
+        if answers && let Some(tenant) = self.tenants.get_mut(&tenant) {
+            tenant.agents.learn(agent, tokens_out);
+        }
+        self.charge_agent(id, actual_ns);
+    }
+
+    /// From now on an agent has been charged so much for a request: it is charged what it was not, and refunded
+    /// what it was beyond that.
+    pub(crate) fn charge_agent(&mut self, id: RequestId, cost_ns: Nanos) {
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        let before_ns = std::mem::replace(&mut request.charged_ns, cost_ns);
+        let agent = request.agent;
         if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
-            let time = tenant.agents.refund(agent, cost_ns - actual);
+            let time = match cost_ns.checked_sub(before_ns) {
+                Some(more_ns) => tenant.agents.charge(agent, more_ns),
+                None => tenant.agents.refund(agent, before_ns - cost_ns),
+            };
             tenant
                 .flows
                 .values_mut()

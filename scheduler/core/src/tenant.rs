@@ -69,7 +69,7 @@ impl Tenant {
             time: 0,
             competing: false,
             flows: BTreeMap::new(),
-            agents: AgentBook::new(),
+            agents: AgentBook::default(),
             queued: 0,
             open: 0,
             queued_cost_ns: 0,

@@ -7,7 +7,7 @@
 use crate::Nanos;
 
 /// A point in, or a span of, virtual time.
-pub(crate) type VTime = u128;
+pub type VTime = u128;
 
 const SHIFT: u32 = 32;
 

@@ -56,7 +56,8 @@ fn nonsense() -> impl Strategy<Value = Event> {
                 worker,
                 lease,
                 tokens,
-                kv_bytes
+                kv_bytes,
+                answers: vec![(RequestId(u64::from(tokens % 60)), tokens)],
             }
         ),
         (worker.clone(), 1u64..60, any::<u32>()).prop_map(|(worker, request, tokens)| {

@@ -226,6 +226,7 @@ fn only_what_a_worker_never_had_kills_it() {
         lease: LeaseId(1),
         tokens: 1,
         kv_bytes: 0,
+        answers: Vec::new(),
     });
     assert_eq!(kills(&sim), 0);
     sim.say(again(RequestId(999)));
@@ -238,6 +239,7 @@ fn only_what_a_worker_never_had_kills_it() {
         lease: LeaseId(77),
         tokens: 1,
         kv_bytes: 0,
+        answers: Vec::new(),
     });
     assert_eq!(kills(&sim), 2);
 }

@@ -153,6 +153,7 @@ impl ModelWorker {
             lease,
             tokens,
             kv_bytes: self.step_tokens,
+            answers: Vec::new(),
         });
         let mut left = self.step_tokens;
         while let Some(item) = self.work.front_mut() {

@@ -267,6 +267,8 @@ impl Driver {
         };
         let model = entry.model;
         entry.stepped_ns = entry.stepped_ns.saturating_add(step.step_ns);
+        let grown = |piece: &Piece| (RequestId(piece.request), piece.output_tokens);
+        let answers = step.pieces.iter().map(grown).collect();
         for piece in step.pieces {
             self.piece(worker, piece);
             if self.is_condemned(worker) {
@@ -278,6 +280,7 @@ impl Driver {
             lease: LeaseId(step.lease),
             tokens: step.tokens,
             kv_bytes: step.kv_bytes,
+            answers,
         });
         for finished in step.finished {
             if self.is_condemned(worker) || !self.clean(worker, finished.scrub.as_ref()) {
