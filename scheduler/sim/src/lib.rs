@@ -2,9 +2,9 @@
 //!
 //! It replays a [`Workload`] on an [`Engine`] model whose batch all tenants share, under one of the
 //! [`Policy`]s that the VTC paper compares ("Fairness in Serving Large Language Models", OSDI 2024),
-//! and computes that paper's metric ([`Row`]). Time is virtual and counted in whole nanoseconds; the
-//! same workload gives the same outcome, bit for bit. No clock, no input or output, no threads, no
-//! dependency: printing is for others.
+//! and computes that paper's metric ([`Row`]). Bulkhead's own order among the agents of one tenant stands beside
+//! them ([`Ours`]). Time is virtual and counted in whole nanoseconds; the same workload gives the same outcome, bit
+//! for bit. No clock, no input or output, no threads: printing is for others.
 
 mod cost;
 mod draw;
@@ -19,7 +19,7 @@ pub use cost::{INPUT_PRICE, OUTPUT_PRICE, cost};
 pub use draw::Draw;
 pub use engine::Engine;
 pub use metric::{Row, diffs, ttft_p99};
-pub use policy::{Fcfs, Policy, Request, Rpm, Verdict, Vtc};
+pub use policy::{Fcfs, Ours, Policy, Request, Rpm, Verdict, Vtc};
 pub use pool::{Claim, peak_tokens};
 pub use shared::{Outcome, Served, run};
 pub use workload::{Arrival, Workload};

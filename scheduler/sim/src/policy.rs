@@ -5,10 +5,12 @@
 
 mod fcfs;
 mod forecast;
+mod ours;
 mod rpm;
 mod vtc;
 
 pub use fcfs::Fcfs;
+pub use ours::Ours;
 pub use rpm::Rpm;
 pub use vtc::Vtc;
 

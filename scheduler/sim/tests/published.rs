@@ -6,9 +6,7 @@
 
 mod support;
 
-use bulkhead_sim::{
-    Arrival, Draw, Engine, Fcfs, Policy, Row, Vtc, Workload, run, ttft_p99, workload,
-};
+use bulkhead_sim::{Engine, Fcfs, Policy, Row, Vtc, Workload, run, ttft_p99, workload};
 use support::policies;
 
 /// Name, greatest and average difference, tok/s, requests served.
@@ -87,7 +85,7 @@ fn an_oracle_is_fairer_under_overload() {
         workload::on_off_overload(),
     ] {
         for seed in 0..2 {
-            let moved = moved(&workload, seed);
+            let moved = workload.moved(seed);
             let vtc = row(&moved, &mut Vtc::plain());
             let oracle = row(&moved, &mut Vtc::oracle());
             assert!(
@@ -96,15 +94,6 @@ fn an_oracle_is_fairer_under_overload() {
             );
         }
     }
-}
-
-fn moved(workload: &Workload, seed: u64) -> Workload {
-    let mut draw = Draw::new(seed);
-    let arrivals = workload.arrivals.iter().map(|arrival| Arrival {
-        at_ns: arrival.at_ns + draw.below(1_000_000_000),
-        ..*arrival
-    });
-    Workload::new(workload.name, arrivals.collect())
 }
 
 #[test]

@@ -32,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bulkhead-kernels", &[]),
     ("bulkhead-proto", &[]),
     ("bulkhead-search", &[]),
-    ("bulkhead-sim", &[]),
+    ("bulkhead-sim", &["bulkhead-core"]),
     ("bulkhead-identity", &[]),
     ("bulkhead-policy", &["bulkhead-identity"]),
     ("bulkhead-audit", &["bulkhead-proto"]),
