@@ -49,6 +49,8 @@ pub enum Scenario {
     Audit(Audit),
     /// Many tenants on one model, with one copy of its weights and with one each: memory and starts
     Weights(Weights),
+    /// The published table of fair scheduling, with our row beside it, in virtual time
+    Sim(Sim),
     /// What of a prompt and its answer lies in a server's memory afterwards, beside llama.cpp's server
     Canary(Canary),
 }
@@ -62,6 +64,7 @@ impl Scenario {
             Scenario::Scrub(_) => "scrub",
             Scenario::Audit(_) => "audit",
             Scenario::Weights(_) => "weights",
+            Scenario::Sim(_) => "sim",
             Scenario::Canary(_) => "canary",
         }
     }
@@ -166,6 +169,13 @@ pub struct Weights {
     /// Requests of each tenant between the two looks at its worker's memory
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub requests: u32,
+}
+
+#[derive(Debug, Group)]
+pub struct Sim {
+    /// Runs with arrivals moved by up to a second, beside that of the trace as it is
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub runs: u64,
 }
 
 #[derive(Debug, Group)]

@@ -94,6 +94,10 @@ async fn measure(args: &Args) -> Result<Vec<Figure>, Failure> {
             device.must_be_cpu()?;
             scenario::weights::measure(weights, &args.server).await
         }
+        Scenario::Sim(sim) => {
+            device.must_be_cpu()?;
+            scenario::sim::measure(sim)
+        }
         Scenario::Canary(canary) => {
             device.must_be_cpu()?;
             scenario::canary::measure(canary, &args.server).await

@@ -5,4 +5,5 @@ pub mod canary;
 pub mod engine;
 pub mod noisy;
 pub mod scrub;
+pub mod sim;
 pub mod weights;
