@@ -126,7 +126,7 @@ impl Busy {
             tokens_in: TOKENS,
             tokens_out_max: 0,
             bytes: 200,
-            deadline: (self.next % 2 == 0).then_some(Nanos::MAX - 1),
+            deadline: self.next.is_multiple_of(2).then_some(Nanos::MAX - 1),
         })
     }
 
@@ -174,7 +174,7 @@ fn decisions(criterion: &mut Criterion) {
             bench.iter_custom(|times| {
                 measured(times, || {
                     // As many end as come.
-                    if busy.next % u64::from(BATCH) == 0 {
+                    if busy.next.is_multiple_of(u64::from(BATCH)) {
                         let release = busy.finish();
                         busy.tell(release);
                     }

@@ -2,9 +2,11 @@
 //!
 //! Every event goes the same way: time passes (running leases are charged), the event itself, what
 //! its time makes due (deadlines, overdue yields), placement, lanes, the next wake-up. The event
-//! comes before what is due, so that a result that arrived counts.
+//! comes before what is due, so that a result that arrived counts. A request that only makes a queue longer
+//! stops after the first two: with many tenants nearly all do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use crate::cost::CostBook;
 use crate::fair::FairSet;
@@ -128,7 +130,11 @@ impl Core {
             Event::DeviceDown { device } => self.device_down(device, effects),
             Event::ModelAccelerates { model } => self.model_accelerates(model),
             Event::TenantSet { tenant, settings } => self.tenant_set(tenant, settings),
-            Event::Submit(submission) => self.submit(submission, effects),
+            Event::Submit(submission) => {
+                if self.submit(submission, effects) && !self.is_due() {
+                    return;
+                }
+            }
             Event::Cancel { request, why } => self.cancel(request, why, effects),
             Event::CancelAgent { agent, why } => self.cancel_agent(agent, why, effects),
             Event::WorkerReady { worker } => self.worker_ready(worker),
@@ -168,6 +174,11 @@ impl Core {
         self.ask_to_be_woken(effects);
     }
 
+    /// Whether it is time for anything that the core has asked to be woken for.
+    fn is_due(&self) -> bool {
+        self.wake.is_some_and(|at| at <= self.now)
+    }
+
     /// Lets time pass: whoever occupies a lane is charged for it, whatever it does there.
     fn advance(&mut self, now: Nanos) {
         let passed = now.saturating_sub(self.now);
@@ -177,18 +188,34 @@ impl Core {
         }
         self.share
             .advance(u128::from(passed) * self.leased.len() as u128);
-        let holders: Vec<TenantId> = self
-            .leased
-            .iter()
-            .filter_map(|id| Some(self.workers.get(id)?.tenant))
-            .collect();
-        for &tenant in &holders {
-            if let Some(tenant) = self.tenants.get_mut(&tenant) {
-                tenant.charge(passed);
-            }
+        let mut next = self.leased.first().copied();
+        while let Some(worker) = next {
+            self.charge_holder(worker, passed);
+            next = self
+                .leased
+                .range((Excluded(worker), Unbounded))
+                .next()
+                .copied();
         }
-        for tenant in holders {
-            self.reindex(tenant);
+    }
+
+    /// Charges the tenant of a worker that occupies a lane.
+    fn charge_holder(&mut self, worker: WorkerId, passed: Nanos) {
+        let Some(id) = self.workers.get(&worker).map(|worker| worker.tenant) else {
+            return;
+        };
+        let Some(tenant) = self.tenants.get_mut(&id) else {
+            return;
+        };
+        tenant.charge(passed);
+        // Where no other worker of the tenant, and no queue without one, has a place that follows from its time.
+        let alone = tenant
+            .flows
+            .values()
+            .all(|flow| flow.worker == Some(worker));
+        match alone {
+            true => self.fair.set(id, tenant.time),
+            false => self.reindex(id),
         }
     }
 
