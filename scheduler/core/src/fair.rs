@@ -66,10 +66,13 @@ impl<K: Copy + Ord> FairSet<K> {
         self.times.get(&key).copied()
     }
 
+    /// The least time among the members, or `None` where there is none.
+    pub(crate) fn least(&self) -> Option<VTime> {
+        self.order.first().map(|(time, _)| *time)
+    }
+
     fn raise_floor(&mut self) {
-        if let Some(&(least, _)) = self.order.first() {
-            self.floor = self.floor.max(least);
-        }
+        self.floor = self.floor.max(self.least().unwrap_or(0));
     }
 }
 

@@ -33,10 +33,11 @@ impl Core {
                 self.start_worker(want, device, effects);
             }
         }
-        self.stop_retired(effects);
         for kind in KINDS {
             self.make_room(kind, effects);
         }
+        // Last, as who was just retired may have nothing left.
+        self.stop_retired(effects);
     }
 
     fn roomiest_device(&self, kind: DeviceKind) -> Option<DeviceId> {

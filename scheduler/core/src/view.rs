@@ -25,6 +25,9 @@ pub struct TenantView {
     pub owed_ns: Nanos,
     /// Virtual time in nanoseconds: lane time and restarts ÷ weight, with what lifts added.
     pub vtime_ns: Nanos,
+    /// By how much that is ahead of the least among those who compete for lanes; 0 for one who does not. See
+    /// [`Core::lead_bound_ns`].
+    pub lead_ns: Nanos,
 }
 
 /// Where a worker is in its life.
@@ -71,7 +74,23 @@ impl Core {
                     .owed_ns(&tenant.owed, tenant.weight(), tenant.competing),
             ),
             vtime_ns: clamp(tenant.time >> 32),
+            lead_ns: self.lead(*id),
         })
+    }
+
+    /// How far a tenant's virtual time may be ahead of another's, where both always have something to run on a device with
+    /// one lane: a quantum, and the time in which a worker gives its lane back or is killed, divided by the least weight
+    /// among those who compete. Restarts of workers and a second lane add to it. As nanoseconds of virtual time.
+    pub fn lead_bound_ns(&self) -> Nanos {
+        let competing = self.tenants.values().filter(|tenant| tenant.competing);
+        let least = competing.map(|tenant| tenant.weight()).min().unwrap_or(1);
+        let limits = &self.limits;
+        limits.quantum_ns.saturating_add(limits.release_grace_ns) / u64::from(least)
+    }
+
+    fn lead(&self, tenant: TenantId) -> Nanos {
+        let ahead = self.fair.time(tenant).zip(self.fair.least());
+        ahead.map_or(0, |(time, least)| clamp((time - least) >> 32))
     }
 
     /// All workers that exist, by id.

@@ -55,9 +55,14 @@ proptest! {
         }
         let overrun = 30 * MS + 4 * sim.latency_ns;
         let bound = bound_milli(&limits(), overrun, &weights);
-        let mut worst = 0;
-        sim.run_watched(3 * SECOND, |sim| worst = worst.max(spread_milli(sim, &tenants)));
+        let (mut worst, mut lead) = (0, 0);
+        sim.run_watched(3 * SECOND, |sim| {
+            worst = worst.max(spread_milli(sim, &tenants));
+            lead = lead.max(sim.core.tenants().map(|tenant| tenant.lead_ns).max().unwrap());
+        });
         prop_assert!(worst <= bound, "spread {worst}, bound {bound}");
+        let lead_bound = sim.core.lead_bound_ns();
+        prop_assert!(0 < lead && lead <= lead_bound, "lead {lead}, bound {lead_bound}");
         let total: Nanos = tenants.iter().map(|(tenant, _)| sim.served(*tenant)).sum();
         prop_assert!(total >= 3 * SECOND * 9 / 10, "the lane stood idle: {total}");
     }

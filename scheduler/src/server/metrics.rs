@@ -3,7 +3,7 @@
 //! Labels are bounded: tenants beyond the first `TENANT_LABELS_MAX` share the label "other", and
 //! nothing that a caller wrote (texts, agent names, unknown model names) ever becomes a label.
 
-use bulkhead_core::TenantView;
+use bulkhead_core::{Nanos, TenantView};
 use bulkhead_proto::internal::Counters;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -141,6 +141,14 @@ fn describe() {
     describe_gauge!(
         "bulkhead_share_owed_seconds",
         "Lane time that a tenant was owed while it had work"
+    );
+    describe_gauge!(
+        "bulkhead_share_lead_seconds",
+        "Lane time divided by weight by which a tenant is ahead of the one that is furthest behind, of those that have work"
+    );
+    describe_gauge!(
+        "bulkhead_share_lead_bound_seconds",
+        "What that may be at most among tenants that always have work, on a device with one lane"
     );
     describe_gauge!("bulkhead_queued_requests", "Requests that wait, by tenant");
     describe_counter!(
@@ -348,10 +356,16 @@ pub fn share(tenant: &Arc<str>, view: &TenantView) {
         ("bulkhead_share_received_seconds", view.lane_ns),
         ("bulkhead_share_restarts_seconds", view.restart_ns),
         ("bulkhead_share_owed_seconds", view.owed_ns),
+        ("bulkhead_share_lead_seconds", view.lead_ns),
     ] {
         gauge!(name, "tenant" => tenant.clone()).set(seconds(ns));
     }
     gauge!("bulkhead_queued_requests", "tenant" => tenant.clone()).set(f64::from(view.queued));
+}
+
+/// How far a tenant may be ahead of another.
+pub fn lead_bound(bound_ns: Nanos) {
+    gauge!("bulkhead_share_lead_bound_seconds").set(seconds(bound_ns));
 }
 
 /// Whether the audit log takes records, and how many wait for it.

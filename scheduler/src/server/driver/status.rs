@@ -89,5 +89,6 @@ impl Driver {
         for view in self.core.tenants().take(metrics::TENANT_LABELS_MAX) {
             metrics::share(&self.label(view.tenant), &view);
         }
+        metrics::lead_bound(self.core.lead_bound_ns());
     }
 }
