@@ -14,7 +14,10 @@ use bulkhead_proto::internal::{
 };
 use bulkhead_worker::engine::{Engine, StepOutcome};
 use bulkhead_worker::evidence::Evidence;
-use bulkhead_worker::{load::FileBytes, models};
+use bulkhead_worker::{
+    load::FileBytes,
+    models::{self, On},
+};
 use std::{
     path::{Path, PathBuf},
     time::Instant,
@@ -132,9 +135,10 @@ impl Bare {
             ..Load::default()
         };
         let files = files.iter().map(read).collect::<Result<_, _>>()?;
-        let engine = models::open(&load, files)?;
-        // As a template does.
+        let loaded = models::load(&load, On::processor(&load.device)?, files)?;
+        // As a template does: the weights, and not yet what computing takes.
         let _ = Mappings::of_this_process()?.collapse();
+        let engine = loaded.start(threads, true)?;
         let mut bare = Bare {
             engine,
             evidence: Evidence::begin(),
