@@ -13,18 +13,16 @@ const RETRY_AFTER_NS_MAX: Nanos = 10_000_000_000;
 
 impl Core {
     /// Accepts or refuses. A second submission of a request that is still open is ignored: the
-    /// first one has been answered, and a refusal would be taken for it. True where nothing else follows from it.
-    pub(crate) fn submit(&mut self, submission: Submission, effects: &mut Vec<Effect>) -> bool {
+    /// first one has been answered, and a refusal would be taken for it.
+    pub(crate) fn submit(&mut self, submission: Submission, effects: &mut Vec<Effect>) {
         if self.requests.contains_key(&submission.request) {
-            return true;
+            return;
         }
         let request = submission.request;
         match self.admit(&submission) {
             Ok(()) => {
                 effects.push(Effect::Accepted { request });
-                let changes_nothing = self.only_lengthens(&submission);
                 self.enqueue(submission);
-                changes_nothing
             }
             Err(bound) => {
                 let retry_after_ns = self.retry_after(&submission, bound);
@@ -35,24 +33,8 @@ impl Core {
                         retry_after_ns,
                     },
                 });
-                true
             }
         }
-    }
-
-    /// Whether an accepted request will only make its queue longer: others wait there already for a worker that has no
-    /// lane, and its deadline is not the next thing to come.
-    fn only_lengthens(&self, submission: &Submission) -> bool {
-        let flow = self.flow(submission.tenant, submission.model);
-        let Some(flow) = flow.filter(|flow| !flow.queue.is_empty()) else {
-            return false;
-        };
-        let worker = flow.worker.and_then(|worker| self.workers.get(&worker));
-        let waits = worker.is_some_and(|worker| worker.wait.is_some());
-        let wakes_first = submission
-            .deadline
-            .is_none_or(|deadline| self.wake.is_some_and(|at| at <= deadline));
-        waits && wakes_first
     }
 
     /// Reserves queue memory where all bounds allow it.

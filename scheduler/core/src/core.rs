@@ -2,8 +2,7 @@
 //!
 //! Every event goes the same way: time passes (running leases are charged), the event itself, what
 //! its time makes due (deadlines, overdue yields), placement, lanes, the next wake-up. The event
-//! comes before what is due, so that a result that arrived counts. A request that only makes a queue longer
-//! stops after the first two: with many tenants nearly all do.
+//! comes before what is due, so that a result that arrived counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -130,11 +129,7 @@ impl Core {
             Event::DeviceDown { device } => self.device_down(device, effects),
             Event::ModelAccelerates { model } => self.model_accelerates(model),
             Event::TenantSet { tenant, settings } => self.tenant_set(tenant, settings),
-            Event::Submit(submission) => {
-                if self.submit(submission, effects) && !self.is_due() {
-                    return;
-                }
-            }
+            Event::Submit(submission) => self.submit(submission, effects),
             Event::Cancel { request, why } => self.cancel(request, why, effects),
             Event::CancelAgent { agent, why } => self.cancel_agent(agent, why, effects),
             Event::WorkerReady { worker } => self.worker_ready(worker),
@@ -148,8 +143,9 @@ impl Core {
                 kv_bytes,
                 answers,
             } => {
-                self.stepped(worker, lease, tokens, kv_bytes, effects);
-                self.answers_grew(worker, &answers);
+                if self.stepped(worker, lease, tokens, kv_bytes, effects) {
+                    self.answers_grew(worker, &answers);
+                }
             }
             Event::Finished {
                 worker,
@@ -172,11 +168,6 @@ impl Core {
         self.dispatch(effects);
         self.unload(effects);
         self.ask_to_be_woken(effects);
-    }
-
-    /// Whether it is time for anything that the core has asked to be woken for.
-    fn is_due(&self) -> bool {
-        self.wake.is_some_and(|at| at <= self.now)
     }
 
     /// Lets time pass: whoever occupies a lane is charged for it, whatever it does there.

@@ -36,6 +36,7 @@ impl Core {
         self.reindex(tenant);
     }
 
+    /// False where the worker spoke of a lease that it does not hold: nothing else that it said with it counts.
     pub(crate) fn stepped(
         &mut self,
         id: WorkerId,
@@ -43,13 +44,13 @@ impl Core {
         tokens: u32,
         kv_bytes: u64,
         effects: &mut Vec<Effect>,
-    ) {
+    ) -> bool {
         if !self.speaks_of_its_lease(id, lease, effects) {
-            return;
+            return false;
         }
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&id) else {
-            return;
+            return false;
         };
         worker.kv_bytes = kv_bytes;
         worker.last_used = now;
@@ -57,6 +58,7 @@ impl Core {
             lease.tokens = lease.tokens.saturating_add(u64::from(tokens));
             lease.progress |= tokens > 0;
         }
+        true
     }
 
     pub(crate) fn finished(

@@ -35,8 +35,7 @@ impl Sim {
         }
     }
 
-    /// A request that was taken to make its queue longer and nothing else leaves nothing to do. What was foreseen for later
-    /// may have moved, as lanes went on meanwhile.
+    /// Everything that a request makes due is done when it comes. What was foreseen for later may have moved.
     fn look_again(&mut self) {
         let mut missed = Vec::new();
         self.core.handle(self.now, Event::Tick, &mut missed);
