@@ -78,14 +78,15 @@ impl Core {
     }
 
     fn enqueue(&mut self, submission: Submission) {
-        // At least 1, or empty requests would fill a batch without end.
-        let tokens = u64::from(submission.tokens_in) + u64::from(submission.tokens_out_max);
-        let tokens = tokens.max(1);
-        let cost_ns = self.expected_cost(
+        let tokens_out = self.expected_answer(
             submission.tenant,
             submission.agent,
+            submission.tokens_out_max,
+        );
+        let cost_ns = self.predict(
+            submission.tenant,
             submission.model,
-            (submission.tokens_in, submission.tokens_out_max),
+            (u64::from(submission.tokens_in), u64::from(tokens_out)),
         );
         let arrival = self.next_arrival;
         self.next_arrival += 1;
@@ -120,9 +121,9 @@ impl Core {
             tenant: submission.tenant,
             agent: submission.agent,
             model: submission.model,
-            tokens,
             tokens_in: submission.tokens_in,
             tokens_out_max: submission.tokens_out_max,
+            tokens_out: 0,
             cost_ns,
             charged_ns: 0,
             bytes: submission.bytes,
@@ -136,30 +137,30 @@ impl Core {
         self.reindex(submission.tenant);
     }
 
-    /// Cost of a request of so many tokens in, and at most so many out, if its answer is as long as is expected of its
-    /// agent.
-    pub(crate) fn expected_cost(
-        &self,
-        tenant: TenantId,
-        agent: AgentId,
-        model: ModelId,
-        (tokens_in, tokens_out_max): (u32, u32),
-    ) -> Nanos {
+    /// Tokens that an answer of this agent is expected to have, of at most so many.
+    pub(crate) fn expected_answer(&self, tenant: TenantId, agent: AgentId, most: u32) -> u32 {
         let agents = self.tenants.get(&tenant).map(|tenant| &tenant.agents);
-        let tokens_out = agents.map_or(tokens_out_max, |book| book.expect(agent, tokens_out_max));
-        let tokens = u64::from(tokens_in) + u64::from(tokens_out);
-        self.predict(tenant, model, tokens.max(1))
+        agents.map_or(most, |book| book.expect(agent, most))
     }
 
-    /// Predicted cost on the device of the worker that serves this model for this tenant, or on the
-    /// first device where there is none yet.
-    pub(crate) fn predict(&self, tenant: TenantId, model: ModelId, tokens: u64) -> Nanos {
+    /// Predicted cost of so many tokens in and out, at least one, on the device of the worker that serves this model for
+    /// this tenant, or on the first device where there is none yet.
+    pub(crate) fn predict(
+        &self,
+        tenant: TenantId,
+        model: ModelId,
+        (tokens_in, tokens_out): (u64, u64),
+    ) -> Nanos {
         let worker = self
             .flow(tenant, model)
             .and_then(|flow| self.workers.get(&flow.worker?));
         let first = || self.devices.keys().next().copied();
         let device: Option<DeviceId> = worker.map(|worker| worker.device).or_else(first);
-        device.map_or(0, |device| self.costs.predict(model, device, tokens))
+        let tokens_in = tokens_in.max(u64::from(tokens_out == 0));
+        device.map_or(0, |device| {
+            let at = (tenant, model, device);
+            self.costs.predict(at, tokens_in, tokens_out)
+        })
     }
 
     /// When the tenant's own queue should have drained at its share of the lanes, as predicted; or when

@@ -1,14 +1,17 @@
 //! Fair order among the agents of one tenant.
 //!
 //! An agent is charged the expected cost of a request when it is assigned, what goes beyond that as it
-//! comes, and the difference once it is known. Workers serve one tenant, so a worker's lie could
-//! shift the order inside that tenant only. An idle agent is remembered while it has a debt, that
-//! is, while its virtual time is ahead of the floor, and forgotten after, with how long its answers were.
+//! comes, and the difference once it is known, however the request ended. Workers serve one tenant, and rates are
+//! a tenant's own, so a worker's lie could shift the order inside that tenant only. An idle agent is remembered
+//! while it has a debt, that is, while its virtual time is ahead of the floor, and forgotten after.
+//!
+//! What was charged ahead may turn out too much, after newcomers were lifted to a floor that it had raised: whoever gets
+//! it back is ahead of them by at most that, the requests of one batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fair::FairSet;
-use crate::lengths::Lengths;
+use crate::lengths::LengthBook;
 use crate::vtime::{self, VTime};
 use crate::{AgentId, Nanos};
 
@@ -16,7 +19,6 @@ use crate::{AgentId, Nanos};
 struct Agent {
     time: VTime,
     queued: usize,
-    lengths: Lengths,
 }
 
 /// The agents of one tenant that wait, or have a debt.
@@ -25,8 +27,7 @@ pub struct AgentBook {
     agents: BTreeMap<AgentId, Agent>,
     fair: FairSet<AgentId>,
     idle: BTreeSet<(VTime, AgentId)>,
-    /// Of all of them together, those that were forgotten included.
-    lengths: Lengths,
+    lengths: LengthBook,
 }
 
 impl AgentBook {
@@ -36,7 +37,6 @@ impl AgentBook {
         let state = self.agents.entry(agent).or_insert(Agent {
             time: floor,
             queued: 0,
-            lengths: Lengths::default(),
         });
         if state.queued == 0 {
             self.idle.remove(&(state.time, agent));
@@ -62,17 +62,13 @@ impl AgentBook {
 
     /// Tokens that an answer of this agent is expected to have, of at most `most`.
     pub fn expect(&self, agent: AgentId, most: u32) -> u32 {
-        let own = self.agents.get(&agent).map(|state| state.lengths);
-        let expected = own.unwrap_or_default().expect(&self.lengths);
+        let expected = self.lengths.expect(agent);
         u32::try_from(expected).unwrap_or(u32::MAX).min(most)
     }
 
     /// Learns how many tokens an answer of this agent had.
     pub fn learn(&mut self, agent: AgentId, tokens: u32) {
-        self.lengths.learn(tokens);
-        if let Some(state) = self.agents.get_mut(&agent) {
-            state.lengths.learn(tokens);
-        }
+        self.lengths.learn(agent, tokens);
     }
 
     /// Charges an agent: nanoseconds of lane time in the core; a simulator may count otherwise. Returns
@@ -109,11 +105,10 @@ impl AgentBook {
     }
 
     fn set(&mut self, agent: AgentId, time: VTime) {
-        let state = self.agents.entry(agent).or_insert(Agent {
-            time,
-            queued: 0,
-            lengths: Lengths::default(),
-        });
+        let state = self
+            .agents
+            .entry(agent)
+            .or_insert(Agent { time, queued: 0 });
         if state.queued > 0 {
             self.fair.set(agent, time);
         } else {

@@ -19,13 +19,13 @@ impl Core {
 
     fn check_workers(&self) -> Result<(), String> {
         for (id, worker) in &self.workers {
-            let sum: u64 = worker
-                .assigned
-                .values()
-                .chain(worker.dropped.values())
-                .sum();
-            need(sum == worker.tokens, || {
-                format!("{id:?}: tokens {} but holds {sum}", worker.tokens)
+            let dropped = worker.dropped.values().map(|(held, _)| held);
+            let held = worker.assigned.values().chain(dropped);
+            let (tokens, cost_ns) =
+                held.fold((0, 0), |(t, c), one| (t + one.tokens, c + one.cost_ns));
+            let booked = (worker.tokens(), worker.expected_ns());
+            need((tokens, cost_ns) == booked, || {
+                format!("{id:?}: {booked:?} but holds {tokens} and {cost_ns}")
             })?;
             for request in worker.assigned.keys() {
                 let held = self.requests.get(request);

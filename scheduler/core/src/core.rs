@@ -12,6 +12,7 @@ use crate::fair::FairSet;
 use crate::kinds::Wanted;
 use crate::lane::Device;
 use crate::memory::QueueMemory;
+use crate::reports::Did;
 use crate::tenant::{Flow, ShareClock, Tenant};
 use crate::worker::Worker;
 use crate::{
@@ -61,10 +62,11 @@ pub(crate) struct Request {
     pub tenant: TenantId,
     pub agent: AgentId,
     pub model: ModelId,
-    /// In and out together, the most it can be.
-    pub tokens: u64,
+    /// As estimated from its bytes.
     pub tokens_in: u32,
     pub tokens_out_max: u32,
+    /// Of its answer, as far as its worker has told.
+    pub tokens_out: u32,
     /// Expected when it was accepted.
     pub cost_ns: Nanos,
     /// What its agent has been charged for it so far.
@@ -78,6 +80,18 @@ pub(crate) struct Request {
     pub answering: bool,
     /// A device has gone bad under it.
     pub moved: bool,
+}
+
+impl Request {
+    /// Tokens in and out of which a worker says that they were computed, as far as that can be: a token of text is at
+    /// least one byte, whatever was estimated.
+    pub(crate) fn bounded(&self, (tokens_in, tokens_out): (u32, u32)) -> (u64, u64) {
+        let tokens_in_max = self.bytes.max(u64::from(self.tokens_in));
+        (
+            u64::from(tokens_in).min(tokens_in_max),
+            u64::from(tokens_out.min(self.tokens_out_max)),
+        )
+    }
 }
 
 impl Core {
@@ -143,9 +157,12 @@ impl Core {
                 kv_bytes,
                 answers,
             } => {
-                if self.stepped(worker, lease, tokens, kv_bytes, effects) {
-                    self.answers_grew(worker, &answers);
-                }
+                let did = Did {
+                    tokens,
+                    kv_bytes,
+                    answers,
+                };
+                self.stepped(worker, lease, did, effects);
             }
             Event::Finished {
                 worker,

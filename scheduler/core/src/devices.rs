@@ -62,9 +62,7 @@ impl Core {
         let Some(worker) = worker else {
             return;
         };
-        let held: Vec<RequestId> = std::mem::take(&mut worker.assigned).into_keys().collect();
-        worker.dropped.clear();
-        worker.tokens = 0;
+        let held = worker.let_go_of_all();
         worker.abandoned = true;
         let (tenant, model, before) = (worker.tenant, worker.model, worker.life);
         // No failure of its own: no backoff follows.
@@ -99,6 +97,7 @@ impl Core {
         let may = !request.answering && !request.moved;
         request.worker = None;
         request.moved = true;
+        request.tokens_out = 0;
         let (tenant, bytes) = (request.tenant, request.bytes);
         // Its queue memory was given back when it was assigned, and others may have it by now.
         if may && self.memory.take(tenant, bytes).is_ok() {

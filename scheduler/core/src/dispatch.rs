@@ -15,11 +15,15 @@
 //! step of a worker that keeps its word, and the release grace plus the time to kill it of one that
 //! does not. A newcomer beside one such tenant waits for at most a quantum and an overrun.
 
-use crate::core::Core;
+use crate::core::{Core, Request};
+use crate::cost::Work;
 use crate::lane::{Lease, WaitKey};
 use crate::vtime;
-use crate::worker::Life;
+use crate::worker::{Held, Life};
 use crate::{DeviceId, Effect, KillReason, LeaseId, Nanos, RequestId, WorkerId};
+
+/// Of agents whose turn it is alike, so many are looked at for one whose request fits.
+const HEADS_MAX: usize = 16;
 
 impl Core {
     pub(crate) fn dispatch(&mut self, effects: &mut Vec<Effect>) {
@@ -30,10 +34,9 @@ impl Core {
             }
             self.ask_back(device, effects);
         }
+        // What one is given charges agents, and so may change whose turn it is with another.
         let leased: Vec<WorkerId> = self.leased.iter().copied().collect();
-        for worker in leased {
-            self.top_up(worker, effects);
-        }
+        while (leased.iter()).any(|worker| self.top_up(*worker, effects)) {}
     }
 
     fn next_for_free_lane(&self, device: DeviceId) -> Option<WorkerId> {
@@ -47,23 +50,17 @@ impl Core {
         let batch = self.take_batch(id);
         let lease = LeaseId(self.next_lease);
         self.next_lease += 1;
-        let Some(worker) = self.workers.get(&id) else {
-            return;
-        };
-        let predicted = self
-            .costs
-            .predict(worker.model, worker.device, worker.tokens);
-        let reserved_ns = predicted.min(self.limits.quantum_ns);
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
+        let reserved_ns = worker.expected_ns().min(self.limits.quantum_ns);
         worker.last_lease = lease.0;
         worker.lease = Some(Lease {
             id: lease,
             granted_at: self.now,
             yield_at: None,
             reserved_ns,
-            tokens: 0,
+            work: Work::default(),
             progress: false,
             had_work: worker.holds_work(),
         });
@@ -77,27 +74,29 @@ impl Core {
         effects.push(Effect::Grant { worker: id, lease });
     }
 
-    /// Gives a running worker more of its queue, unless its lane was asked back.
-    fn top_up(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+    /// Gives a running worker more of its queue, unless its lane was asked back. True if there was any.
+    fn top_up(&mut self, id: WorkerId, effects: &mut Vec<Effect>) -> bool {
         let Some(worker) = self.workers.get(&id) else {
-            return;
+            return false;
         };
         let keeps = worker
             .lease
             .as_ref()
             .is_some_and(|lease| lease.yield_at.is_none());
-        if keeps && worker.life == Life::Ready && !worker.retiring {
-            let tenant = worker.tenant;
-            let batch = self.take_batch(id);
-            if !batch.is_empty() {
-                self.reindex(tenant);
-            }
-            assign(id, batch, effects);
+        if !keeps || worker.life != Life::Ready || worker.retiring {
+            return false;
         }
+        let tenant = worker.tenant;
+        let batch = self.take_batch(id);
+        if batch.is_empty() {
+            return false;
+        }
+        self.reindex(tenant);
+        assign(id, batch, effects);
+        true
     }
 
-    /// Moves requests from a worker's queue into its hands, as far as its token budget goes. A
-    /// request that does not fit holds up those behind it, or a large one would never run.
+    /// Moves requests from a worker's queue into its hands, as far as its token budget goes.
     fn take_batch(&mut self, id: WorkerId) -> Vec<RequestId> {
         let mut batch = Vec::new();
         while let Some(request) = self.next_fitting(id) {
@@ -107,36 +106,63 @@ impl Core {
         batch
     }
 
+    /// The next request for a worker. One that does not fit holds up those behind it, or a large one would never run. An
+    /// agent of whose the worker has nothing may go beyond the budget, up to twice, so that long answers do not keep their
+    /// siblings out; of those whose turn it is alike, it is first.
     fn next_fitting(&self, id: WorkerId) -> Option<RequestId> {
         let worker = self.workers.get(&id)?;
         if worker.retiring {
             return None;
         }
-        let next = self.flow(worker.tenant, worker.model)?.queue.peek()?;
-        let tokens = worker
-            .tokens
-            .saturating_add(self.requests.get(&next)?.tokens);
-        let fits = tokens <= u64::from(self.limits.batch_tokens_max) || !worker.holds_work();
-        fits.then_some(next)
+        let queue = &self.flow(worker.tenant, worker.model)?.queue;
+        let budget = u64::from(self.limits.batch_tokens_max);
+        for next in queue.heads_alike().take(HEADS_MAX) {
+            let request = self.requests.get(&next)?;
+            let tokens = worker.tokens().saturating_add(self.counted(request));
+            if tokens <= budget || !worker.holds_work() {
+                return Some(next);
+            }
+            if !worker.holds_of(request.agent) {
+                return (tokens <= 2 * budget).then_some(next);
+            }
+        }
+        None
+    }
+
+    /// What a request counts for in a batch: its tokens in, and those that its answer has or is expected to have, at most
+    /// a quarter of the budget. At least 1, or empty requests would fill a batch without end.
+    pub(crate) fn counted(&self, request: &Request) -> u64 {
+        let expected = self.expected_answer(request.tenant, request.agent, request.tokens_out_max);
+        let tokens_out = expected.max(request.tokens_out);
+        let tokens_out = tokens_out.min(self.limits.batch_tokens_max / 4);
+        (u64::from(request.tokens_in) + u64::from(tokens_out)).max(1)
     }
 
     fn assign_one(&mut self, id: WorkerId, request_id: RequestId) {
         self.leave_queue(request_id);
-        let Some(request) = self.requests.get_mut(&request_id) else {
+        let Some(request) = self.requests.get(&request_id) else {
             return;
         };
-        request.worker = Some(id);
-        let (tenant, agent, tokens) = (request.tenant, request.agent, request.tokens);
-        let sizes = (request.tokens_in, request.tokens_out_max);
-        let model = request.model;
+        let (tenant, agent) = (request.tenant, request.agent);
         // Anew: answers that have ended since it was accepted tell of this one.
-        let cost_ns = self.expected_cost(tenant, agent, model, sizes);
+        let tokens = self.counted(request);
+        let tokens_out = self.expected_answer(tenant, agent, request.tokens_out_max);
+        let sizes = (u64::from(request.tokens_in), u64::from(tokens_out));
+        let cost_ns = self.predict(tenant, request.model, sizes);
+        if let Some(request) = self.requests.get_mut(&request_id) {
+            request.worker = Some(id);
+        }
         if let Some(worker) = self.workers.get_mut(&id) {
             debug_assert_eq!(
                 worker.tenant, tenant,
                 "a worker only ever gets its own tenant's requests"
             );
-            worker.take_in(request_id, tokens);
+            let held = Held {
+                agent,
+                tokens,
+                cost_ns,
+            };
+            worker.take_in(request_id, held);
         }
         self.charge_agent(request_id, cost_ns);
     }

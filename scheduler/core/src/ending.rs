@@ -4,7 +4,7 @@
 //! that says `Ended`. What a worker still holds of it then is remembered with the worker as dropped
 //! and keeps its tokens taken, until the worker says that it let go.
 
-use crate::core::Core;
+use crate::core::{Core, Request};
 use crate::{AgentId, CancelReason, Effect, End, RequestId, TenantId};
 
 impl Core {
@@ -48,20 +48,29 @@ impl Core {
     /// Ends a request that may be running: its worker is told to drop it.
     fn end_early(&mut self, id: RequestId, end: End, effects: &mut Vec<Effect>) {
         let holder = self.requests.get(&id).and_then(|request| request.worker);
-        if let Some(worker) = holder.and_then(|worker| self.workers.get_mut(&worker)) {
-            worker.drop_later(id);
-            if !worker.is_leaving() {
-                effects.push(Effect::CancelRunning {
-                    worker: worker.id,
-                    request: id,
-                });
-            }
+        if let Some(worker) = holder.and_then(|worker| self.workers.get(&worker))
+            && !worker.is_leaving()
+        {
+            effects.push(Effect::CancelRunning {
+                worker: worker.id,
+                request: id,
+            });
         }
-        self.end(id, end, effects);
+        let ended = self.end(id, end, effects);
+        if let Some(request) = ended
+            && let Some(worker) = holder.and_then(|worker| self.workers.get_mut(&worker))
+        {
+            worker.drop_later(id, request);
+        }
     }
 
-    /// Ends an open request. Ended and unknown ones are ignored.
-    pub(crate) fn end(&mut self, id: RequestId, end: End, effects: &mut Vec<Effect>) {
+    /// Ends an open request, and returns what it was. Ended and unknown ones are ignored.
+    pub(crate) fn end(
+        &mut self,
+        id: RequestId,
+        end: End,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Request> {
         if self
             .requests
             .get(&id)
@@ -69,14 +78,17 @@ impl Core {
         {
             self.leave_queue(id);
         }
-        self.end_unqueued(id, end, effects);
+        self.end_unqueued(id, end, effects)
     }
 
     /// Ends an open request that is in no queue.
-    pub(crate) fn end_unqueued(&mut self, id: RequestId, end: End, effects: &mut Vec<Effect>) {
-        let Some(request) = self.requests.remove(&id) else {
-            return;
-        };
+    pub(crate) fn end_unqueued(
+        &mut self,
+        id: RequestId,
+        end: End,
+        effects: &mut Vec<Effect>,
+    ) -> Option<Request> {
+        let request = self.requests.remove(&id)?;
         if let Some(deadline) = request.deadline {
             self.deadlines.remove(&(deadline, id));
         }
@@ -93,6 +105,7 @@ impl Core {
         }
         effects.push(Effect::Ended { request: id, end });
         self.reindex(request.tenant);
+        Some(request)
     }
 
     /// Takes a request out of its queue and gives its queue memory back.

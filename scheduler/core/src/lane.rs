@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::cost::Work;
 use crate::vtime::VTime;
 use crate::{DeviceKind, LeaseId, Nanos, TenantId, WorkerId};
 
@@ -88,8 +89,8 @@ pub(crate) struct Lease {
     pub yield_at: Option<Nanos>,
     /// Predicted cost of the batch, at most one quantum: a contended lease runs no longer.
     pub reserved_ns: Nanos,
-    /// Tokens that its steps claimed, for the prediction of cost.
-    pub tokens: u64,
+    /// What its steps claimed, for the prediction of cost.
+    pub work: Work,
     /// A step or a finished request was reported.
     pub progress: bool,
     /// The worker held work already when the lane was granted.

@@ -18,7 +18,7 @@
 //!   the order in which they were said.
 //! - `WorkerDied` follows every `StopWorker` and `KillWorker`, and every other end of a worker that
 //!   was ready. A worker that is starting ends with `WorkerFailed` or `WorkerDied`, either is enough.
-//! - Unknown ids, repeated reports and reports out of turn are ignored, never a panic.
+//! - Unknown ids, repeated reports and reports out of turn are ignored or get a worker killed, never a panic.
 
 mod admission;
 mod agents;

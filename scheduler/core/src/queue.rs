@@ -54,6 +54,14 @@ impl Queue {
         self.agents.get(agent)?.slots.first().map(|slot| slot.2)
     }
 
+    /// The first request of each agent whose virtual time is the least.
+    pub(crate) fn heads_alike(&self) -> impl Iterator<Item = RequestId> + '_ {
+        let least = self.order.first().map(|(time, _)| *time);
+        let alike = (self.order.iter()).take_while(move |(time, _)| Some(*time) == least);
+        let queues = alike.filter_map(|(_, agent)| self.agents.get(agent));
+        queues.filter_map(|queue| queue.slots.first().map(|slot| slot.2))
+    }
+
     /// Takes a request out.
     pub fn remove(&mut self, agent: AgentId, slot: Slot) {
         let Some(queue) = self.agents.get_mut(&agent) else {

@@ -1,16 +1,24 @@
 //! What workers report. A worker's words are data, never trusted: it can only ever
 //! speak about its own lease and about requests that it was given.
 //!
-//! Late is not wrong: a report about a request that was cancelled a moment ago, or about a lease that
-//! has just ended, is harmless and ignored. Naming what it never had gets a worker killed.
+//! Late is not wrong: a report about a request that was cancelled a moment ago is harmless. A worker that names a request
+//! that it never had, or speaks without the lease that it names, is killed.
 
-use crate::core::Core;
+use crate::core::{Core, Request};
 use crate::worker::{Life, Spoken};
 use crate::{Effect, End, KillReason, LeaseId, Nanos, Outcome, RequestId, WorkerId};
 
 /// Leases in a row that a worker may give back unasked, with work in hand and nothing done. More is
 /// a worker that will never run what it holds, and would be granted the lane again for ever.
 const FRUITLESS_LEASES_MAX: u32 = 4;
+
+/// What a worker says of a step.
+pub(crate) struct Did {
+    pub tokens: u32,
+    pub kv_bytes: u64,
+    /// How many output tokens answers have by now.
+    pub answers: Vec<(RequestId, u32)>,
+}
 
 impl Core {
     pub(crate) fn worker_ready(&mut self, id: WorkerId) {
@@ -36,29 +44,56 @@ impl Core {
         self.reindex(tenant);
     }
 
-    /// False where the worker spoke of a lease that it does not hold: nothing else that it said with it counts.
     pub(crate) fn stepped(
         &mut self,
         id: WorkerId,
         lease: LeaseId,
-        tokens: u32,
-        kv_bytes: u64,
+        did: Did,
         effects: &mut Vec<Effect>,
-    ) -> bool {
+    ) {
         if !self.speaks_of_its_lease(id, lease, effects) {
-            return false;
+            return;
         }
+        let answers = did.answers.into_iter();
+        let tokens_out = answers.map(|(request, so_far)| self.answer_grew(id, request, so_far));
+        let tokens_out = tokens_out.fold(0, u64::saturating_add);
         let now = self.now;
         let Some(worker) = self.workers.get_mut(&id) else {
-            return false;
+            return;
         };
-        worker.kv_bytes = kv_bytes;
+        worker.kv_bytes = did.kv_bytes;
         worker.last_used = now;
         if let Some(lease) = worker.lease.as_mut() {
-            lease.tokens = lease.tokens.saturating_add(u64::from(tokens));
+            let (tokens, work) = (u64::from(did.tokens), &mut lease.work);
+            work.tokens_out = work.tokens_out.saturating_add(tokens_out);
+            let tokens_in = tokens.saturating_sub(tokens_out);
+            work.tokens_in = work.tokens_in.saturating_add(tokens_in);
+            work.steps += 1;
             lease.progress |= tokens > 0;
         }
-        true
+    }
+
+    /// Charges an agent for an answer that has become longer than was expected, if this worker holds it. Returns by
+    /// how many tokens it grew.
+    fn answer_grew(&mut self, worker: WorkerId, id: RequestId, tokens_out: u32) -> u64 {
+        let request = self.requests.get_mut(&id);
+        let Some(request) = request.filter(|request| request.worker == Some(worker)) else {
+            return 0;
+        };
+        let tokens_out = tokens_out.min(request.tokens_out_max);
+        let before = request.tokens_out;
+        request.tokens_out = tokens_out.max(before);
+        let (tenant, model, charged_ns) = (request.tenant, request.model, request.charged_ns);
+        let sizes = (u64::from(request.tokens_in), u64::from(request.tokens_out));
+        let counted = self.requests.get(&id).map(|request| self.counted(request));
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.grew(id, counted.unwrap_or_default());
+        }
+        let so_far_ns = self.predict(tenant, model, sizes);
+        if so_far_ns > charged_ns {
+            self.charge_agent(id, so_far_ns);
+        }
+        u64::from(tokens_out.saturating_sub(before))
     }
 
     pub(crate) fn finished(
@@ -76,83 +111,86 @@ impl Core {
         if worker.is_leaving() {
             return;
         }
+        if worker.lease.is_none() {
+            return self.kill(id, KillReason::Protocol, effects);
+        }
         let spoken = worker.let_go(request);
-        if spoken == Spoken::NeverGiven {
+        if matches!(spoken, Spoken::NeverGiven) {
             return self.kill(id, KillReason::Protocol, effects);
         }
         worker.last_used = now;
-        if let Some(lease) = worker.lease.as_mut().filter(|_| spoken != Spoken::Again) {
-            lease.progress = true;
+        if let Some(lease) = worker.lease.as_mut() {
+            lease.progress |= !matches!(spoken, Spoken::Again);
         }
         let tenant = worker.tenant;
-        if spoken == Spoken::Live {
-            worker.finished_any = true;
-            self.correct_agent(request, tokens, outcome);
-            self.end(request, End::Worker(outcome), effects);
+        match spoken {
+            Spoken::Live => {
+                worker.finished_any = true;
+                self.settle_agent(request, tokens, outcome);
+                self.end(request, End::Worker(outcome), effects);
+            }
+            Spoken::Dropped(mut dropped) => self.settle_dropped(&mut dropped, tokens),
+            Spoken::Again | Spoken::NeverGiven => {}
         }
         self.reindex(tenant);
-    }
-
-    /// Charges agents for answers that have become longer than was expected of them, by requests that this worker holds.
-    pub(crate) fn answers_grew(&mut self, id: WorkerId, answers: &[(RequestId, u32)]) {
-        for &(id_of_request, tokens_out) in answers {
-            let request = self.requests.get(&id_of_request);
-            let Some(request) = request.filter(|request| request.worker == Some(id)) else {
-                continue;
-            };
-            let tokens = u64::from(request.tokens_in) + u64::from(tokens_out);
-            let so_far = self.predict(request.tenant, request.model, tokens.min(request.tokens));
-            if so_far > request.charged_ns {
-                self.charge_agent(id_of_request, so_far);
-            }
-        }
     }
 
     /// Settles the difference between what an agent was charged and what its request turned out to
     /// be, in predicted cost, and learns from its length. A worker can claim no more than the request could be. What it
     /// refused costs as if it had been served, up to a whole batch: it held a place before its siblings' requests, and
     /// if it cost nothing its agent would be first again.
-    fn correct_agent(
-        &mut self,
-        id: RequestId,
-        (tokens_in, tokens_out): (u32, u32),
-        outcome: Outcome,
-    ) {
+    fn settle_agent(&mut self, id: RequestId, tokens: (u32, u32), outcome: Outcome) {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        let (tenant, agent) = (request.tenant, request.agent);
+        let (tenant, agent, model) = (request.tenant, request.agent, request.model);
         let answers = request.tokens_out_max > 0 && outcome == Outcome::Ok;
-        let tokens = match outcome {
-            Outcome::Invalid | Outcome::OverQuota => u64::from(self.limits.batch_tokens_max),
-            Outcome::Ok | Outcome::Cancelled | Outcome::Internal => {
-                u64::from(tokens_in) + u64::from(tokens_out)
+        let sizes = match outcome {
+            Outcome::Invalid | Outcome::OverQuota => {
+                let batch = self.limits.batch_tokens_max;
+                let tokens_in = request.tokens_in.min(batch);
+                let tokens_out = request.tokens_out_max.min(batch - tokens_in);
+                (u64::from(tokens_in), u64::from(tokens_out))
             }
+            Outcome::Ok | Outcome::Cancelled | Outcome::Internal => request.bounded(tokens),
         };
-        let actual_ns = self.predict(tenant, request.model, tokens.min(request.tokens));
+        let cost_ns = self.predict(tenant, model, sizes);
         if answers && let Some(tenant) = self.tenants.get_mut(&tenant) {
-            tenant.agents.learn(agent, tokens_out);
+            tenant.agents.learn(agent, tokens.1);
         }
-        self.charge_agent(id, actual_ns);
+        self.charge_agent(id, cost_ns);
     }
 
-    /// From now on an agent has been charged so much for a request: it is charged what it was not, and refunded
-    /// what it was beyond that.
-    pub(crate) fn charge_agent(&mut self, id: RequestId, cost_ns: Nanos) {
-        let Some(request) = self.requests.get_mut(&id) else {
-            return;
+    /// The same of a request that had ended before its worker let go of it: what was seen of its answer is not undone by
+    /// what its worker says in the end.
+    pub(crate) fn settle_dropped(&mut self, request: &mut Request, tokens: (u32, u32)) {
+        let (tokens_in, tokens_out) = request.bounded(tokens);
+        let seen = u64::from(request.tokens_out);
+        let read = u64::from(request.tokens_in) * u64::from(seen > 0);
+        let sizes = (tokens_in.max(read), tokens_out.max(seen));
+        let cost_ns = match sizes {
+            (0, 0) => 0,
+            _ => self.predict(request.tenant, request.model, sizes),
         };
-        let before_ns = std::mem::replace(&mut request.charged_ns, cost_ns);
-        let agent = request.agent;
         if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
-            let time = match cost_ns.checked_sub(before_ns) {
-                Some(more_ns) => tenant.agents.charge(agent, more_ns),
-                None => tenant.agents.refund(agent, before_ns - cost_ns),
-            };
-            tenant
-                .flows
-                .values_mut()
-                .for_each(|flow| flow.queue.retime(agent, time));
+            tenant.charge_agent(request, cost_ns);
+        }
+    }
+
+    /// The same of a request whose worker died under it: its agent pays for what was seen.
+    pub(crate) fn settle_unheard(&mut self, id: RequestId) {
+        if let Some(mut request) = self.requests.remove(&id) {
+            self.settle_dropped(&mut request, (0, 0));
+            self.requests.insert(id, request);
+        }
+    }
+
+    /// From now on an agent has been charged so much for a request.
+    pub(crate) fn charge_agent(&mut self, id: RequestId, cost_ns: Nanos) {
+        if let Some(request) = self.requests.get_mut(&id)
+            && let Some(tenant) = self.tenants.get_mut(&request.tenant)
+        {
+            tenant.charge_agent(request, cost_ns);
         }
     }
 
@@ -191,7 +229,7 @@ impl Core {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        let Some(lease) = worker.end_lease() else {
+        let Some(lease) = worker.lease.take() else {
             return;
         };
         let lane_ns = self.now.saturating_sub(lease.granted_at);
@@ -201,12 +239,12 @@ impl Core {
             device.running.remove(&id);
         }
         worker.unpriced_ns = worker.unpriced_ns.saturating_add(lane_ns);
-        if lease.tokens > 0 {
-            let took_ns = std::mem::take(&mut worker.unpriced_ns);
-            self.costs
-                .observe(worker.model, worker.device, lease.tokens, took_ns);
-        }
         let (tenant, model) = (worker.tenant, worker.model);
+        if !lease.work.is_none() {
+            let took_ns = std::mem::take(&mut worker.unpriced_ns);
+            let at = (tenant, model, worker.device);
+            self.costs.observe(at, lease.work, took_ns);
+        }
         effects.push(Effect::Settled {
             tenant,
             model,
@@ -216,8 +254,8 @@ impl Core {
         });
     }
 
-    /// Whether a worker speaks of the lease that it holds. One that it held before is ignored, any
-    /// other is not its own.
+    /// Whether a worker speaks of the lease that it holds. One that names another, be it the one that it has just given
+    /// back, would compute while others have the lane.
     fn speaks_of_its_lease(
         &mut self,
         id: WorkerId,
@@ -227,13 +265,11 @@ impl Core {
         let Some(worker) = self.workers.get(&id).filter(|worker| !worker.is_leaving()) else {
             return false;
         };
-        if worker.lease.as_ref().is_some_and(|held| held.id == lease) {
-            return true;
-        }
-        if !worker.knew(lease) {
+        let holds = worker.lease.as_ref().is_some_and(|held| held.id == lease);
+        if !holds {
             self.kill(id, KillReason::Protocol, effects);
         }
-        false
+        holds
     }
 
     /// Has a worker killed. It occupies its lane and its place until `WorkerDied`.

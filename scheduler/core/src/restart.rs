@@ -78,11 +78,15 @@ impl Core {
             return self.worker_failed(id, failure, effects);
         }
         self.settle(id, effects);
-        let Some(worker) = self.forget_worker(id) else {
+        let Some(mut worker) = self.forget_worker(id) else {
             return;
         };
         for request in worker.assigned.keys() {
+            self.settle_unheard(*request);
             self.end(*request, End::WorkerLost, effects);
+        }
+        for (_, mut request) in std::mem::take(&mut worker.dropped).into_values() {
+            self.settle_dropped(&mut request, (0, 0));
         }
         self.after_life(&worker, life, effects);
         self.reindex(worker.tenant);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::agents::AgentBook;
 use crate::backoff::Backoff;
+use crate::core::Request;
 use crate::queue::Queue;
 use crate::vtime::{self, VTime};
 use crate::{ModelId, Nanos, TenantId, TenantSettings, WorkerId};
@@ -94,6 +95,18 @@ impl Tenant {
     pub(crate) fn charge_restart(&mut self, took_ns: Nanos) {
         self.advance(took_ns);
         self.restart_ns = self.restart_ns.saturating_add(took_ns);
+    }
+
+    /// From now on an agent has been charged so much for a request: it is charged what it was not, and refunded
+    /// what it was beyond that.
+    pub(crate) fn charge_agent(&mut self, request: &mut Request, cost_ns: Nanos) {
+        let before_ns = std::mem::replace(&mut request.charged_ns, cost_ns);
+        let agent = request.agent;
+        let time = match cost_ns.checked_sub(before_ns) {
+            Some(more_ns) => self.agents.charge(agent, more_ns),
+            None => self.agents.refund(agent, before_ns - cost_ns),
+        };
+        (self.flows.values_mut()).for_each(|flow| flow.queue.retime(agent, time));
     }
 
     fn advance(&mut self, ns: Nanos) {

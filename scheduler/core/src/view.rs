@@ -106,6 +106,12 @@ impl Core {
         })
     }
 
+    /// How far predictions of lane time were off of late, in thousandths of what it was: for each model of which a lease
+    /// has ended, as a mean over tenants and devices.
+    pub fn cost_errors_milli(&self) -> impl Iterator<Item = (ModelId, u64)> {
+        self.costs.errors_milli().into_iter()
+    }
+
     /// Accepted requests that have not ended.
     pub fn requests_open(&self) -> usize {
         self.requests.len()

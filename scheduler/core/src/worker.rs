@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::core::Request;
 use crate::lane::{IdleKey, Lease, WaitKey};
-use crate::{DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
+use crate::{AgentId, DeviceId, ModelId, Nanos, RequestId, TenantId, WorkerId};
 
 /// Requests that a worker finished and that are still remembered, so that saying it twice is
 /// harmless while inventing a request is not.
 const RECENT_REQUESTS_MAX: usize = 64;
-/// Leases that a worker had and that are still remembered.
-const RECENT_LEASES_MAX: usize = 8;
 
 /// Where a worker is in its life. Absent before, absent after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,19 +59,19 @@ pub(crate) struct Worker {
     pub abandoned: bool,
     pub kv_bytes: u64,
     pub lease: Option<Lease>,
-    /// Held by it and not ended, with their tokens.
-    pub assigned: BTreeMap<RequestId, u64>,
+    /// Held by it and not ended.
+    pub assigned: BTreeMap<RequestId, Held>,
     /// Ended for everybody else (cancelled, out of time), but it has not said so yet.
-    pub dropped: BTreeMap<RequestId, u64>,
-    /// Sum of tokens over both.
-    pub tokens: u64,
+    pub dropped: BTreeMap<RequestId, (Held, Request)>,
+    /// Sums over both.
+    tokens: u64,
+    cost_ns: Nanos,
     pub finished_any: bool,
     /// Its start followed a failure.
     pub restart: bool,
     pub wait: Option<WaitKey>,
     pub idle: Option<IdleKey>,
     recent_requests: Recent<RequestId>,
-    recent_leases: Recent<LeaseId>,
 }
 
 impl Worker {
@@ -102,12 +101,12 @@ impl Worker {
             assigned: BTreeMap::new(),
             dropped: BTreeMap::new(),
             tokens: 0,
+            cost_ns: 0,
             finished_any: false,
             restart: false,
             wait: None,
             idle: None,
             recent_requests: Recent::new(RECENT_REQUESTS_MAX),
-            recent_leases: Recent::new(RECENT_LEASES_MAX),
         }
     }
 
@@ -130,56 +129,84 @@ impl Worker {
         matches!(self.life, Life::Stopping | Life::Killed)
     }
 
-    pub(crate) fn take_in(&mut self, request: RequestId, tokens: u64) {
-        self.assigned.insert(request, tokens);
-        self.tokens = self.tokens.saturating_add(tokens);
+    /// What it holds, in tokens as they count in a batch.
+    pub(crate) fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Lane time that what it holds was expected to take.
+    pub(crate) fn expected_ns(&self) -> Nanos {
+        self.cost_ns
+    }
+
+    pub(crate) fn holds_of(&self, agent: AgentId) -> bool {
+        let live = self.assigned.values();
+        let dropped = self.dropped.values().map(|(held, _)| held);
+        live.chain(dropped).any(|held| held.agent == agent)
+    }
+
+    pub(crate) fn take_in(&mut self, request: RequestId, held: Held) {
+        self.tokens = self.tokens.saturating_add(held.tokens);
+        self.cost_ns = self.cost_ns.saturating_add(held.cost_ns);
+        self.assigned.insert(request, held);
+    }
+
+    /// A request that it holds counts for so many tokens by now.
+    pub(crate) fn grew(&mut self, request: RequestId, tokens: u64) {
+        if let Some(held) = self.assigned.get_mut(&request) {
+            let more = tokens.saturating_sub(held.tokens);
+            held.tokens += more;
+            self.tokens = self.tokens.saturating_add(more);
+        }
     }
 
     /// The request has ended for everybody but this worker.
-    pub(crate) fn drop_later(&mut self, request: RequestId) {
-        if let Some(tokens) = self.assigned.remove(&request) {
-            self.dropped.insert(request, tokens);
+    pub(crate) fn drop_later(&mut self, id: RequestId, request: Request) {
+        if let Some(held) = self.assigned.remove(&id) {
+            self.dropped.insert(id, (held, request));
         }
     }
 
     /// Lets go of a request that it spoke of, and says what it was.
-    pub(crate) fn let_go(&mut self, request: RequestId) -> Spoken {
-        let live = self.assigned.remove(&request);
-        let Some(tokens) = live.or_else(|| self.dropped.remove(&request)) else {
-            let known = self.recent_requests.contains(&request);
-            return if known {
-                Spoken::Again
-            } else {
-                Spoken::NeverGiven
-            };
-        };
-        self.tokens = self.tokens.saturating_sub(tokens);
-        self.recent_requests.push(request);
-        if live.is_some() {
-            Spoken::Live
+    pub(crate) fn let_go(&mut self, id: RequestId) -> Spoken {
+        let (held, spoken) = if let Some(held) = self.assigned.remove(&id) {
+            (held, Spoken::Live)
+        } else if let Some((held, request)) = self.dropped.remove(&id) {
+            (held, Spoken::Dropped(Box::new(request)))
+        } else if self.recent_requests.contains(&id) {
+            return Spoken::Again;
         } else {
-            Spoken::Dropped
-        }
+            return Spoken::NeverGiven;
+        };
+        self.tokens = self.tokens.saturating_sub(held.tokens);
+        self.cost_ns = self.cost_ns.saturating_sub(held.cost_ns);
+        self.recent_requests.push(id);
+        spoken
     }
 
-    /// Ends the current lease.
-    pub(crate) fn end_lease(&mut self) -> Option<Lease> {
-        let lease = self.lease.take()?;
-        self.recent_leases.push(lease.id);
-        Some(lease)
-    }
-
-    /// Whether it ever held this lease, as far as remembered.
-    pub(crate) fn knew(&self, lease: LeaseId) -> bool {
-        self.recent_leases.contains(&lease)
+    /// Takes everything from it.
+    pub(crate) fn let_go_of_all(&mut self) -> Vec<RequestId> {
+        self.dropped.clear();
+        (self.tokens, self.cost_ns) = (0, 0);
+        std::mem::take(&mut self.assigned).into_keys().collect()
     }
 }
 
+/// A request in a worker's hands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub agent: AgentId,
+    /// What it counts for in a batch, tokens.
+    pub tokens: u64,
+    /// Lane time that it was expected to take.
+    pub cost_ns: Nanos,
+}
+
 /// How a request that a worker named stands to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Spoken {
     Live,
-    Dropped,
+    Dropped(Box<Request>),
     Again,
     NeverGiven,
 }

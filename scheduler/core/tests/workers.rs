@@ -199,49 +199,67 @@ fn models_of_a_tenant_take_turns() {
     assert!(sim.ended[&second].1 <= limits().quantum_ns + 7 * MS);
 }
 
-/// A worker that speaks of a request or a lease that it never had is killed; one that is merely late
-/// is not.
-#[test]
-fn only_what_a_worker_never_had_kills_it() {
-    let mut sim = Sim::new(limits(), 1, 8);
-    let tenant = sim.tenant(1, 1);
-    let request = sim.submit(tenant, 10);
-    sim.run_until(50 * MS);
-    let worker = WorkerId(1);
-    let again = |request| Event::Finished {
-        worker,
+fn finished(request: RequestId) -> Event {
+    Event::Finished {
+        worker: WorkerId(1),
         request,
         tokens_in: 1,
         tokens_out: 0,
         outcome: Outcome::Ok,
-    };
-    sim.say(again(request));
-    sim.say(Event::Released {
-        worker,
-        lease: LeaseId(1),
-        dry: true,
-    });
-    sim.say(Event::Stepped {
-        worker,
-        lease: LeaseId(1),
-        tokens: 1,
-        kv_bytes: 0,
-        answers: Vec::new(),
-    });
+    }
+}
+
+/// A worker that speaks of a request that it never had is killed; one that says a thing twice is not.
+#[test]
+fn a_request_that_a_worker_never_had_kills_it() {
+    let mut sim = Sim::new(limits(), 1, 8);
+    let tenant = sim.tenant(1, 1);
+    let done = sim.submit(tenant, 10);
+    sim.run_until(50 * MS);
+    sim.submit(tenant, 1_000);
+    sim.run_until(60 * MS);
+    sim.say(finished(done));
     assert_eq!(kills(&sim), 0);
-    sim.say(again(RequestId(999)));
+    sim.say(finished(RequestId(999)));
     assert_eq!(kills(&sim), 1);
-    sim.run_until(100 * MS);
-    sim.submit(tenant, 10);
-    sim.run_until(101 * MS);
-    sim.say(Event::Stepped {
-        worker: WorkerId(2),
-        lease: LeaseId(77),
+}
+
+/// Nothing is computed without a lease: a worker that has given its own back and tells of a step, of a request that it
+/// still holds, or of that lease, is killed, and nothing of it counts.
+#[test]
+fn a_worker_that_speaks_without_its_lease_is_killed() {
+    let stale = LeaseId(1);
+    let step = |lease| Event::Stepped {
+        worker: WorkerId(1),
+        lease,
         tokens: 1,
         kv_bytes: 0,
         answers: Vec::new(),
-    });
-    assert_eq!(kills(&sim), 2);
+    };
+    let release = Event::Released {
+        worker: WorkerId(1),
+        lease: stale,
+        dry: true,
+    };
+    for word in 0..4 {
+        let mut sim = Sim::new(limits(), 1, 8);
+        let (tenant, other) = (sim.tenant(1, 1), sim.tenant(2, 1));
+        let held = sim.submit(tenant, 1_000);
+        let beside = sim.submit(other, 1_000);
+        // By now the first has given way to the second.
+        sim.run_until(30 * MS);
+        let word = match word {
+            0 => step(stale),
+            1 => step(LeaseId(77)),
+            2 => release.clone(),
+            _ => finished(held),
+        };
+        sim.say(word.clone());
+        assert_eq!(kills(&sim), 1, "{word:?}");
+        sim.run_until(SECOND);
+        assert_eq!(sim.end_of(held), Some(End::WorkerLost), "{word:?}");
+        assert_eq!(sim.end_of(beside), Some(End::Worker(Outcome::Ok)));
+    }
 }
 
 /// A worker that keeps giving its lane back with work in hand would be granted it for ever.

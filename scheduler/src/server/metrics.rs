@@ -14,7 +14,9 @@ mod devices;
 pub use devices::{device, device_xid, devices_watched};
 
 /// Tenants that get a label of their own.
-pub const TENANT_LABELS_MAX: usize = 200;
+const TENANT_LABELS_MAX: usize = 200;
+/// More memory than a worker on any machine has, so that no lie wraps a counter.
+const SCRUB_BYTES_MAX: u64 = 1 << 40;
 
 const SECONDS: &[f64] = &[
     0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -151,6 +153,10 @@ fn describe() {
         "What that may be at most among tenants that always have work, on a device with one lane"
     );
     describe_gauge!("bulkhead_queued_requests", "Requests that wait, by tenant");
+    describe_gauge!(
+        "bulkhead_cost_error_ratio",
+        "How far predictions of lane time were off of late, of what it was, by model; orders a tenant's own agents alone"
+    );
     describe_counter!(
         "bulkhead_scrub_bytes_total",
         "Bytes that scrubs zeroed and read back"
@@ -208,15 +214,15 @@ pub struct TenantLabels(Arc<Mutex<BTreeSet<Arc<str>>>>);
 impl TenantLabels {
     /// The tenant's name, or "other" once there are too many.
     pub fn of(&self, tenant: &Arc<str>) -> Arc<str> {
+        self.own(tenant).unwrap_or_else(|| Arc::from("other"))
+    }
+
+    /// The tenant's name, or nothing once there are too many: of what cannot be told for several together.
+    pub fn own(&self, tenant: &Arc<str>) -> Option<Arc<str>> {
         let mut known = self.0.lock();
-        if known.contains(tenant) {
-            return tenant.clone();
-        }
-        if known.len() < TENANT_LABELS_MAX {
-            known.insert(tenant.clone());
-            return tenant.clone();
-        }
-        Arc::from("other")
+        let has = known.contains(tenant)
+            || known.len() < TENANT_LABELS_MAX && known.insert(tenant.clone());
+        has.then(|| tenant.clone())
     }
 }
 
@@ -296,11 +302,17 @@ pub fn dispatch(tenant: &Arc<str>, dispatch_ns: u64) {
     histogram!(DISPATCH, "tenant" => tenant.clone()).record(seconds(dispatch_ns));
 }
 
-/// The evidence of a scrub.
+/// The evidence of a scrub: its worker's word, and so no more of it than there could be.
 pub fn scrub(zeroed: u64, verified: u64, residue: u64) {
-    counter!("bulkhead_scrub_bytes_total", "kind" => "zeroed").increment(zeroed);
-    counter!("bulkhead_scrub_bytes_total", "kind" => "verified").increment(verified);
-    counter!("bulkhead_scrub_residue_bytes_total").increment(residue);
+    let count = |bytes: u64| bytes.min(SCRUB_BYTES_MAX);
+    counter!("bulkhead_scrub_bytes_total", "kind" => "zeroed").increment(count(zeroed));
+    counter!("bulkhead_scrub_bytes_total", "kind" => "verified").increment(count(verified));
+    counter!("bulkhead_scrub_residue_bytes_total").increment(count(residue));
+}
+
+/// How far predictions of lane time were off of late, in thousandths of what it was.
+pub fn cost_error(model: &Arc<str>, milli: u64) {
+    gauge!("bulkhead_cost_error_ratio", "model" => model.clone()).set(milli as f64 / 1000.0);
 }
 
 /// A worker became ready.

@@ -27,6 +27,8 @@ pub enum Came {
     Denied(String),
     /// To be idle from now on.
     Idle,
+    /// To compute on once the lane is given back.
+    Busy,
     /// To be said in the step that it is in.
     Said(Vec<Piece>, Vec<Finished>),
 }
@@ -49,6 +51,7 @@ pub fn make(name: &str, request: u64) -> Came {
         "memory" => memory(),
         "lane" => hold(),
         "idle" => Came::Idle,
+        "no-lease" => Came::Busy,
         "others-answer" => Came::Said(vec![], vec![answer(request + 1)]),
         "others-text" => Came::Said(vec![text(request + 1, 4)], vec![]),
         "endless-text" => Came::Said(vec![text(request, 1 << 20)], vec![]),
@@ -113,7 +116,7 @@ fn memory() -> Came {
 }
 
 /// Computes for ever.
-fn hold() -> ! {
+pub fn hold() -> ! {
     loop {
         std::hint::spin_loop();
     }

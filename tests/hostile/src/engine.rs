@@ -18,6 +18,7 @@ pub fn start(model: Loaded, threads: usize, warm_up: bool) -> Result<Box<dyn Eng
         honest,
         asked: Vec::new(),
         idle: false,
+        busy: false,
     }))
 }
 
@@ -27,6 +28,8 @@ struct Hostile {
     asked: Vec<(u64, String)>,
     /// It pretends to have nothing to do.
     idle: bool,
+    /// It computes on without a lease.
+    busy: bool,
 }
 
 /// What a job asks to try.
@@ -57,6 +60,15 @@ impl Engine for Hostile {
         self.honest.cancel(request);
     }
 
+    fn expires_at(&self) -> Option<u64> {
+        self.busy.then_some(0)
+    }
+
+    /// Called without a lease.
+    fn expire(&mut self, _now_ns: &dyn Fn() -> u64) {
+        attempts::hold();
+    }
+
     fn has_work(&self) -> bool {
         !self.idle && (!self.asked.is_empty() || self.honest.has_work())
     }
@@ -78,7 +90,10 @@ impl Engine for Hostile {
                     ..StepOutcome::default()
                 };
             }
-            came => came,
+            came => {
+                self.busy = came == Came::Busy;
+                came
+            }
         };
         let finished = Finished {
             request,

@@ -39,11 +39,12 @@ const ON_THE_MACHINE: [Attempt; 10] = [
 ];
 
 /// On the scheduler at the other end of its socket: that ends it.
-const ON_THE_SCHEDULER: [Attempt; 17] = [
+const ON_THE_SCHEDULER: [Attempt; 18] = [
     ("lane", "killed", "held_lane"),
     ("flood", "killed", "protocol"),
     ("half-a-frame", "killed", "held_lane"),
     ("idle", "killed", "protocol"),
+    ("no-lease", "killed", "no_lease"),
     ("junk", "killed", "frame"),
     ("huge-frame", "killed", "frame"),
     ("log", "killed", "frame"),

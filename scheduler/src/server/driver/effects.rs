@@ -4,7 +4,7 @@ use super::{
     Driver, Update,
     ends::Cause,
     request,
-    worker::{State, Worker},
+    worker::{Lease, State, Worker},
 };
 use crate::server::metrics;
 use bulkhead_core::{
@@ -34,12 +34,12 @@ impl Driver {
             Effect::KillWorker { worker, why } => self.kill_worker(worker, why.into()),
             Effect::Requeued { request } => self.requeued(request),
             Effect::Assign { worker, requests } => self.assign(worker, &requests, now),
-            Effect::Grant {
-                worker,
-                lease: LeaseId(lease),
-            } => {
-                self.send(worker, to_worker::Message::Grant(Grant { lease }));
-                self.set_state(worker, State::Running);
+            Effect::Grant { worker, lease } => {
+                let lease = Lease {
+                    id: lease,
+                    since: now,
+                };
+                self.grant(worker, lease);
             }
             Effect::Yield {
                 worker,
@@ -56,7 +56,10 @@ impl Driver {
                 worker,
                 lane_ns,
                 ..
-            } => self.settled(tenant, model, worker, lane_ns),
+            } => {
+                self.settled(tenant, model, worker, lane_ns);
+                self.begin_unleased(worker);
+            }
             Effect::BackoffBegan {
                 tenant,
                 model,
@@ -145,10 +148,22 @@ impl Driver {
         }
     }
 
+    fn grant(&mut self, worker: WorkerId, lease: Lease) {
+        self.check_unleased(worker);
+        self.send(
+            worker,
+            to_worker::Message::Grant(Grant { lease: lease.id.0 }),
+        );
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.lease = Some(lease);
+            entry.state = State::Running;
+        }
+    }
+
     fn settled(&mut self, tenant: TenantId, model: ModelId, worker: WorkerId, lane_ns: Nanos) {
         let label = self.label(tenant);
         let worker = self.workers.get_mut(&worker);
-        if let Some(dispatch_ns) = worker.and_then(|worker| worker.dispatch_ns(lane_ns)) {
+        if let Some(dispatch_ns) = worker.and_then(|worker| worker.end_lease(lane_ns)) {
             metrics::dispatch(&label, dispatch_ns);
         }
         if let Some(model) = self.model_name(model) {

@@ -19,6 +19,8 @@ pub(super) enum Cause {
     HeldLane,
     /// It spoke of requests or leases that are not its own, or out of turn.
     Protocol,
+    /// It used the processor without a lease.
+    Unleased,
     /// It sent what is no frame, or one that is too long.
     Frame,
     /// It said more of an answer than the answer can be.
@@ -91,6 +93,7 @@ fn words(cause: Option<Cause>, exited: &Exited) -> (&'static str, &'static str) 
         Some(Cause::Refused) => ("refused", "start"),
         Some(Cause::HeldLane) => ("killed", "held_lane"),
         Some(Cause::Protocol) => ("killed", "protocol"),
+        Some(Cause::Unleased) => ("killed", "no_lease"),
         Some(Cause::Frame) => ("killed", "frame"),
         Some(Cause::Output) => ("killed", "output"),
         Some(Cause::Residue) => ("killed", "residue"),

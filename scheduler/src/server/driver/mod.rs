@@ -16,6 +16,7 @@ mod outbox;
 mod output;
 mod request;
 mod status;
+mod unleased;
 mod worker;
 
 pub use effects::outcome_word;
@@ -229,6 +230,7 @@ impl Driver {
                     self.report_shares();
                     self.kill_slow_starts();
                     self.check_gpus();
+                    self.check_all_unleased();
                 }
             }
             self.tell_ends();

@@ -43,6 +43,9 @@ pub struct Output {
     text_bytes: u64,
     logprobs_bytes: u64,
     logprobs_tokens: u64,
+    /// Output tokens that it had told by its latest piece.
+    told: u32,
+    pieces: u64,
 }
 
 impl Output {
@@ -56,12 +59,20 @@ impl Output {
             text_bytes: 0,
             logprobs_bytes: 0,
             logprobs_tokens: 0,
+            told: 0,
+            pieces: 0,
         }
     }
 
-    /// Counts a piece. False where it is more than there can be.
+    /// Counts a piece: there is one for each token, and one for what was held back until the end. False where it is more
+    /// than there can be.
     pub fn admits(&mut self, piece: &Piece) -> bool {
         let tokens = u64::from(self.tokens_max);
+        let before = std::mem::replace(&mut self.told, piece.output_tokens);
+        self.pieces += 1;
+        if self.pieces > tokens + 1 || !(before..=self.tokens_max).contains(&self.told) {
+            return false;
+        }
         self.text_bytes += piece.text.len() as u64;
         self.logprobs_tokens += piece.logprobs.len() as u64;
         self.logprobs_bytes += bytes_of(&piece.logprobs);

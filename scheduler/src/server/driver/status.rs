@@ -86,8 +86,16 @@ impl Driver {
     }
 
     pub(super) fn report_shares(&self) {
-        for view in self.core.tenants().take(metrics::TENANT_LABELS_MAX) {
-            metrics::share(&self.label(view.tenant), &view);
+        for view in self.core.tenants() {
+            let facts = self.tenants.get(&view.tenant);
+            if let Some(label) = facts.and_then(|facts| self.setup.labels.own(&facts.name)) {
+                metrics::share(&label, &view);
+            }
+        }
+        for (model, milli) in self.core.cost_errors_milli() {
+            if let Some(model) = self.model_name(model) {
+                metrics::cost_error(&model, milli);
+            }
         }
         metrics::lead_bound(self.core.lead_bound_ns());
     }

@@ -7,6 +7,7 @@ use super::{
     Driver, Heard, Message, Text, Update,
     ends::{Cause, Ending},
     outbox::Outbox,
+    unleased::{Unleased, processor_ns},
 };
 use crate::{
     launcher::CHANGED,
@@ -61,6 +62,13 @@ impl State {
     }
 }
 
+/// The lease that a worker holds, and since when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    pub id: LeaseId,
+    pub since: Nanos,
+}
+
 pub(super) struct Worker {
     pub tenant: TenantId,
     pub model: ModelId,
@@ -75,8 +83,11 @@ pub(super) struct Worker {
     pub held: Held,
     /// What it said last that it had done.
     pub counters: Counters,
-    /// What its steps took under the lease that it holds, by its own clock.
+    pub lease: Option<Lease>,
+    /// What its steps took under it, by its own clock.
     stepped_ns: Nanos,
+    /// What it uses without one. `None` before it was assigned, and on a kernel that does not tell.
+    pub unleased: Option<Unleased>,
     /// What it was ended for. Nothing that it says is heard any more.
     cause: Option<Cause>,
     /// What it said was not zero after a scrub.
@@ -106,7 +117,9 @@ impl Worker {
             quota_bytes: 0,
             held: Held::default(),
             counters: Counters::default(),
+            lease: None,
             stepped_ns: 0,
+            unleased: None,
             cause: None,
             residue: None,
             refused_for_good: false,
@@ -119,9 +132,10 @@ impl Worker {
         self.cause.is_some()
     }
 
-    /// A lease of it ended after so long on the scheduler's clock: what of that was no step. `None` where it did not
+    /// Its lease ended after so long on the scheduler's clock: what of that was no step. `None` where it did not
     /// step at all.
-    pub(super) fn dispatch_ns(&mut self, lane_ns: Nanos) -> Option<Nanos> {
+    pub(super) fn end_lease(&mut self, lane_ns: Nanos) -> Option<Nanos> {
+        self.lease = None;
         let stepped_ns = std::mem::take(&mut self.stepped_ns);
         (stepped_ns > 0).then(|| lane_ns.saturating_sub(stepped_ns))
     }
@@ -194,6 +208,8 @@ impl Driver {
     }
 
     fn ready(&mut self, worker: WorkerId, ready: Ready) {
+        let model = self.workers.get(&worker).map(|entry| entry.model);
+        let keeps = model.is_some_and(|model| self.caches_prefixes(model));
         let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
@@ -209,12 +225,15 @@ impl Driver {
         };
         let quota_bytes = facts.quota_on(device);
         entry.quota_bytes = quota_bytes;
+        let now = self.setup.clock.now_ns();
+        entry.unleased =
+            processor_ns(entry.pid).map(|used_ns| Unleased::new(now, used_ns, quota_bytes, keeps));
         let assign = Assign {
             tenant: facts.name.to_string(),
             quota_bytes,
             region: self.setup.region.clone(),
             step_limit_ns: self.setup.step_limit_ns,
-            prefix_cache: self.caches_prefixes(model),
+            prefix_cache: keeps,
             prefix_cache_idle_ns: self.setup.prefix_cache_idle_ns,
         };
         if let Some(name) = self.model_name(model) {
@@ -262,11 +281,17 @@ impl Driver {
 
     /// What the lane waits for comes first; what operators see of it comes last.
     fn stepped(&mut self, worker: WorkerId, step: Step) {
+        let now = self.setup.clock.now_ns();
         let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
+        let lease = entry.lease.filter(|lease| lease.id.0 == step.lease);
+        let Some(lease) = lease else {
+            return self.kill_worker(worker, Cause::Protocol);
+        };
         let model = entry.model;
-        entry.stepped_ns = entry.stepped_ns.saturating_add(step.step_ns);
+        let step_ns = step.step_ns.min(now.saturating_sub(lease.since));
+        entry.stepped_ns = entry.stepped_ns.saturating_add(step_ns);
         let grown = |piece: &Piece| (RequestId(piece.request), piece.output_tokens);
         let answers = step.pieces.iter().map(grown).collect();
         for piece in step.pieces {
@@ -294,9 +319,9 @@ impl Driver {
         if let Some(released) = step.released {
             self.released(worker, &released);
         }
-        self.longest_step_ns = self.longest_step_ns.max(step.step_ns);
+        self.longest_step_ns = self.longest_step_ns.max(step_ns);
         if let Some(model) = self.model_name(model) {
-            metrics::step(&model, step.sequences, step.step_ns, self.longest_step_ns);
+            metrics::step(&model, step.sequences, step_ns, self.longest_step_ns);
         }
         self.counted(worker, step.kv_bytes, step.counters.unwrap_or_default());
     }
@@ -313,10 +338,14 @@ impl Driver {
             return self.kill_worker(worker, Cause::Output);
         }
         request.output_tokens = piece.output_tokens;
-        let _ = request.updates.send(Update::Piece(Text {
+        let text = Text {
             text: piece.text,
             logprobs: piece.logprobs,
-        }));
+        };
+        if text.is_empty() {
+            return;
+        }
+        let _ = request.updates.send(Update::Piece(text));
         if may_lose_device && !std::mem::replace(&mut request.answering, true) {
             let request = RequestId(piece.request);
             self.tell(Event::Answering { worker, request });

@@ -42,10 +42,12 @@ pub struct Next {
 }
 
 impl Next {
-    /// What there is to tell of it, if anything. `output_tokens` counts those so far.
+    /// What there is to tell of it, if anything: of each token at least that it is there, since its agent pays for it.
+    /// `output_tokens` counts those so far.
     pub fn piece(&mut self, request: u64, output_tokens: u32) -> Option<Piece> {
         let Told { text, logprobs, .. } = std::mem::take(&mut self.told);
-        (!text.is_empty() || !logprobs.is_empty()).then_some(Piece {
+        let tells = self.token.is_some() || !text.is_empty() || !logprobs.is_empty();
+        tells.then_some(Piece {
             request,
             text,
             output_tokens,
