@@ -7,7 +7,7 @@
 //! The rules, and where they live:
 //! - admission and its bounds: `admission`, `memory`
 //! - fair order among tenants and, inside each, among its agents: `fair`, `agents`, `queue`, `vtime`
-//! - lanes, leases, batches, yields: `dispatch`, `lane`
+//! - lanes, leases, batches, yields: `dispatch`, `lane`; what follows from them for tenants: `bounds`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
 //! - devices that come and go, and what becomes of their work: `devices`
 //! - failed starts, deaths, and the pause after them: `restart`, `backoff`
@@ -23,6 +23,7 @@
 mod admission;
 mod agents;
 mod backoff;
+mod bounds;
 mod check;
 mod core;
 mod cost;

@@ -11,6 +11,8 @@ pub struct TenantView {
     pub weight: u32,
     /// Accepted requests that wait.
     pub queued: u32,
+    /// Competes for lanes: a worker of it is ready and has work, or holds a lane.
+    pub competing: bool,
     /// Accepted requests that a worker holds.
     pub running: u32,
     /// Bytes of queue memory in use.
@@ -65,6 +67,7 @@ impl Core {
             tenant: *id,
             weight: tenant.weight(),
             queued: tenant.queued,
+            competing: tenant.competing,
             running: tenant.open - tenant.queued,
             queue_bytes: self.memory.used(*id),
             lane_ns: tenant.lane_ns,
@@ -76,16 +79,6 @@ impl Core {
             vtime_ns: clamp(tenant.time >> 32),
             lead_ns: self.lead(*id),
         })
-    }
-
-    /// How far a tenant's virtual time may be ahead of another's, where both always have something to run on a device with
-    /// one lane: a quantum, and the time in which a worker gives its lane back or is killed, divided by the least weight
-    /// among those who compete. Restarts of workers and a second lane add to it. As nanoseconds of virtual time.
-    pub fn lead_bound_ns(&self) -> Nanos {
-        let competing = self.tenants.values().filter(|tenant| tenant.competing);
-        let least = competing.map(|tenant| tenant.weight()).min().unwrap_or(1);
-        let limits = &self.limits;
-        limits.quantum_ns.saturating_add(limits.release_grace_ns) / u64::from(least)
     }
 
     fn lead(&self, tenant: TenantId) -> Nanos {

@@ -1,0 +1,64 @@
+//! What the scheduler promises to tenants that compete, as formulas. Nothing here decides anything: `dispatch` keeps
+//! these bounds, and the simulations hold it to them.
+//!
+//! All are for a device with one lane, and for tenants that compete: a worker of theirs is ready and has work, or holds
+//! the lane. Lane time is divided by weight throughout, so a bound is in nanoseconds of lane time at weight 1.
+//!
+//! `late_ns` is what no scheduler can take back once it has noticed, or what it charges beside lane time: the time from
+//! a kill until the process is gone, jumps of the clock while a lease ran, and starts after a failure, which are charged
+//! at once as if they had been lane time.
+
+use crate::core::Core;
+use crate::{Limits, Nanos, TenantId};
+
+impl Limits {
+    /// How far a tenant of this weight is ever ahead of another. It gets the lane only where nobody is behind it. From
+    /// then on it runs for a quantum, or until it has caught up, and for as long as its worker may take to give the lane
+    /// back. `late_ns`: all of it since that tenant last got the lane.
+    pub fn lead_bound_ns(&self, weight: u32, late_ns: Nanos) -> Nanos {
+        self.turn_ns()
+            .saturating_add(late_ns)
+            .div_ceil(u64::from(weight.max(1)))
+    }
+
+    /// By how much the difference of two tenants' lane time ÷ weight may change over any interval in which both compete:
+    /// |W_f/w_f − W_g/w_g|. At one end the one may be ahead by all that it ever is, at the other end the other: so it is the
+    /// sum of both leads, and not less. Each is given as its weight and its greatest `late_ns` in that interval; starts
+    /// after a failure count in W, at the moment at which they came to something.
+    pub fn interval_bound_ns(&self, one: (u32, Nanos), other: (u32, Nanos)) -> Nanos {
+        self.lead_bound_ns(one.0, one.1)
+            .saturating_add(self.lead_bound_ns(other.0, other.1))
+    }
+
+    /// How long a tenant waits for the lane at most, once it competes and nobody who does is behind it: the rest of the
+    /// holder's turn, and one turn each of the `tied` that are exactly as far, those included that come while it waits.
+    /// Whoever comes is lifted to the least, and whoever had a turn is beyond it. `late_ns`: all of it in that wait.
+    pub fn wait_bound_ns(&self, tied: u32, late_ns: Nanos) -> Nanos {
+        self.turn_ns()
+            .saturating_mul(u64::from(tied) + 1)
+            .saturating_add(late_ns)
+    }
+
+    /// The longest that a contended lane stays with who is not behind.
+    fn turn_ns(&self) -> Nanos {
+        self.quantum_ns.saturating_add(self.release_grace_ns)
+    }
+}
+
+impl Core {
+    /// How far a tenant's virtual time may be ahead of another's: [`Limits::lead_bound_ns`] of the least weight among
+    /// those who compete, where nothing was late and nothing restarted. As nanoseconds of virtual time.
+    pub fn lead_bound_ns(&self) -> Nanos {
+        let competing = self.tenants.values().filter(|tenant| tenant.competing);
+        let least = competing.map(|tenant| tenant.weight()).min().unwrap_or(1);
+        self.limits.lead_bound_ns(least, 0)
+    }
+
+    /// [`Limits::interval_bound_ns`] of two tenants with the weights that they have now, where nothing was late and
+    /// nothing restarted; `None` where one is unknown.
+    pub fn interval_bound_ns(&self, one: TenantId, other: TenantId) -> Option<Nanos> {
+        let weight = |id| self.tenants.get(&id).map(|tenant| tenant.weight());
+        let (one, other) = (weight(one)?, weight(other)?);
+        Some(self.limits.interval_bound_ns((one, 0), (other, 0)))
+    }
+}
