@@ -4,33 +4,63 @@ use std::collections::BTreeSet;
 
 use bulkhead_core::*;
 
-use super::{Act, ModelWorker, Sim, worker};
+use super::{Act, Item, ModelWorker, Sim, worker};
 
 impl Sim {
     /// Tells the core one event and carries out what it wants.
     pub fn say(&mut self, event: Event) {
         let mut effects = Vec::new();
+        let mut ends = None;
         match event {
             Event::DeviceUp { device, .. } => drop(self.down.remove(&device)),
             Event::DeviceDown { device } => drop(self.down.insert(device)),
+            Event::WorkerReady { worker }
+            | Event::WorkerFailed { worker, .. }
+            | Event::WorkerDied { worker } => ends = Some(worker),
             _ => {}
         }
         let is_submit = matches!(event, Event::Submit(_));
-        self.core.handle(self.now, event, &mut effects);
+        let is_end = !matches!(event, Event::WorkerReady { .. });
+        let told = self.now.saturating_sub(self.back_ns);
+        self.heard = self.heard.max(told);
+        self.core.handle(told, event, &mut effects);
         self.check();
+        let came = ends.and_then(|worker| self.starts.remove(&worker));
+        self.check_bill(came);
         for effect in effects {
-            self.log.push((self.now, effect.clone()));
+            if self.history {
+                self.log.push((self.now, effect.clone()));
+            }
             self.carry_out(effect);
+        }
+        if let Some(worker) = ends.filter(|_| is_end && !self.history) {
+            self.owners.remove(&worker);
+            self.places.remove(&worker);
         }
         if is_submit {
             self.look_again();
         }
+    }
+
+    /// What a tenant was charged is what was measured here. `came`: a start that has just come to something.
+    fn check_bill(&mut self, came: Option<(TenantId, Nanos, bool)>) {
         for tenant in self.core.tenants() {
-            let measured = self.lane_ns.get(&tenant.tenant).copied().unwrap_or(0);
+            let id = tenant.tenant;
+            let measured = self.lane_ns.get(&id).copied().unwrap_or(0);
             assert_eq!(
                 tenant.lane_ns, measured,
-                "{:?}: the bill is not what was measured",
-                tenant.tenant
+                "{id:?}: the bill is not what was measured"
+            );
+            let before = self.restart_ns.entry(id).or_default();
+            let charged = tenant.restart_ns - *before;
+            *before = tenant.restart_ns;
+            let (took, must) = match came {
+                Some((of, since, must)) if of == id => (self.now - since, must),
+                _ => (0, false),
+            };
+            assert!(
+                charged == took || charged == 0 && !must,
+                "{id:?}: a start of {took} ns was charged with {charged}"
             );
         }
     }
@@ -38,7 +68,8 @@ impl Sim {
     /// Everything that a request makes due is done when it comes. What was foreseen for later may have moved.
     fn look_again(&mut self) {
         let mut missed = Vec::new();
-        self.core.handle(self.now, Event::Tick, &mut missed);
+        let told = self.now.saturating_sub(self.back_ns);
+        self.core.handle(told, Event::Tick, &mut missed);
         for effect in missed {
             assert!(
                 matches!(effect, Effect::WakeAt { .. }),
@@ -48,10 +79,15 @@ impl Sim {
         }
     }
 
-    /// All invariants at each event while the core is small, at some of them while it is large.
+    /// All invariants at each event (or as many as was asked for) while the core is small, at some of them while it is
+    /// large.
     fn check(&mut self) {
         self.events += 1;
-        if self.core.requests_open() > 200 && !self.events.is_multiple_of(256) {
+        let seldom = match self.core.requests_open() > 200 {
+            true => self.check_every.max(256),
+            false => self.check_every,
+        };
+        if !self.events.is_multiple_of(seldom) {
             return;
         }
         if let Err(broken) = self.core.check_invariants() {
@@ -64,30 +100,41 @@ impl Sim {
         match effect {
             Effect::Accepted { request } => self.on_accepted(request),
             Effect::Refused { request, refusal } => {
-                assert!(
-                    self.refused.insert(request, refusal).is_none(),
-                    "{request:?} refused twice"
-                );
-                self.send_again(request);
+                self.on_refused(request, refusal);
             }
             Effect::Ended { request, end } => self.on_ended(request, end),
             Effect::StartWorker {
                 worker,
                 tenant,
                 device,
-                ..
+                model,
             } => {
+                let must = self.failed.contains(&(tenant, model));
+                self.starts.insert(worker, (tenant, self.now, must));
                 self.owners.insert(worker, tenant);
                 self.places.insert(worker, device);
                 self.assert_up(worker);
                 self.on_start(worker, tenant);
             }
-            Effect::StopWorker { worker } | Effect::KillWorker { worker, .. } => {
-                self.at(later, Act::Crash(worker))
+            Effect::StopWorker { worker } => {
+                self.forgive(worker);
+                self.at(later, Act::Crash(worker));
+            }
+            Effect::KillWorker { worker, why } => {
+                match why {
+                    KillReason::HeldLane => self.note("held its lane"),
+                    KillReason::DeviceDown => self.forgive(worker),
+                    KillReason::Protocol => {}
+                }
+                // Of one that was starting nothing is charged.
+                self.starts.remove(&worker);
+                self.at(later, Act::Crash(worker));
             }
             Effect::Requeued { request } => {
+                let open =
+                    self.accepted.contains_key(&request) && !self.ended.contains_key(&request);
                 assert!(
-                    !self.ended.contains_key(&request) && self.moved.insert(request),
+                    open && self.moved.insert(request),
                     "{request:?} moved twice, or after its end"
                 );
             }
@@ -100,7 +147,7 @@ impl Sim {
                     [self.owners[&worker]],
                     "a batch of two tenants"
                 );
-                let work = requests.iter().map(|r| (*r, self.tokens[r])).collect();
+                let work = requests.iter().map(|r| self.item(*r)).collect();
                 self.at(later, Act::Frame(worker, worker::Frame::Work(work)));
             }
             Effect::Grant { worker, lease } => {
@@ -133,7 +180,15 @@ impl Sim {
                     "{worker:?}: settled wrongly"
                 );
             }
-            Effect::BackoffBegan { tenant, model, .. } => {
+            Effect::BackoffBegan {
+                tenant,
+                model,
+                failures,
+                ..
+            } => {
+                if failures > 0 {
+                    self.failed.insert((tenant, model));
+                }
                 assert!(
                     self.backoffs.insert((tenant, model), self.now).is_none(),
                     "{tenant:?} {model:?}: a backoff in a backoff"
@@ -152,6 +207,25 @@ impl Sim {
                 self.at(at, Act::Say(Event::Tick));
                 self.wake = Some((at.max(self.now), self.serial));
             }
+        }
+    }
+
+    /// It ends through no fault of its own. Whether it had served for long enough for its queue's failures to be forgotten
+    /// is the core's to know.
+    fn forgive(&mut self, worker: WorkerId) {
+        if let Some(view) = self.core.workers().find(|view| view.worker == worker) {
+            self.failed.remove(&(view.tenant, view.model));
+        }
+    }
+
+    fn item(&self, request: RequestId) -> Item {
+        let tokens = self.tokens[&request];
+        let answer = self.answers.get(&request).copied().unwrap_or(0);
+        Item {
+            request,
+            tokens,
+            answer: u64::from(answer),
+            left: tokens,
         }
     }
 
@@ -177,7 +251,38 @@ impl Sim {
             self.ended.insert(request, (end, self.now)).is_none(),
             "{request:?} ended twice"
         );
+        if !self.history {
+            self.ended.remove(&request);
+            self.accepted.remove(&request);
+            self.forget(request, false);
+        }
+        match end {
+            End::Deadline => self.note("a deadline passed"),
+            End::DeviceLost | End::NoDevice => self.note("lost its device"),
+            _ => {}
+        }
         self.send_again(request);
+    }
+
+    fn on_refused(&mut self, request: RequestId, refusal: Refusal) {
+        assert!(
+            self.refused.insert(request, refusal).is_none(),
+            "{request:?} refused twice"
+        );
+        if !self.history {
+            self.refused.remove(&request);
+            self.forget(request, true);
+        }
+        self.send_again(request);
+    }
+
+    /// It is over and nobody will ask: what was known of it goes.
+    fn forget(&mut self, request: RequestId, refused: bool) {
+        self.tokens.remove(&request);
+        self.answers.remove(&request);
+        self.submitters.remove(&request);
+        self.moved.remove(&request);
+        self.over.push((request, refused));
     }
 
     /// The next request of a closed loop, whatever became of the last.
@@ -196,7 +301,9 @@ impl Sim {
     }
 
     fn on_start(&mut self, id: WorkerId, tenant: TenantId) {
+        self.started += 1;
         if let Some(&failure) = self.unstartable.get(&tenant) {
+            self.note("failed to start");
             return self.at(
                 self.now + self.start_ns,
                 Act::Say(Event::WorkerFailed {
@@ -206,6 +313,12 @@ impl Sim {
             );
         }
         let conduct = self.conduct.get(&tenant).cloned().unwrap_or_default();
+        if conduct.boasts > 1 {
+            self.note("boasted");
+        }
+        if conduct.understates > 1 {
+            self.note("understated");
+        }
         self.workers.insert(id, ModelWorker::new(id, conduct));
         self.at(
             self.now + self.start_ns,

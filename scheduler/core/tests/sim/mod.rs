@@ -12,7 +12,7 @@ mod worker;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bulkhead_core::*;
-pub use worker::{Conduct, ModelWorker};
+pub use worker::{Conduct, Item, ModelWorker};
 
 pub const MS: Nanos = 1_000_000;
 pub const SECOND: Nanos = 1_000 * MS;
@@ -58,6 +58,8 @@ pub enum Act {
     Step(WorkerId),
     /// A worker process ends by itself.
     Crash(WorkerId),
+    /// Whoever drives the simulator asked to be called.
+    Call(usize),
 }
 
 pub struct Sim {
@@ -75,26 +77,54 @@ pub struct Sim {
     pub accepted: BTreeMap<RequestId, (TenantId, Nanos)>,
     pub refused: BTreeMap<RequestId, Refusal>,
     pub ended: BTreeMap<RequestId, (End, Nanos)>,
+    /// What is over is remembered, and everything that the core has asked for. Without it a run of any length takes
+    /// no more memory than what is open.
+    pub history: bool,
+    /// Where nothing is remembered: requests that ended, or (true) were refused, for whoever drives the simulator to take.
+    pub over: Vec<(RequestId, bool)>,
+    /// All invariants are checked at every event, or at each of so many.
+    pub check_every: u64,
+    /// Calls that have come.
+    pub calls: Vec<usize>,
+    /// Workers that were asked for.
+    pub started: u64,
+    /// How often each fault has happened.
+    pub happened: BTreeMap<&'static str, u64>,
+    /// How far the clock has jumped ahead, all together.
+    pub jumped_ns: Nanos,
+    /// Events that the core was told.
+    pub events: u64,
     /// Everything that the core has asked for, with its time.
     pub log: Vec<(Nanos, Effect)>,
     /// Lane time by the simulator's own clock.
     pub lane_ns: BTreeMap<TenantId, Nanos>,
     pub tokens: BTreeMap<RequestId, u64>,
+    /// How long an answer will be, where that is not all that it may be.
+    pub answers: BTreeMap<RequestId, u32>,
     /// Requests that are submitted again, anew, whenever they end: a closed loop.
     pub loops: BTreeMap<RequestId, (Submission, Nanos)>,
     /// Devices that were said to be down.
     pub down: BTreeSet<DeviceId>,
     /// Requests that went back to their queue.
     pub moved: BTreeSet<RequestId>,
-    owners: BTreeMap<WorkerId, TenantId>,
+    pub owners: BTreeMap<WorkerId, TenantId>,
     pub places: BTreeMap<WorkerId, DeviceId>,
     submitters: BTreeMap<RequestId, TenantId>,
-    leases: BTreeMap<WorkerId, (LeaseId, Nanos)>,
+    pub leases: BTreeMap<WorkerId, (LeaseId, Nanos)>,
+    /// Starts that have not come to anything: of whom, since when, and whether it has to be charged.
+    starts: BTreeMap<WorkerId, (TenantId, Nanos, bool)>,
+    /// Starts that were charged.
+    pub restart_ns: BTreeMap<TenantId, Nanos>,
+    /// Queues whose last worker failed.
+    failed: BTreeSet<(TenantId, ModelId)>,
     agenda: BTreeMap<(Nanos, u64), Act>,
     backoffs: BTreeMap<(TenantId, ModelId), Nanos>,
     wake: Option<(Nanos, u64)>,
     serial: u64,
-    events: u64,
+    /// By how much the clock that the core is told is behind.
+    back_ns: Nanos,
+    /// The latest moment of which the core was told.
+    heard: Nanos,
     next_request: u64,
 }
 
@@ -113,9 +143,18 @@ impl Sim {
             accepted: BTreeMap::new(),
             refused: BTreeMap::new(),
             ended: BTreeMap::new(),
+            history: true,
+            over: Vec::new(),
+            calls: Vec::new(),
+            started: 0,
+            check_every: 1,
+            happened: BTreeMap::new(),
+            jumped_ns: 0,
+            events: 0,
             log: Vec::new(),
             lane_ns: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            answers: BTreeMap::new(),
             loops: BTreeMap::new(),
             down: BTreeSet::new(),
             moved: BTreeSet::new(),
@@ -123,11 +162,15 @@ impl Sim {
             places: BTreeMap::new(),
             submitters: BTreeMap::new(),
             leases: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            restart_ns: BTreeMap::new(),
+            failed: BTreeSet::new(),
             agenda: BTreeMap::new(),
             backoffs: BTreeMap::new(),
             wake: None,
             serial: 0,
-            events: 0,
+            back_ns: 0,
+            heard: 0,
             next_request: 1,
         };
         sim.say(Event::DeviceUp {
@@ -171,10 +214,10 @@ impl Sim {
     pub fn offer(&mut self, submission: Submission) -> RequestId {
         let id = submission.request;
         self.submitters.insert(id, submission.tenant);
-        self.tokens.insert(
-            id,
-            u64::from(submission.tokens_in) + u64::from(submission.tokens_out_max),
-        );
+        let answer = self.answers.get(&id).copied();
+        let answer = answer.unwrap_or(submission.tokens_out_max);
+        self.tokens
+            .insert(id, u64::from(submission.tokens_in) + u64::from(answer));
         self.say(Event::Submit(submission));
         id
     }
@@ -199,22 +242,54 @@ impl Sim {
 
     /// The same, and calls `watch` after every act.
     pub fn run_watched(&mut self, end: Nanos, mut watch: impl FnMut(&Sim)) {
-        while let Some((&(at, serial), _)) = self.agenda.first_key_value() {
-            if at > end {
-                break;
-            }
-            let Some(act) = self.agenda.remove(&(at, serial)) else {
-                break;
-            };
-            self.pass_to(at);
-            self.act(act);
+        while self.next_at().is_some_and(|at| at <= end) {
+            self.step();
             watch(self);
         }
         self.pass_to(end);
     }
 
+    /// When the next act is due.
+    pub fn next_at(&self) -> Option<Nanos> {
+        self.agenda.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Does the next act.
+    pub fn step(&mut self) {
+        if let Some(((at, _), act)) = self.agenda.pop_first() {
+            self.pass_to(at.max(self.now));
+            self.act(act);
+        }
+    }
+
+    /// Does the next act with a clock that stands still meanwhile, and that tells the core of a moment `back_ns` ago. Not
+    /// a wake-up: the driver owes that at the time that was asked for, not before. Nor where the core has not heard of now.
+    pub fn step_back(&mut self, back_ns: Nanos) {
+        let next = self.agenda.keys().next().copied();
+        if next.is_none() || next == self.wake || self.heard < self.now {
+            return self.step();
+        }
+        if let Some((_, act)) = self.agenda.pop_first() {
+            self.back_ns = back_ns;
+            self.note("the clock went back");
+            self.act(act);
+            self.back_ns = 0;
+        }
+    }
+
+    /// The clock jumps ahead. What was due meanwhile is late.
+    pub fn jump(&mut self, ns: Nanos) {
+        self.note("the clock jumped");
+        self.jumped_ns += ns;
+        self.pass_to(self.now + ns);
+    }
+
+    pub fn note(&mut self, what: &'static str) {
+        *self.happened.entry(what).or_default() += 1;
+    }
+
     /// Time passes; who holds a lane is served.
-    fn pass_to(&mut self, at: Nanos) {
+    pub fn pass_to(&mut self, at: Nanos) {
         let passed = at - self.now;
         for worker in self.leases.keys() {
             *self.lane_ns.entry(self.owners[worker]).or_default() += passed;
@@ -237,6 +312,7 @@ impl Sim {
                     self.after_worker(id, next);
                 }
             }
+            Act::Call(whom) => self.calls.push(whom),
             Act::Crash(id) => {
                 if self.workers.remove(&id).is_some() {
                     self.say(Event::WorkerDied { worker: id });
@@ -246,6 +322,9 @@ impl Sim {
     }
 
     fn after_worker(&mut self, id: WorkerId, next: worker::Next) {
+        for vice in next.vices {
+            self.note(vice);
+        }
         for event in next.words {
             self.at(self.now + self.latency_ns, Act::Say(event));
         }

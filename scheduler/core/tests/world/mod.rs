@@ -1,0 +1,296 @@
+//! A world: tenants on one device with one lane, their clients, and what goes wrong with all of them. It is made from a
+//! seed and runs for a number of events, and follows from these two numbers alone. What was promised is looked at after
+//! every event; nothing is remembered of what is over, so that a run may be of any length.
+
+mod clients;
+mod draw;
+pub mod faults;
+mod shares;
+mod waits;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bulkhead_core::*;
+
+use crate::sim::*;
+use clients::{CALLS_FROM, Clients};
+use draw::Draw;
+use shares::Shares;
+use waits::Waits;
+
+/// All that a world follows from. Its low 16 bits say what goes wrong (`faults`), the three above how many tenants there
+/// are beyond two, the others are drawn from.
+#[derive(Clone, Copy)]
+pub struct Seed {
+    pub seed: u64,
+    pub events: u64,
+}
+
+impl Seed {
+    pub fn of(drawn: u32, tenants: u32, faults: u16, events: u64) -> Self {
+        let tenants = u64::from(tenants.clamp(2, 8) - 2);
+        let seed = u64::from(drawn) << 19 | tenants << 16 | u64::from(faults);
+        Seed { seed, events }
+    }
+}
+
+/// As the command that runs this world alone.
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "BULKHEAD_SIM_SEED={} BULKHEAD_SIM_EVENTS={} cargo test --release -p bulkhead-core --test faults long_run",
+            self.seed, self.events
+        )
+    }
+}
+
+/// What came of a world.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub events: u64,
+    pub intervals: u64,
+    pub grants: u64,
+    pub waited: u64,
+    /// Greatest difference of two tenants over an interval ÷ its bound, in thousandths.
+    pub spread_milli: u128,
+    /// Greatest wait ÷ its bound, in thousandths.
+    pub wait_milli: u128,
+    pub happened: BTreeMap<&'static str, u64>,
+}
+
+impl Report {
+    pub fn add(&mut self, other: Report) {
+        self.events += other.events;
+        self.intervals += other.intervals;
+        self.grants += other.grants;
+        self.waited += other.waited;
+        self.spread_milli = self.spread_milli.max(other.spread_milli);
+        self.wait_milli = self.wait_milli.max(other.wait_milli);
+        for (what, times) in other.happened {
+            *self.happened.entry(what).or_default() += times;
+        }
+    }
+}
+
+const MEDDLE: usize = 0;
+const DEVICE_UP: usize = 1;
+
+struct World {
+    sim: Sim,
+    limits: Limits,
+    draw: Draw,
+    faults: u16,
+    clients: Clients,
+    shares: Shares,
+    waits: Waits,
+    /// Tenants whose workers may go wrong, with how they behave otherwise.
+    wicked: Vec<(TenantId, Conduct)>,
+    tenants: u32,
+    workers_max: u32,
+    pace_ns: Nanos,
+    started: u64,
+}
+
+/// Runs a world to its end, or to the first promise that is not kept.
+pub fn run(seed: Seed, check_every: u64) -> Result<Report, String> {
+    let mut world = World::new(seed);
+    world.sim.check_every = check_every;
+    while world.sim.events < seed.events {
+        world.step()?;
+    }
+    Ok(world.report())
+}
+
+impl World {
+    fn new(seed: Seed) -> Self {
+        let mut draw = Draw::new(seed.seed >> 16);
+        let faults = seed.seed as u16;
+        let limits = Limits {
+            quantum_ns: draw.between(5, 40) * MS,
+            release_grace_ns: draw.between(10, 60) * MS,
+            unload_after_ns: draw.between(0, 1) * 2 * SECOND,
+            restarts: Pace {
+                first_ns: draw.between(10, 100) * MS,
+                longest_ns: draw.between(1, 3) * SECOND,
+                good_life_ns: SECOND,
+            },
+            seed: draw.between(0, u64::MAX - 1),
+            ..limits()
+        };
+        let tenants = 2 + (seed.seed >> 16 & 7) as u32 % 7;
+        let workers_max = draw.small(2, 3 * tenants);
+        let mut sim = Sim::new(limits.clone(), 1, workers_max);
+        sim.history = false;
+        sim.latency_ns = draw.between(1, 500) * 1_000;
+        sim.start_ns = draw.between(0, 200) * MS;
+        let mut world = World {
+            sim,
+            limits,
+            faults,
+            clients: Clients::default(),
+            shares: Shares::default(),
+            waits: Waits::default(),
+            wicked: Vec::new(),
+            tenants,
+            workers_max,
+            pace_ns: draw.between(2, 60) * MS,
+            started: 0,
+            draw,
+        };
+        world.clients.hurried = faults & faults::DEADLINE > 0;
+        for id in 1..=tenants {
+            world.add_tenant(TenantId(id));
+        }
+        world.sim.at(0, Act::Call(MEDDLE));
+        world
+    }
+
+    fn add_tenant(&mut self, id: TenantId) {
+        let draw = &mut self.draw;
+        let honest = Conduct {
+            step_ns: draw.between(1, 8) * MS,
+            ns_per_token: draw.between(20, 200) * 1_000,
+            ..Conduct::default()
+        };
+        let (weight, wicked, greedy) = (draw.small(1, 8), draw.one_in(2), !draw.one_in(3));
+        if wicked {
+            self.wicked.push((id, honest.clone()));
+        }
+        self.sim.conduct.insert(id, honest);
+        self.set_weight(id, weight);
+        self.clients.add(id, greedy, &mut self.draw, &mut self.sim);
+    }
+
+    fn set_weight(&mut self, tenant: TenantId, weight: u32) {
+        let settings = TenantSettings {
+            weight,
+            queue_requests_max: 200,
+            open_requests_max: 300,
+        };
+        self.sim.say(Event::TenantSet { tenant, settings });
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        if self.faults & faults::BACK > 0 && self.draw.one_in(300) {
+            let back_ns = self.draw.between(0, SECOND);
+            self.sim.step_back(back_ns);
+        } else {
+            self.sim.step();
+        }
+        self.look()?;
+        for whom in std::mem::take(&mut self.sim.calls) {
+            match whom {
+                MEDDLE => self.meddle(),
+                DEVICE_UP => self.device_up(),
+                _ => (self.clients).call(whom - CALLS_FROM, &mut self.draw, &mut self.sim),
+            }
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    fn look(&mut self) -> Result<(), String> {
+        self.clients.collect(&mut self.draw, &mut self.sim);
+        if self.sim.started != self.started {
+            self.started = self.sim.started;
+            self.cast();
+        }
+        self.shares.look(&self.sim, &self.limits)?;
+        self.waits.look(&self.sim, &self.limits)
+    }
+
+    /// A worker was started: the next ones are others.
+    fn cast(&mut self) {
+        for (tenant, honest) in &self.wicked {
+            let conduct = faults::conduct(self.faults, honest, &mut self.draw);
+            self.sim.conduct.insert(*tenant, conduct);
+            match faults::failure(self.faults, &mut self.draw) {
+                Some(failure) => drop(self.sim.unstartable.insert(*tenant, failure)),
+                None => drop(self.sim.unstartable.remove(tenant)),
+            }
+        }
+    }
+
+    /// Something goes wrong, where it may.
+    fn meddle(&mut self) {
+        let pause_ns = self.draw.between(self.pace_ns / 8, self.pace_ns * 2);
+        self.sim.at(self.sim.now + pause_ns, Act::Call(MEDDLE));
+        let fault = match self.draw.small(0, 63) {
+            0..16 => faults::CANCEL,
+            16..18 => faults::REVOKE,
+            18..20 => faults::JUMP,
+            20..24 => faults::WEIGHT,
+            24 => faults::DEVICE,
+            25..33 => faults::REST,
+            _ => return,
+        };
+        if self.faults & fault == 0 {
+            return;
+        }
+        match fault {
+            faults::CANCEL => self.cancel(),
+            faults::REVOKE => {
+                let agent = self.clients.any_agent(&mut self.draw);
+                let why = CancelReason::Revoked;
+                self.sim.note("revoked");
+                self.sim.say(Event::CancelAgent { agent, why });
+            }
+            faults::JUMP => {
+                let most = self.draw.one_of(&[MS, 10 * MS, 100 * MS, SECOND]);
+                let ns = self.draw.between(1, most.unwrap_or(MS));
+                self.sim.jump(ns);
+            }
+            faults::WEIGHT => {
+                let tenant = TenantId(self.draw.small(1, self.tenants));
+                let weight = self.draw.small(1, 8);
+                self.sim.note("a weight changed");
+                self.set_weight(tenant, weight);
+            }
+            faults::DEVICE => self.device_down(),
+            _ => {
+                self.sim.note("rested");
+                self.clients.turn_one(&mut self.draw, &mut self.sim);
+            }
+        }
+    }
+
+    fn cancel(&mut self) {
+        if let Some(request) = self.clients.any_open(&mut self.draw) {
+            let why = CancelReason::Client;
+            self.sim.note("cancelled");
+            self.sim.say(Event::Cancel { request, why });
+        }
+    }
+
+    fn device_down(&mut self) {
+        if self.sim.down.is_empty() {
+            self.sim.note("a device went down");
+            self.sim.say(Event::DeviceDown { device: DEVICE });
+            let back_ns = self.draw.between(1, 300) * MS;
+            self.sim.at(self.sim.now + back_ns, Act::Call(DEVICE_UP));
+        }
+    }
+
+    fn device_up(&mut self) {
+        self.sim.say(Event::DeviceUp {
+            device: DEVICE,
+            kind: DeviceKind::Processor,
+            lanes: 1,
+            workers_max: self.workers_max,
+        });
+    }
+
+    fn report(self) -> Report {
+        Report {
+            events: self.sim.events,
+            intervals: self.shares.intervals,
+            grants: self.waits.grants,
+            waited: self.waits.waited,
+            spread_milli: self.shares.worst_milli,
+            wait_milli: self.waits.worst_milli,
+            happened: self.sim.happened,
+        }
+    }
+}

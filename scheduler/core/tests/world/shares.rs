@@ -1,0 +1,146 @@
+//! Watches what every two tenants got over every interval in which both compete: W_f/w_f − W_g/w_g, from the simulator's
+//! own clock, in exact integers. Virtual times of the core are never looked at.
+//!
+//! W is lane time, and starts after a failure: they are charged like lane time, in one piece, when they come to
+//! something. The simulator measures both and has compared them with the bill.
+
+use std::collections::BTreeMap;
+
+use bulkhead_core::*;
+
+use crate::sim::Sim;
+
+/// Of one nanosecond: each weight from 1 to 8 divides it.
+const PARTS: u128 = 840;
+
+struct Side {
+    /// W ÷ w so far, in parts, by the weight that it had at each moment.
+    got: u128,
+    lane_seen: Nanos,
+    restarts_seen: Nanos,
+    weight: u32,
+    /// Least since it last got the lane.
+    weight_least: u32,
+    /// Restarts, and jumps under its lease, since it last got the lane.
+    late_ns: Nanos,
+    competing: bool,
+}
+
+/// An interval in which two tenants compete, from its begin to now.
+#[derive(Clone, Copy)]
+struct Joint {
+    least: i128,
+    most: i128,
+    sides: [(u32, Nanos); 2],
+}
+
+#[derive(Default)]
+pub struct Shares {
+    sides: BTreeMap<TenantId, Side>,
+    joint: BTreeMap<(TenantId, TenantId), Joint>,
+    jumps_seen: Nanos,
+    lease: Option<(LeaseId, TenantId)>,
+    /// Greatest difference ÷ bound, in thousandths.
+    pub worst_milli: u128,
+    pub intervals: u64,
+}
+
+impl Shares {
+    /// Looks at what has happened since the last look: at most one event of the core.
+    pub fn look(&mut self, sim: &Sim, limits: &Limits) -> Result<(), String> {
+        let jumped = sim.jumped_ns - self.jumps_seen;
+        self.jumps_seen = sim.jumped_ns;
+        if let Some((_, holder)) = self.lease
+            && let Some(side) = self.sides.get_mut(&holder)
+        {
+            side.late_ns += jumped;
+        }
+        let views: Vec<TenantView> = sim.core.tenants().collect();
+        for view in &views {
+            let side = self.sides.entry(view.tenant).or_insert(Side {
+                got: 0,
+                lane_seen: 0,
+                restarts_seen: 0,
+                weight: view.weight,
+                weight_least: view.weight,
+                late_ns: 0,
+                competing: false,
+            });
+            let lane_ns = sim.served(view.tenant);
+            let restart_ns = sim.restart_ns.get(&view.tenant).copied().unwrap_or(0);
+            let (lane, restarts) = (lane_ns - side.lane_seen, restart_ns - side.restarts_seen);
+            side.got += u128::from(lane + restarts) * PARTS / u128::from(side.weight);
+            side.late_ns += restarts;
+            (side.lane_seen, side.restarts_seen) = (lane_ns, restart_ns);
+        }
+        self.judge(limits, sim.latency_ns)?;
+        for view in &views {
+            if let Some(side) = self.sides.get_mut(&view.tenant) {
+                side.weight = view.weight;
+                side.weight_least = side.weight_least.min(view.weight);
+                side.competing = view.competing;
+            }
+        }
+        let holder = sim.leases.iter().next();
+        let lease = holder.map(|(worker, (lease, _))| (*lease, sim.owners[worker]));
+        if let Some((_, tenant)) = lease.filter(|_| lease != self.lease)
+            && let Some(side) = self.sides.get_mut(&tenant)
+        {
+            (side.late_ns, side.weight_least) = (0, side.weight);
+        }
+        self.lease = lease;
+        self.open_and_close(&views);
+        Ok(())
+    }
+
+    /// `kill_ns`: from a kill until the lane is free.
+    fn judge(&mut self, limits: &Limits, kill_ns: Nanos) -> Result<(), String> {
+        for ((f, g), joint) in &mut self.joint {
+            let (one, other) = (&self.sides[f], &self.sides[g]);
+            let ahead = one.got as i128 - other.got as i128;
+            joint.least = joint.least.min(ahead);
+            joint.most = joint.most.max(ahead);
+            for (worst, side) in joint.sides.iter_mut().zip([one, other]) {
+                worst.0 = worst.0.min(side.weight_least);
+                worst.1 = worst.1.max(side.late_ns + kill_ns);
+            }
+            let bound = limits.interval_bound_ns(joint.sides[0], joint.sides[1]);
+            let (spread, bound) = (
+                (joint.most - joint.least) as u128,
+                u128::from(bound) * PARTS,
+            );
+            self.worst_milli = self.worst_milli.max(spread * 1000 / bound);
+            if spread > bound {
+                let sides = joint.sides;
+                return Err(format!(
+                    "{f:?} and {g:?}: W/w differ by {} ns over an interval, bound {} ns, sides (weight, late) {sides:?}",
+                    spread / PARTS,
+                    bound / PARTS
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn open_and_close(&mut self, views: &[TenantView]) {
+        for (n, one) in views.iter().enumerate() {
+            for other in &views[n + 1..] {
+                let key = (one.tenant, other.tenant);
+                if !(one.competing && other.competing) {
+                    self.joint.remove(&key);
+                } else if !self.joint.contains_key(&key) {
+                    self.intervals += 1;
+                    let (f, g) = (&self.sides[&key.0], &self.sides[&key.1]);
+                    let ahead = f.got as i128 - g.got as i128;
+                    let sides = [(f.weight_least, f.late_ns), (g.weight_least, g.late_ns)];
+                    let joint = Joint {
+                        least: ahead,
+                        most: ahead,
+                        sides,
+                    };
+                    self.joint.insert(key, joint);
+                }
+            }
+        }
+    }
+}
