@@ -128,7 +128,7 @@ impl Sim {
                 }
                 // Of one that was starting nothing is charged.
                 self.starts.remove(&worker);
-                self.at(later, Act::Crash(worker));
+                self.at(later + self.kill_ns, Act::Crash(worker));
             }
             Effect::Requeued { request } => {
                 let open =

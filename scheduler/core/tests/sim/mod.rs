@@ -67,6 +67,8 @@ pub struct Sim {
     pub now: Nanos,
     pub latency_ns: Nanos,
     pub start_ns: Nanos,
+    /// How long a worker that was killed takes to be gone.
+    pub kill_ns: Nanos,
     /// How the workers of a tenant behave; the model worker's own default otherwise.
     pub conduct: BTreeMap<TenantId, Conduct>,
     /// Tenants whose workers never start, and why.
@@ -136,6 +138,7 @@ impl Sim {
             now: 0,
             latency_ns: 0,
             start_ns: 0,
+            kill_ns: 0,
             conduct: BTreeMap::new(),
             unstartable: BTreeMap::new(),
             starts_cost: false,

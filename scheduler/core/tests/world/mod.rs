@@ -50,7 +50,9 @@ impl fmt::Debug for Seed {
 #[derive(Debug, Default)]
 pub struct Report {
     pub events: u64,
+    /// Times in which two tenants competed, and the longest of them.
     pub intervals: u64,
+    pub longest_ns: Nanos,
     pub grants: u64,
     pub waited: u64,
     /// Greatest difference of two tenants over an interval ÷ its bound, in thousandths.
@@ -64,6 +66,7 @@ impl Report {
     pub fn add(&mut self, other: Report) {
         self.events += other.events;
         self.intervals += other.intervals;
+        self.longest_ns = self.longest_ns.max(other.longest_ns);
         self.grants += other.grants;
         self.waited += other.waited;
         self.spread_milli = self.spread_milli.max(other.spread_milli);
@@ -73,6 +76,10 @@ impl Report {
         }
     }
 }
+
+/// In so short a time there are never so many events: where there are, the core asks to be woken again and again.
+const MOMENT_NS: Nanos = 1_000;
+const MOMENT_EVENTS: u64 = 2_000;
 
 const MEDDLE: usize = 0;
 const DEVICE_UP: usize = 1;
@@ -91,6 +98,8 @@ struct World {
     workers_max: u32,
     pace_ns: Nanos,
     started: u64,
+    /// A moment, and the events until then.
+    moment: (Nanos, u64),
 }
 
 /// Runs a world to its end, or to the first promise that is not kept.
@@ -125,6 +134,7 @@ impl World {
         sim.history = false;
         sim.latency_ns = draw.between(1, 500) * 1_000;
         sim.start_ns = draw.between(0, 200) * MS;
+        sim.kill_ns = draw.between(0, 4) * 25 * MS;
         let mut world = World {
             sim,
             limits,
@@ -137,6 +147,7 @@ impl World {
             workers_max,
             pace_ns: draw.between(2, 60) * MS,
             started: 0,
+            moment: (0, 0),
             draw,
         };
         world.clients.hurried = faults & faults::DEADLINE > 0;
@@ -197,8 +208,20 @@ impl World {
             self.started = self.sim.started;
             self.cast();
         }
+        self.time_passes()?;
         self.shares.look(&self.sim, &self.limits)?;
         self.waits.look(&self.sim, &self.limits)
+    }
+
+    /// Or whoever is owed something would not be seen to wait.
+    fn time_passes(&mut self) -> Result<(), String> {
+        if self.sim.now > self.moment.0 + MOMENT_NS {
+            self.moment = (self.sim.now, self.sim.events);
+        }
+        match self.sim.events - self.moment.1 <= MOMENT_EVENTS {
+            true => Ok(()),
+            false => Err(format!("time stands still at {} ns", self.sim.now)),
+        }
     }
 
     /// A worker was started: the next ones are others.
@@ -286,6 +309,7 @@ impl World {
         Report {
             events: self.sim.events,
             intervals: self.shares.intervals,
+            longest_ns: self.shares.longest_ns,
             grants: self.waits.grants,
             waited: self.waits.waited,
             spread_milli: self.shares.worst_milli,

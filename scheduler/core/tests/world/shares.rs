@@ -31,6 +31,7 @@ struct Side {
 struct Joint {
     least: i128,
     most: i128,
+    since: Nanos,
     sides: [(u32, Nanos); 2],
 }
 
@@ -43,6 +44,7 @@ pub struct Shares {
     /// Greatest difference ÷ bound, in thousandths.
     pub worst_milli: u128,
     pub intervals: u64,
+    pub longest_ns: Nanos,
 }
 
 impl Shares {
@@ -73,7 +75,7 @@ impl Shares {
             side.late_ns += restarts;
             (side.lane_seen, side.restarts_seen) = (lane_ns, restart_ns);
         }
-        self.judge(limits, sim.latency_ns)?;
+        self.judge(limits, sim.now, sim.latency_ns + sim.kill_ns)?;
         for view in &views {
             if let Some(side) = self.sides.get_mut(&view.tenant) {
                 side.weight = view.weight;
@@ -89,15 +91,16 @@ impl Shares {
             (side.late_ns, side.weight_least) = (0, side.weight);
         }
         self.lease = lease;
-        self.open_and_close(&views);
+        self.open_and_close(&views, sim.now);
         Ok(())
     }
 
     /// `kill_ns`: from a kill until the lane is free.
-    fn judge(&mut self, limits: &Limits, kill_ns: Nanos) -> Result<(), String> {
+    fn judge(&mut self, limits: &Limits, now: Nanos, kill_ns: Nanos) -> Result<(), String> {
         for ((f, g), joint) in &mut self.joint {
             let (one, other) = (&self.sides[f], &self.sides[g]);
             let ahead = one.got as i128 - other.got as i128;
+            self.longest_ns = self.longest_ns.max(now - joint.since);
             joint.least = joint.least.min(ahead);
             joint.most = joint.most.max(ahead);
             for (worst, side) in joint.sides.iter_mut().zip([one, other]) {
@@ -122,7 +125,7 @@ impl Shares {
         Ok(())
     }
 
-    fn open_and_close(&mut self, views: &[TenantView]) {
+    fn open_and_close(&mut self, views: &[TenantView], now: Nanos) {
         for (n, one) in views.iter().enumerate() {
             for other in &views[n + 1..] {
                 let key = (one.tenant, other.tenant);
@@ -136,6 +139,7 @@ impl Shares {
                     let joint = Joint {
                         least: ahead,
                         most: ahead,
+                        since: now,
                         sides,
                     };
                     self.joint.insert(key, joint);

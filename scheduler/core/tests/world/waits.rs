@@ -80,7 +80,7 @@ impl Waits {
         for (id, wait) in &self.waits {
             let waited = sim.now - wait.since;
             let tied = wait.tied.len() as u32;
-            let kills_ns = sim.latency_ns * (u64::from(tied) + 1);
+            let kills_ns = (sim.latency_ns + sim.kill_ns) * (u64::from(tied) + 1);
             let late_ns = sim.jumped_ns - wait.jumped_ns + kills_ns;
             let bound = limits.wait_bound_ns(tied, late_ns);
             let milli = u128::from(waited) * 1000 / u128::from(bound);
