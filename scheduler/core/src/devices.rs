@@ -58,8 +58,9 @@ impl Core {
     fn abandon(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
         self.settle(id, effects);
         // One that it had when it went down before may be there still.
-        let worker = self.workers.get_mut(&id).filter(|worker| !worker.abandoned);
-        let Some(worker) = worker else {
+        let worker = self.workers.get(&id).filter(|worker| !worker.abandoned);
+        let served_ns = worker.map(|worker| self.served_ns(worker));
+        let Some((worker, served_ns)) = self.workers.get_mut(&id).zip(served_ns) else {
             return;
         };
         let held = worker.let_go_of_all();
@@ -83,6 +84,9 @@ impl Core {
             && flow.worker == Some(id)
         {
             flow.worker = None;
+        }
+        if before == Life::Ready {
+            self.ended_well(tenant, model, served_ns);
         }
         for request in held {
             self.move_or_end(request, effects);

@@ -94,17 +94,14 @@ impl Core {
 
     fn after_life(&mut self, worker: &Worker, life: Life, effects: &mut Vec<Effect>) {
         let (tenant, model) = (worker.tenant, worker.model);
-        let served_ns = match worker.finished_any {
-            true => self.now.saturating_sub(worker.ready_at),
-            false => 0,
-        };
         if life == Life::Stopping {
-            let pace = self.limits.restarts.clone();
-            if let Some(flow) = self.flow_mut(tenant, model) {
-                flow.backoff.ended(&pace, served_ns);
+            // One whose device went down ended then: what has failed since is not forgiven for it.
+            if !worker.abandoned {
+                self.ended_well(worker.tenant, worker.model, self.served_ns(worker));
             }
             return;
         }
+        let served_ns = self.served_ns(worker);
         let cause = match life {
             Life::Killed => BackoffCause::Killed,
             _ => BackoffCause::Death,
@@ -120,6 +117,22 @@ impl Core {
             flow.deaths >= attempts_max
         });
         self.end_what_cannot_wait(tenant, model, often, effects);
+    }
+
+    /// For how long it served, if it ever did.
+    pub(crate) fn served_ns(&self, worker: &Worker) -> Nanos {
+        match worker.finished_any {
+            true => self.now.saturating_sub(worker.ready_at),
+            false => 0,
+        }
+    }
+
+    /// A worker that had served for `served_ns` ended through no fault of its own.
+    pub(crate) fn ended_well(&mut self, tenant: TenantId, model: ModelId, served_ns: Nanos) {
+        let pace = self.limits.restarts.clone();
+        if let Some(flow) = self.flow_mut(tenant, model) {
+            flow.backoff.ended(&pace, served_ns);
+        }
     }
 
     /// A worker that had served for `served_ns` failed: its queue waits before the next.

@@ -178,6 +178,30 @@ fn where_there_is_less_memory_fewer_workers_are_started_and_none_is_ended() {
     assert_eq!(sim.core.workers().count(), 1);
 }
 
+/// A process that hangs in the driver of its device serves nobody meanwhile. Fails where its end, when it comes, has its
+/// queue forgiven for what has failed since.
+#[test]
+fn who_dies_late_of_its_device_forgives_nothing_that_failed_since() {
+    let mut sim = Sim::new(limits(), 1, 4);
+    let tenant = sim.tenant(1, 1);
+    sim.closed_loop(tenant, 100, MS);
+    sim.run_until(11 * SECOND);
+    (sim.start_ns, sim.kill_ns) = (10 * MS, 40 * MS);
+    let failure = StartFailure::Tried { permanent: false };
+    sim.unstartable.insert(tenant, failure);
+    sim.say(down(DEVICE));
+    sim.say(up(DEVICE));
+    sim.run_until(sim.now + 20 * MS);
+    sim.unstartable.clear();
+    sim.run_until(sim.now + SECOND);
+    let restarts = sim.core.tenants().map(|tenant| tenant.restart_ns);
+    assert_eq!(
+        restarts.sum::<Nanos>(),
+        10 * MS,
+        "one start after a failure"
+    );
+}
+
 /// What happens to devices and tenants.
 #[derive(Clone, Debug)]
 enum Turn {
