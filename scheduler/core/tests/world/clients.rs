@@ -42,7 +42,7 @@ impl Clients {
             let closed = greedy && n == 0 || draw.one_in(3);
             let client = Client {
                 tenant,
-                agent: AgentId(u64::from(tenant.0) as u32 * 8 + draw.small(0, 3)),
+                agent: AgentId(tenant.0 * 8 + draw.small(0, 3)),
                 model: ModelId(draw.small(1, 3)),
                 tokens_in_max: draw.small(20, 500),
                 tokens_out_max: if generates { draw.small(1, 400) } else { 0 },
