@@ -46,8 +46,7 @@ impl Done {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// Fails where the order among agents is that of their ids, or of arrival, and where what an answer was beyond what
-    /// was expected of it is not charged.
+    /// Fails where what an answer was beyond what was expected of it is not charged.
     #[test]
     fn agents_stay_within_the_bound(
         sizes in prop::collection::vec((1u32..700, prop::option::of(1u32..900)), 2..5),
