@@ -39,19 +39,19 @@ impl Limits {
             .saturating_add(late_ns)
     }
 
-    /// By how much the work of two agents of one tenant may differ over any interval in which both have requests that wait
-    /// for the same model, in tokens, where a token costs what was predicted: an agent gets a place only where the other
-    /// has not been charged less, so it is ahead by at most that one request, and by what those in the worker's hands turn
-    /// out to be beyond, or short of, what was expected of them. `largest`: tokens of the largest request, in and out.
-    pub fn agents_bound_tokens(&self, largest: u64) -> u64 {
-        let in_hand = largest.max(u64::from(self.batch_tokens_max));
-        largest.saturating_add(in_hand).saturating_mul(2)
-    }
-
     /// The longest that a contended lane stays with who is not behind.
     fn turn_ns(&self) -> Nanos {
         self.quantum_ns.saturating_add(self.release_grace_ns)
     }
+}
+
+/// By how much the work of two agents of one tenant may differ over any interval in which both have requests that wait for
+/// the same model, in tokens, where each token costs the same: an agent gets a place only where the other has not been
+/// charged less, so it is ahead by at most that one request, and by what those in the worker's hands turn out to be
+/// beyond, or short of, what was expected of them. `largest`: tokens of the largest request, in and out; `in_hand`: the
+/// most that the worker ever had of one agent. Where lengths are as expected that is at most twice `batch_tokens_max`.
+pub fn agents_bound_tokens(largest: u64, in_hand: u64) -> u64 {
+    largest.saturating_add(in_hand).saturating_mul(2)
 }
 
 impl Core {

@@ -75,11 +75,14 @@ impl CostBook {
     pub(crate) fn predict(&self, at: Place, tokens_in: u64, tokens_out: u64) -> Nanos {
         let rates = self.rates.get(&at).unwrap_or(&PRIOR);
         let tokens = u128::from(tokens_in) + u128::from(tokens_out);
-        let of_steps =
-            u128::from(rates.steps).saturating_mul(tokens) / u128::from(rates.tokens.max(1));
+        // Divided last: a small request's part of a step is no less than a large one's.
+        let of_steps = u128::from(rates.step)
+            .saturating_mul(u128::from(rates.steps))
+            .saturating_mul(tokens)
+            / u128::from(rates.tokens.max(1));
         let scaled = (u128::from(rates.token_in) * u128::from(tokens_in))
             .saturating_add(u128::from(rates.token_out) * u128::from(tokens_out))
-            .saturating_add(of_steps.saturating_mul(u128::from(rates.step)));
+            .saturating_add(of_steps);
         nanos(scaled >> SHIFT)
     }
 

@@ -51,6 +51,7 @@ mod worker;
 pub use self::core::Core;
 pub use agents::AgentBook;
 pub use backoff::{Backoff, Pace};
+pub use bounds::agents_bound_tokens;
 pub use effect::{BackoffCause, Bound, Effect, End, KillReason, Refusal};
 pub use event::{
     CancelReason, DeviceKind, Event, Outcome, StartFailure, Submission, TenantSettings,

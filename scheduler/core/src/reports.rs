@@ -126,6 +126,7 @@ impl Core {
         match spoken {
             Spoken::Live => {
                 worker.finished_any = true;
+                self.answer_ended(id, request, tokens.1);
                 self.settle_agent(request, tokens, outcome);
                 self.end(request, End::Worker(outcome), effects);
             }
@@ -133,6 +134,23 @@ impl Core {
             Spoken::Again | Spoken::NeverGiven => {}
         }
         self.reindex(tenant);
+    }
+
+    /// Tokens of an answer that ended in the step that was told last, and of which nothing was told before, were computed
+    /// as output.
+    fn answer_ended(&mut self, worker: WorkerId, id: RequestId, tokens_out: u32) {
+        let Some(request) = self.requests.get(&id) else {
+            return;
+        };
+        let untold = tokens_out
+            .min(request.tokens_out_max)
+            .saturating_sub(request.tokens_out);
+        let worker = self.workers.get_mut(&worker);
+        if let Some(lease) = worker.and_then(|worker| worker.lease.as_mut()) {
+            let moved = u64::from(untold).min(lease.work.tokens_in);
+            lease.work.tokens_in -= moved;
+            lease.work.tokens_out = lease.work.tokens_out.saturating_add(moved);
+        }
     }
 
     /// Settles the difference between what an agent was charged and what its request turned out to

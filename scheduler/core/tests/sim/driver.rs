@@ -292,6 +292,9 @@ impl Sim {
             self.next_request += 1;
             self.tokens
                 .insert(submission.request, self.tokens[&request]);
+            if let Some(answer) = self.answers.get(&request) {
+                self.answers.insert(submission.request, *answer);
+            }
             self.submitters
                 .insert(submission.request, submission.tenant);
             self.loops

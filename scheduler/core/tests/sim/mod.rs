@@ -217,8 +217,7 @@ impl Sim {
     pub fn offer(&mut self, submission: Submission) -> RequestId {
         let id = submission.request;
         self.submitters.insert(id, submission.tenant);
-        let answer = self.answers.get(&id).copied();
-        let answer = answer.unwrap_or(submission.tokens_out_max);
+        let answer = *(self.answers.entry(id)).or_insert(submission.tokens_out_max);
         self.tokens
             .insert(id, u64::from(submission.tokens_in) + u64::from(answer));
         self.say(Event::Submit(submission));
