@@ -5,7 +5,7 @@
 
 use bulkhead_core::{
     AgentId, Core, DeviceId, DeviceKind, Effect, Event, LeaseId, Limits, ModelId, Nanos, Outcome,
-    Pace, RequestId, Submission, TenantId, TenantSettings, WorkerId,
+    Pace, Rate, RequestId, Submission, TenantId, TenantSettings, WorkerId,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::time::{Duration, Instant};
@@ -68,6 +68,8 @@ impl Busy {
                 weight: 1 + tenant % 3,
                 queue_requests_max: u32::MAX,
                 open_requests_max: u32::MAX,
+                rate: Rate::default(),
+                agent_rate: Rate::default(),
             };
             busy.tell(Event::TenantSet {
                 tenant: TenantId(tenant),

@@ -1,7 +1,8 @@
 //! Admission: whether a request gets a place, and if not, which bound stood in its way.
 //!
 //! Checked in this order: drain, tenant known, a worker or a device for one, deadline, size, backoff, the tenant's own
-//! bounds, the shared queue memory. Another tenant can only ever fill what is not reserved for this one.
+//! bounds, what it and its agent may have a minute, the shared queue memory. Another tenant can only ever fill what is not
+//! reserved for this one.
 
 use crate::core::{Core, Request};
 use crate::memory::NoRoom;
@@ -24,21 +25,39 @@ impl Core {
                 effects.push(Effect::Accepted { request });
                 self.enqueue(submission);
             }
-            Err(bound) => {
-                let retry_after_ns = self.retry_after(&submission, bound);
-                effects.push(Effect::Refused {
-                    request,
-                    refusal: Refusal {
-                        bound,
-                        retry_after_ns,
-                    },
-                });
-            }
+            Err(refusal) => effects.push(Effect::Refused { request, refusal }),
         }
     }
 
-    /// Reserves queue memory where all bounds allow it.
-    fn admit(&mut self, submission: &Submission) -> Result<(), Bound> {
+    /// Reserves queue memory, and a part of what may be had a minute, where all bounds allow it.
+    fn admit(&mut self, submission: &Submission) -> Result<(), Refusal> {
+        let refusal = |core: &Core, bound| Refusal {
+            bound,
+            retry_after_ns: core.retry_after(submission, bound),
+        };
+        self.check(submission)
+            .map_err(|bound| refusal(self, bound))?;
+        let (agent, now, tokens) = (submission.agent, self.now, metered(submission));
+        if let Some(tenant) = self.tenants.get(&submission.tenant) {
+            let may = tenant.meters.check(tenant.rates(), agent, tokens, now);
+            may.map_err(|too_fast| Refusal {
+                bound: too_fast.bound,
+                retry_after_ns: too_fast.retry_after_ns,
+            })?;
+        }
+        let taken = self.memory.take(submission.tenant, submission.bytes);
+        taken.map_err(|no_room| match no_room {
+            NoRoom::Full => refusal(self, Bound::GlobalQueue),
+            NoRoom::TooLarge => refusal(self, Bound::TooLarge),
+        })?;
+        if let Some(tenant) = self.tenants.get_mut(&submission.tenant) {
+            let rates = tenant.rates();
+            tenant.meters.take(rates, agent, tokens, now);
+        }
+        Ok(())
+    }
+
+    fn check(&self, submission: &Submission) -> Result<(), Bound> {
         if self.draining {
             return Err(Bound::Draining);
         }
@@ -52,6 +71,9 @@ impl Core {
             .is_some_and(|deadline| deadline <= self.now)
         {
             return Err(Bound::DeadlinePast);
+        }
+        if self.is_too_soon(submission) {
+            return Err(Bound::DeadlineTooSoon);
         }
         if submission.bytes > self.limits.queue_bytes_max {
             return Err(Bound::TooLarge);
@@ -69,12 +91,21 @@ impl Core {
         if tenant.queued >= tenant.settings.queue_requests_max {
             return Err(Bound::TenantQueue);
         }
-        self.memory
-            .take(submission.tenant, submission.bytes)
-            .map_err(|no_room| match no_room {
-                NoRoom::Full => Bound::GlobalQueue,
-                NoRoom::TooLarge => Bound::TooLarge,
-            })
+        Ok(())
+    }
+
+    /// Whether a deadline could not be met were the lane free now: reading the text and one token of an answer alone take
+    /// longer, whatever is doubtful in that. Nobody else's work, nor the tenant's own, has a part in it.
+    fn is_too_soon(&self, submission: &Submission) -> bool {
+        let worker = self.flow(submission.tenant, submission.model);
+        let worker = worker.and_then(|flow| self.workers.get(&flow.worker?));
+        let (Some(deadline), Some(worker)) = (submission.deadline, worker) else {
+            return false;
+        };
+        let at = (submission.tenant, submission.model, worker.device);
+        let tokens_out = u64::from(submission.tokens_out_max.min(1));
+        let least_ns = (self.costs).at_least(at, u64::from(submission.tokens_in), tokens_out);
+        deadline.saturating_sub(self.now) < least_ns
     }
 
     fn enqueue(&mut self, submission: Submission) {
@@ -125,6 +156,7 @@ impl Core {
             tokens_out_max: submission.tokens_out_max,
             tokens_out: 0,
             cost_ns,
+            metered: metered(&submission),
             charged_ns: 0,
             bytes: submission.bytes,
             deadline: submission.deadline,
@@ -190,4 +222,9 @@ impl Core {
         let hint = Nanos::try_from(drain).unwrap_or(Nanos::MAX);
         Some(hint.clamp(RETRY_AFTER_NS_MIN, RETRY_AFTER_NS_MAX))
     }
+}
+
+/// Tokens that a request could become, as far as may be told before.
+fn metered(submission: &Submission) -> u64 {
+    u64::from(submission.tokens_in) + u64::from(submission.tokens_out_max)
 }

@@ -69,6 +69,8 @@ pub(crate) struct Request {
     pub tokens_out: u32,
     /// Expected when it was accepted.
     pub cost_ns: Nanos,
+    /// Tokens that it took from what its tenant may have a minute, until it is known what it came to.
+    pub metered: u64,
     /// What its agent has been charged for it so far.
     pub charged_ns: Nanos,
     pub bytes: u64,

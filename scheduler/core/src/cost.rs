@@ -23,6 +23,7 @@ const PRIOR: Rates = Rates {
     steps: ONE,
     tokens: 16 * ONE,
     error: 0,
+    leases: 0,
 };
 /// No rate is ever less, 1 ns: work that costs nothing would have no order.
 const RATE_MIN: u64 = 1 << SHIFT;
@@ -33,6 +34,8 @@ const FACTOR_MAX: u64 = 4;
 /// A lease moves the rates by 1/4 of what would be right, and means by 1/8.
 const RATE_WEIGHT: i128 = 4;
 const MEAN_WEIGHT: i128 = 8;
+/// After so many leases rates are known well enough to refuse by.
+const LEASES_KNOWN: u64 = 32;
 
 /// Whose rates, and where.
 pub(crate) type Place = (TenantId, ModelId, DeviceId);
@@ -68,6 +71,8 @@ struct Rates {
     tokens: u64,
     /// Mean of how far predictions were off, of what it was, 2^-16.
     error: u64,
+    /// Those that taught something.
+    leases: u64,
 }
 
 impl CostBook {
@@ -84,6 +89,23 @@ impl CostBook {
             .saturating_add(u128::from(rates.token_out) * u128::from(tokens_out))
             .saturating_add(of_steps);
         nanos(scaled >> SHIFT)
+    }
+
+    /// What a request of so many tokens takes at the very least: a quarter of what is predicted for it, as its tokens were
+    /// estimated and some of them may be kept from before, and less by twice as far as predictions were off of late. 0 where
+    /// little is known.
+    pub(crate) fn at_least(&self, at: Place, tokens_in: u64, tokens_out: u64) -> Nanos {
+        let Some(rates) = self
+            .rates
+            .get(&at)
+            .filter(|rates| rates.leases >= LEASES_KNOWN)
+        else {
+            return 0;
+        };
+        let sure = ONE.saturating_sub(rates.error.saturating_mul(2));
+        let scaled = (u128::from(rates.token_in) * u128::from(tokens_in))
+            .saturating_add(u128::from(rates.token_out) * u128::from(tokens_out));
+        nanos((scaled >> SHIFT).saturating_mul(u128::from(sure)) / u128::from(4 * ONE))
     }
 
     /// Learns from one lease. One that did nothing teaches nothing.
@@ -134,6 +156,7 @@ impl Rates {
             *rate = narrow(i128::from(*rate) + by).max(RATE_MIN);
         }
         let off = truth.abs_diff(predicted).saturating_mul(one) / truth;
+        self.leases += 1;
         self.error = drawn_to(self.error, off.min(most));
         let tokens = work.tokens_in.saturating_add(work.tokens_out);
         self.tokens = faded(self.tokens).saturating_add(tokens.saturating_mul(ONE));

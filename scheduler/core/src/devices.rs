@@ -63,7 +63,7 @@ impl Core {
         let Some((worker, served_ns)) = self.workers.get_mut(&id).zip(served_ns) else {
             return;
         };
-        let held = worker.let_go_of_all();
+        let (held, dropped) = worker.let_go_of_all();
         worker.abandoned = true;
         let (tenant, model, before) = (worker.tenant, worker.model, worker.life);
         // No failure of its own: no backoff follows.
@@ -87,6 +87,9 @@ impl Core {
         }
         if before == Life::Ready {
             self.ended_well(tenant, model, served_ns);
+        }
+        for mut request in dropped {
+            self.settle_dropped(&mut request, (0, 0));
         }
         for request in held {
             self.move_or_end(request, effects);

@@ -128,10 +128,16 @@ pub enum Bound {
     TenantQueue,
     /// The tenant has its greatest number of requests open.
     TenantOpen,
+    /// The tenant has had as many requests or tokens as it may have a minute.
+    TenantRate,
+    /// Its agent has.
+    AgentRate,
     /// The queue memory that all tenants share is full, and the tenant's reserved part too.
     GlobalQueue,
     /// The deadline has passed already.
     DeadlinePast,
+    /// The deadline is sooner than its work could be done, were there nothing else.
+    DeadlineTooSoon,
     /// The tenant's workers for this model keep failing, and none is started before the time to retry.
     Backoff,
     /// The model was refused as it is, and is not tried again yet.

@@ -88,10 +88,11 @@ impl Core {
         end: End,
         effects: &mut Vec<Effect>,
     ) -> Option<Request> {
-        let request = self.requests.remove(&id)?;
+        let mut request = self.requests.remove(&id)?;
         if let Some(deadline) = request.deadline {
             self.deadlines.remove(&(deadline, id));
         }
+        let never_ran = request.worker.is_none();
         let agent = (request.agent, request.tenant);
         if let Some(open) = self.agents.get_mut(&agent) {
             open.remove(&id);
@@ -102,6 +103,9 @@ impl Core {
         if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
             debug_assert!(tenant.open > 0, "a tenant ended more than it had open");
             tenant.open = tenant.open.saturating_sub(1);
+            if never_ran {
+                tenant.meter(&mut request, 0, self.now);
+            }
         }
         effects.push(Effect::Ended { request: id, end });
         self.reindex(request.tenant);

@@ -1,6 +1,6 @@
 //! What the core is told. The driver turns every message of the world into one of these.
 
-use crate::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
+use crate::{AgentId, DeviceId, LeaseId, ModelId, Nanos, Rate, RequestId, TenantId, WorkerId};
 
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +109,9 @@ pub struct TenantSettings {
     pub queue_requests_max: u32,
     /// Most requests of this tenant that may be accepted and not yet ended.
     pub open_requests_max: u32,
+    /// What it may have a minute, and each of its agents.
+    pub rate: Rate,
+    pub agent_rate: Rate,
 }
 
 /// A request, as the core sees it: sizes and limits, never content.

@@ -5,7 +5,7 @@
 //! give the same effects, so that a simulator and the server drive the same code.
 //!
 //! The rules, and where they live:
-//! - admission and its bounds: `admission`, `memory`
+//! - admission and its bounds: `admission`, `memory`, limits by time: `rates`
 //! - fair order among tenants and, inside each, among its agents: `fair`, `agents`, `queue`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`; what follows from them for tenants: `bounds`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
@@ -41,6 +41,7 @@ mod lengths;
 mod memory;
 mod placement;
 mod queue;
+mod rates;
 mod reports;
 mod restart;
 mod tenant;
@@ -58,6 +59,7 @@ pub use event::{
 };
 pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
 pub use queue::{Queue, Slot};
+pub use rates::Rate;
 pub use view::{TenantView, WorkerState, WorkerView};
 pub use vtime::VTime;
 

@@ -173,10 +173,15 @@ impl Core {
             Outcome::Ok | Outcome::Cancelled | Outcome::Internal => request.bounded(tokens),
         };
         let cost_ns = self.predict(tenant, model, sizes);
-        if answers && let Some(tenant) = self.tenants.get_mut(&tenant) {
-            tenant.agents.learn(agent, tokens.1);
+        if let Some(tenant) = self.tenants.get_mut(&tenant)
+            && let Some(request) = self.requests.get_mut(&id)
+        {
+            if answers {
+                tenant.agents.learn(agent, tokens.1);
+            }
+            tenant.charge_agent(request, cost_ns);
+            tenant.meter(request, sizes.0 + sizes.1, self.now);
         }
-        self.charge_agent(id, cost_ns);
     }
 
     /// The same of a request that had ended before its worker let go of it: what was seen of its answer is not undone by
@@ -192,6 +197,7 @@ impl Core {
         };
         if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
             tenant.charge_agent(request, cost_ns);
+            tenant.meter(request, sizes.0 + sizes.1, self.now);
         }
     }
 

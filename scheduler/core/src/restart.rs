@@ -81,11 +81,12 @@ impl Core {
         let Some(mut worker) = self.forget_worker(id) else {
             return;
         };
-        for request in worker.assigned.keys() {
-            self.settle_unheard(*request);
-            self.end(*request, End::WorkerLost, effects);
+        let (held, dropped) = worker.let_go_of_all();
+        for request in held {
+            self.settle_unheard(request);
+            self.end(request, End::WorkerLost, effects);
         }
-        for (_, mut request) in std::mem::take(&mut worker.dropped).into_values() {
+        for mut request in dropped {
             self.settle_dropped(&mut request, (0, 0));
         }
         self.after_life(&worker, life, effects);

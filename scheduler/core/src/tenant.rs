@@ -6,6 +6,7 @@ use crate::agents::AgentBook;
 use crate::backoff::Backoff;
 use crate::core::Request;
 use crate::queue::Queue;
+use crate::rates::{Meters, Rate};
 use crate::vtime::{self, VTime};
 use crate::{ModelId, Nanos, TenantId, TenantSettings, WorkerId};
 
@@ -19,6 +20,7 @@ pub(crate) struct Tenant {
     pub competing: bool,
     pub flows: BTreeMap<ModelId, Flow>,
     pub agents: AgentBook,
+    pub meters: Meters,
     /// Accepted, waiting.
     pub queued: u32,
     /// Accepted, not yet ended.
@@ -71,6 +73,7 @@ impl Tenant {
             competing: false,
             flows: BTreeMap::new(),
             agents: AgentBook::default(),
+            meters: Meters::default(),
             queued: 0,
             open: 0,
             queued_cost_ns: 0,
@@ -79,6 +82,19 @@ impl Tenant {
             restart_ns: 0,
             owed: Owed::default(),
         }
+    }
+
+    /// What it may have a minute, and each of its agents.
+    pub(crate) fn rates(&self) -> (Rate, Rate) {
+        (self.settings.rate, self.settings.agent_rate)
+    }
+
+    /// A request has come to so many tokens, and gives back what it took beyond that.
+    pub(crate) fn meter(&mut self, request: &mut Request, tokens: u64, now: Nanos) {
+        let metered = std::mem::replace(&mut request.metered, 0);
+        let rates = self.rates();
+        let spare = metered.saturating_sub(tokens);
+        self.meters.give_back(rates, request.agent, spare, now);
     }
 
     pub(crate) fn weight(&self) -> u32 {

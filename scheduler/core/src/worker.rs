@@ -184,11 +184,15 @@ impl Worker {
         spoken
     }
 
-    /// Takes everything from it.
-    pub(crate) fn let_go_of_all(&mut self) -> Vec<RequestId> {
-        self.dropped.clear();
+    /// Takes everything from it: what has not ended, and what had.
+    pub(crate) fn let_go_of_all(&mut self) -> (Vec<RequestId>, Vec<Request>) {
         (self.tokens, self.cost_ns) = (0, 0);
-        std::mem::take(&mut self.assigned).into_keys().collect()
+        let held = std::mem::take(&mut self.assigned);
+        let dropped = std::mem::take(&mut self.dropped).into_values();
+        (
+            held.into_keys().collect(),
+            dropped.map(|(_, request)| request).collect(),
+        )
     }
 }
 

@@ -68,6 +68,8 @@ fn each_refusal_names_its_bound() {
         weight: 1,
         queue_requests_max: 2,
         open_requests_max: 3,
+        rate: Rate::default(),
+        agent_rate: Rate::default(),
     };
     sim.say(Event::TenantSet { tenant, settings });
     sim.run_until(SECOND);
@@ -117,6 +119,8 @@ fn open_requests_are_bounded_and_a_full_pool_says_so() {
         weight: 1,
         queue_requests_max: 50,
         open_requests_max: 3,
+        rate: Rate::default(),
+        agent_rate: Rate::default(),
     };
     sim.say(Event::TenantSet { tenant, settings });
     for _ in 0..3 {
@@ -158,4 +162,74 @@ fn draining_lets_accepted_requests_finish() {
             .iter()
             .all(|r| sim.end_of(*r) == Some(End::Worker(Outcome::Ok)))
     );
+}
+
+/// What may be had a minute is taken in advance, so that requests which run together cannot slip past, and given back
+/// as far as it was not used. Fails where nothing is reserved, and where nothing is settled.
+#[test]
+fn what_may_be_had_a_minute_is_reserved_and_settled() {
+    let mut sim = Sim::new(limits(), 1, 8);
+    let tenant = TenantId(1);
+    let settings = TenantSettings {
+        agent_rate: Rate {
+            requests: 0,
+            tokens: 1_000,
+        },
+        ..settings(1)
+    };
+    sim.say(Event::TenantSet { tenant, settings });
+    let send = |sim: &mut Sim, answer| {
+        let mut submission = sim.submission(tenant, 100);
+        submission.tokens_out_max = 300;
+        sim.answers.insert(submission.request, answer);
+        sim.offer(submission)
+    };
+    let first = send(&mut sim, 5);
+    send(&mut sim, 5);
+    let third = send(&mut sim, 5);
+    let refusal = sim.refused[&third];
+    assert_eq!(refusal.bound, Bound::AgentRate);
+    // 1,200 of 1,000: 200 have to leak, at 1,000 a minute.
+    assert_eq!(refusal.retry_after_ns, Some(12 * SECOND));
+    sim.run_until(SECOND);
+    assert!(sim.end_of(first).is_some());
+    // The two came to 105 each.
+    let beside = [send(&mut sim, 300), send(&mut sim, 300)];
+    let last = send(&mut sim, 300);
+    assert!(beside.iter().all(|one| !sim.refused.contains_key(one)));
+    assert_eq!(sim.refused[&last].bound, Bound::AgentRate);
+    // One that never runs gives all of it back.
+    sim.say(Event::Cancel {
+        request: beside[1],
+        why: CancelReason::Client,
+    });
+    sim.run_until(2 * SECOND);
+    let again = send(&mut sim, 300);
+    assert!(!sim.refused.contains_key(&again));
+}
+
+/// Refused is only what its own work alone would make late, and not before that is known well.
+#[test]
+fn a_deadline_that_cannot_be_met_is_refused_at_once() {
+    let mut sim = Sim::new(limits(), 1, 8);
+    let (tenant, other) = (sim.tenant(1, 1), sim.tenant(2, 1));
+    let hurried = |sim: &mut Sim, tokens, within_ns| {
+        let mut submission = sim.submission(tenant, tokens);
+        submission.deadline = Some(sim.now + within_ns);
+        sim.offer(submission)
+    };
+    let unknown = hurried(&mut sim, 1_000, 10 * MS);
+    assert!(!sim.refused.contains_key(&unknown), "nothing is known yet");
+    for n in 0..100 {
+        sim.submit(tenant, 100);
+        sim.run_until(SECOND + n * 20 * MS);
+    }
+    // A tenth of a millisecond for each token; somebody else has much to do.
+    for _ in 0..100 {
+        sim.submit(other, 1_000);
+    }
+    let hopeless = hurried(&mut sim, 1_000, 10 * MS);
+    assert_eq!(sim.refused[&hopeless].bound, Bound::DeadlineTooSoon);
+    let tight = hurried(&mut sim, 1_000, 110 * MS);
+    assert!(!sim.refused.contains_key(&tight), "alone it could be met");
 }

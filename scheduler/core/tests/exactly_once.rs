@@ -235,6 +235,8 @@ fn thin_air() -> impl Strategy<Value = Event> {
         weight,
         queue_requests_max: 5,
         open_requests_max: 9,
+        rate: Rate::default(),
+        agent_rate: Rate::default(),
     };
     prop_oneof![
         6 => nonsense(),

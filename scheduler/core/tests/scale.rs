@@ -42,6 +42,8 @@ fn ten_thousand_tenants_are_all_served() {
         weight: 1,
         queue_requests_max: 10,
         open_requests_max: 10,
+        rate: Rate::default(),
+        agent_rate: Rate::default(),
     };
     for n in 0..TENANTS {
         let settings = settings.clone();

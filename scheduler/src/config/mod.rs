@@ -145,6 +145,11 @@ pub struct Scheduling {
     pub tenant_reserved_bytes: u64,
     pub tenant_queue_requests_max: u32,
     pub tenant_open_requests_max: u32,
+    /// What each tenant, and each agent of one, may have a minute; 0: no limit. Tokens are counted in and out.
+    pub tenant_requests_per_minute: u32,
+    pub tenant_tokens_per_minute: u64,
+    pub agent_requests_per_minute: u32,
+    pub agent_tokens_per_minute: u64,
     /// Tokens handed to a worker and not yet finished.
     pub batch_tokens_max: u32,
     /// Lane time before a lease is asked to yield while another tenant waits, milliseconds.

@@ -78,6 +78,16 @@ impl Refused {
                 "TENANT_OPEN_LIMIT",
                 "your tenant has as many requests open as it may; wait for some to end",
             ),
+            Bound::TenantRate => (
+                Code::ResourceExhausted,
+                "TENANT_RATE_LIMIT",
+                "your tenant has had what it may have a minute; try again once the time to retry is over, or with fewer tokens where none is given: this request alone is more",
+            ),
+            Bound::AgentRate => (
+                Code::ResourceExhausted,
+                "AGENT_RATE_LIMIT",
+                "this agent has had what it may have a minute; try again once the time to retry is over, or with fewer tokens where none is given: this request alone is more",
+            ),
             Bound::GlobalQueue => (
                 Code::ResourceExhausted,
                 "QUEUE_FULL",
@@ -87,6 +97,11 @@ impl Refused {
                 Code::DeadlineExceeded,
                 "DEADLINE_PAST",
                 "the deadline had passed before the request was taken",
+            ),
+            Bound::DeadlineTooSoon => (
+                Code::DeadlineExceeded,
+                "DEADLINE_TOO_SOON",
+                "reading the request alone takes longer than its deadline allows; give it more time, or send less",
             ),
             Bound::Backoff => (
                 Code::Unavailable,

@@ -2,7 +2,7 @@
 
 use super::{catalog::Catalog, driver, faults::Faults, submit::Submitter};
 use crate::config::Config;
-use bulkhead_core::{TenantId, TenantSettings};
+use bulkhead_core::{Rate, TenantId, TenantSettings};
 use bulkhead_identity::{Agent, Identity, Tenant};
 use bulkhead_policy::PolicyEngine;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -55,6 +55,14 @@ impl App {
                 weight: tenant.weight.max(1),
                 queue_requests_max: scheduling.tenant_queue_requests_max,
                 open_requests_max: scheduling.tenant_open_requests_max,
+                rate: Rate {
+                    requests: scheduling.tenant_requests_per_minute,
+                    tokens: scheduling.tenant_tokens_per_minute,
+                },
+                agent_rate: Rate {
+                    requests: scheduling.agent_requests_per_minute,
+                    tokens: scheduling.agent_tokens_per_minute,
+                },
             },
         };
         if self

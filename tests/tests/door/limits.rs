@@ -12,6 +12,7 @@ use bulkhead_tests::{
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tonic::Code;
+use tonic_types::StatusExt as _;
 
 async fn serve() -> (Server, Agent) {
     let server = Server::start(Options::null(0)).await;
@@ -160,4 +161,27 @@ async fn an_idle_connection_is_closed() {
     let end = within(Duration::from_secs(4), "the server closes it", end).await;
     // Closed in order or cut: it is gone either way, and nothing was said.
     assert!(end.is_err() || rest.is_empty(), "{rest:?}");
+}
+
+/// What goes beyond an agent's minute is refused, with when to try again; its sibling is served.
+#[tokio::test]
+async fn what_an_agent_may_have_a_minute() {
+    let options = Options::null(0).with("scheduling.agent_requests_per_minute", 2);
+    let server = Server::start(options).await;
+    let (busy, sibling) = (
+        server.agent("acme", "busy").await.client().await,
+        server.agent("acme", "sibling").await.client().await,
+    );
+    for _ in 0..2 {
+        busy.embed("null", &["a text"]).await.expect("its minute");
+    }
+    let status = busy.embed("null", &["one more"]).await;
+    let status = status.expect_err("beyond it");
+    assert_eq!(reason(&status), "AGENT_RATE_LIMIT", "{status}");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let retry = status.get_error_details().retry_info().cloned();
+    let delay = retry.and_then(|retry| retry.retry_delay);
+    let due = delay.expect("when to try again");
+    assert!(!due.is_zero() && due <= Duration::from_secs(30), "{due:?}");
+    sibling.embed("null", &["a text"]).await.expect("its own");
 }

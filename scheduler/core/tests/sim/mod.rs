@@ -44,6 +44,8 @@ pub fn settings(weight: u32) -> TenantSettings {
         weight,
         queue_requests_max: 100_000,
         open_requests_max: 100_000,
+        rate: Rate::default(),
+        agent_rate: Rate::default(),
     }
 }
 

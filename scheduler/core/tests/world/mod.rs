@@ -179,6 +179,8 @@ impl World {
             weight,
             queue_requests_max: 200,
             open_requests_max: 300,
+            rate: Rate::default(),
+            agent_rate: Rate::default(),
         };
         self.sim.say(Event::TenantSet { tenant, settings });
     }

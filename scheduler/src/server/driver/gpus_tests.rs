@@ -81,6 +81,8 @@ impl Case {
                 weight: 1,
                 queue_requests_max: 9,
                 open_requests_max: 9,
+                rate: bulkhead_core::Rate::default(),
+                agent_rate: bulkhead_core::Rate::default(),
             },
         }));
         case.driver.gpus_said(GpusWord::Up { has_worker: true });
