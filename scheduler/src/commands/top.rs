@@ -147,13 +147,13 @@ fn screen(status: &StatusResponse) -> String {
 }
 
 fn tenants(tenants: &[TenantStatus]) -> String {
-    let weights: u64 = tenants.iter().map(|t| u64::from(t.weight)).sum();
+    let owed_ns: u64 = tenants.iter().map(|t| t.owed_ns).sum();
     let lane_ns: u64 = tenants.iter().map(|t| t.lane_ns).sum();
     let rows = tenants.iter().map(|tenant| {
         vec![
             tenant.name.clone(),
             tenant.weight.to_string(),
-            percent(u64::from(tenant.weight), weights),
+            percent(tenant.owed_ns, owed_ns),
             percent(tenant.lane_ns, lane_ns),
             format!("{:.2} s", tenant.lane_ns as f64 / 1e9),
             tenant.queued.to_string(),
@@ -245,10 +245,11 @@ fn percent(part: u64, whole: u64) -> String {
 mod tests {
     use super::*;
 
-    fn tenant(name: &str, weight: u32, lane_ns: u64) -> TenantStatus {
+    fn tenant(name: &str, owed_ns: u64, lane_ns: u64) -> TenantStatus {
         TenantStatus {
             name: name.into(),
-            weight,
+            weight: 1,
+            owed_ns,
             lane_ns,
             ..TenantStatus::default()
         }
@@ -257,8 +258,8 @@ mod tests {
     #[test]
     fn shares_owed_and_received_stand_side_by_side() {
         let text = tenants(&[
-            tenant("acme", 3, 2_000_000_000),
-            tenant("globex", 1, 2_000_000_000),
+            tenant("acme", 3_000_000_000, 2_000_000_000),
+            tenant("globex", 1_000_000_000, 2_000_000_000),
         ]);
         for part in ["75 %", "25 %", "50 %", "2.00 s"] {
             assert!(text.contains(part), "{text}");

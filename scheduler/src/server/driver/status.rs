@@ -24,6 +24,7 @@ impl Driver {
                 queued: u64::from(view.queued),
                 running: u64::from(view.running),
                 lane_ns: view.lane_ns,
+                owed_ns: view.owed_ns,
                 completed: self.completed.get(&view.tenant).copied().unwrap_or(0),
             })
         });
