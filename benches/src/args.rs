@@ -1,5 +1,6 @@
 //! The command line: what can be typed, with its bounds.
 
+use crate::scenario::noisy::{Aggressor, Victim};
 use clap::{Args as Group, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -39,7 +40,7 @@ pub struct ServerArgs {
 
 #[derive(Debug, Subcommand)]
 pub enum Scenario {
-    /// A tenant's latency alone, and beside another tenant's flood of the same model
+    /// A tenant's latency alone, and beside neighbours of seven kinds, under ours and first come, first served
     Noisy(Noisy),
     /// Texts and tokens a second: the bare engine, beside PyTorch and llama.cpp, and through the server
     Engine(Engine),
@@ -72,12 +73,24 @@ impl Scenario {
 
 #[derive(Debug, Group)]
 pub struct Noisy {
-    /// How long the victim is measured alone, and again beside the flood
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    /// How long the victim is measured alone, under ours and under first come, first served, for each aggressor
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
     /// The victim's schedule: one text each, milliseconds
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub every_ms: u64,
+    /// The same of the victim that generates: one answer each, milliseconds
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub answer_every_ms: u64,
+    /// Only these aggressors, with commas between them [default: all]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
+    pub aggressors: Vec<Aggressor>,
+    /// Only these victims [default: both]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
+    pub victims: Vec<Victim>,
+    /// Draw the ratios to alone into this file, SVG
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// The flood's connections
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=512))]
     pub connections: u32,
@@ -202,5 +215,10 @@ mod tests {
         let args = Args::parse_from(["bulkhead-bench", "noisy", "--json", "--seconds", "3"]);
         assert!(args.json && args.scenario.name() == "noisy");
         assert!(Args::try_parse_from(["bulkhead-bench", "noisy", "--seconds", "0"]).is_err());
+        let some = ["bulkhead-bench", "noisy", "--aggressors", "flood,cancel"];
+        let Scenario::Noisy(noisy) = Args::parse_from(some).scenario else {
+            panic!("another scenario");
+        };
+        assert_eq!(noisy.aggressors, [Aggressor::Flood, Aggressor::Cancel]);
     }
 }

@@ -83,13 +83,31 @@ impl Server {
             ..CreateTenantRequest::default()
         };
         self.admin.create_tenant(tenant).await?;
+        let credentials = self.agent(name, "load").await?;
+        Ok(AgentClient::connect(credentials, None).await?)
+    }
+
+    /// The credentials of a new tenant's agents, so many.
+    pub async fn agents(&self, tenant: &str, count: usize) -> Result<Vec<Credentials>, Failure> {
+        let new = CreateTenantRequest {
+            name: tenant.into(),
+            ..CreateTenantRequest::default()
+        };
+        self.admin.create_tenant(new).await?;
+        let mut agents = Vec::with_capacity(count);
+        for nth in 0..count {
+            agents.push(self.agent(tenant, &format!("load-{nth}")).await?);
+        }
+        Ok(agents)
+    }
+
+    async fn agent(&self, tenant: &str, name: &str) -> Result<Credentials, Failure> {
         let agent = CreateAgentRequest {
-            tenant: name.into(),
-            name: "load".into(),
+            tenant: tenant.into(),
+            name: name.into(),
             scopes: Vec::new(),
         };
-        let credentials = Credentials::from(self.admin.create_agent(agent).await?);
-        Ok(AgentClient::connect(credentials, None).await?)
+        Ok(Credentials::from(self.admin.create_agent(agent).await?))
     }
 
     /// The launcher's process number.

@@ -2,7 +2,7 @@
 
 use crate::Failure;
 use bulkhead_client::{AgentClient, ClientError};
-use bulkhead_proto::v1::EmbedRequest;
+use bulkhead_proto::v1::{EmbedRequest, EmbedResponse, GenerateRequest};
 use std::time::Duration;
 
 /// The starter models.
@@ -23,26 +23,57 @@ pub async fn embed(client: AgentClient, texts: usize) -> Result<u64, ClientError
 
 /// Embeds these texts. Returns how many vectors came back.
 pub async fn embed_texts(client: &AgentClient, texts: Vec<String>) -> Result<u64, ClientError> {
-    let request = EmbedRequest {
+    let response = client.embed(embedding(texts), REQUEST_MAX).await?;
+    Ok(response.embeddings.len() as u64)
+}
+
+/// The request for these texts.
+pub fn embedding(texts: Vec<String>) -> EmbedRequest {
+    EmbedRequest {
         model: EMBED_MODEL.into(),
         texts,
         context: None,
-    };
-    let response = client.embed(request, REQUEST_MAX).await?;
-    Ok(response.embeddings.len() as u64)
+    }
+}
+
+/// Tokens that an answer's texts came to.
+pub fn embedded_tokens(response: &EmbedResponse) -> u64 {
+    let usage = response.usage.as_ref();
+    usage.map_or(0, |usage| u64::from(usage.input_tokens))
+}
+
+/// The request for a greedy answer of exactly `max_tokens`.
+pub fn generation(prompt: &str, max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        model: GENERATE_MODEL.into(),
+        prompt: prompt.into(),
+        max_tokens,
+        ignore_eos: true,
+        ..GenerateRequest::default()
+    }
+}
+
+/// Reads such an answer to its end. Returns its tokens, those of the prompt among them.
+pub async fn generate(client: &AgentClient, request: GenerateRequest) -> Result<u64, ClientError> {
+    let mut stream = client.generate(request, REQUEST_MAX).await?;
+    while let Some(message) = stream.message().await? {
+        if let Some(done) = message.done {
+            let usage = done.usage.unwrap_or_default();
+            return Ok(u64::from(usage.input_tokens) + u64::from(usage.output_tokens));
+        }
+    }
+    Err(ClientError::Unreachable {
+        address: GENERATE_MODEL.into(),
+        message: "a stream ended without its last message".into(),
+    })
 }
 
 /// Checks, with the server's own count, that the text is as long as figures say.
 pub async fn check_tokens(client: &AgentClient) -> Result<(), Failure> {
-    let request = EmbedRequest {
-        model: EMBED_MODEL.into(),
-        texts: vec![TEXT.into()],
-        context: None,
-    };
+    let request = embedding(vec![TEXT.into()]);
     let response = client.embed(request, REQUEST_MAX).await?;
-    let tokens = response.usage.map_or(0, |usage| usage.input_tokens);
-    match tokens {
-        TOKENS_PER_TEXT => Ok(()),
+    match embedded_tokens(&response) {
+        tokens if tokens == u64::from(TOKENS_PER_TEXT) => Ok(()),
         other => Err(format!(
             "the text is {other} tokens for {EMBED_MODEL} and not {TOKENS_PER_TEXT}: is this another model?"
         )

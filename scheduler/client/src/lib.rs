@@ -21,4 +21,5 @@ pub use agent::AgentClient;
 pub use credentials::{Credentials, Reserved};
 pub use error::{ClientError, Refusal};
 pub use operators::{Metrics, Operators};
+pub use tls::{Alpn, Server};
 pub use token::{AccessToken, TokenSource};

@@ -2,10 +2,9 @@
 
 use crate::{
     Failure,
-    workload::{GENERATE_MODEL, REQUEST_MAX},
+    workload::{self, REQUEST_MAX},
 };
 use bulkhead_client::AgentClient;
-use bulkhead_proto::v1::GenerateRequest;
 use std::time::{Duration, Instant};
 
 /// What the client saw.
@@ -41,13 +40,7 @@ pub async fn answer(
     prompt: &str,
     max_tokens: u32,
 ) -> Result<Answer, Failure> {
-    let request = GenerateRequest {
-        model: GENERATE_MODEL.into(),
-        prompt: prompt.into(),
-        max_tokens,
-        ignore_eos: true,
-        ..GenerateRequest::default()
-    };
+    let request = workload::generation(prompt, max_tokens);
     let started = Instant::now();
     let mut stream = client.generate(request, REQUEST_MAX).await?;
     let (mut first, mut last) = (None, started);

@@ -44,9 +44,48 @@ impl Span {
 
     /// What a lease took beside its steps, microseconds: the bound that this share of a tenant's leases kept to.
     pub fn dispatch_us(&self, tenant: &str, share: f64) -> f64 {
-        const NAME: &str = "bulkhead_dispatch_seconds";
-        let before = self.before.buckets(NAME, &label(tenant));
-        let after = self.after.buckets(NAME, &label(tenant));
+        self.within("bulkhead_dispatch_seconds", &label(tenant), share) * 1e6
+    }
+
+    /// The same of everybody's leases, milliseconds: what one switch from one tenant's worker to another's takes.
+    pub fn switch_ms(&self, share: f64) -> f64 {
+        self.within("bulkhead_dispatch_seconds", "", share) * 1e3
+    }
+
+    /// No step of this model's workers in the span was longer, milliseconds. Where the longest since the server's start
+    /// grew meanwhile that is it; else it is below that, and below the bound of its bucket.
+    pub fn longest_step_ms(&self, model: &str) -> f64 {
+        const LONGEST: &str = "bulkhead_step_seconds_max";
+        let since_start = self.after.max(LONGEST).unwrap_or(0.0);
+        let bucket = self.within("bulkhead_step_seconds", &format!("model=\"{model}\""), 1.0);
+        match self.before.max(LONGEST).unwrap_or(0.0) < since_start {
+            true => since_start * 1e3,
+            false => since_start.min(bucket) * 1e3,
+        }
+    }
+
+    /// Tokens that went through the generating model for the first time, whoever sent them and whatever became of them.
+    /// Embedding workers count none.
+    pub fn tokens_computed(&self) -> f64 {
+        self.grown("bulkhead_engine_tokens_computed_total", "")
+            - self.grown("bulkhead_engine_tokens_recomputed_total", "")
+    }
+
+    /// Requests of everybody that ended so.
+    pub fn ended(&self, outcome: &str) -> f64 {
+        self.grown("bulkhead_requests_total", &format!("outcome=\"{outcome}\""))
+    }
+
+    /// What the server refused for this reason before it was a request.
+    pub fn refused(&self, reason: &str) -> f64 {
+        self.grown("bulkhead_refused_total", &format!("reason=\"{reason}\""))
+    }
+
+    /// Of a histogram: the least bound of a bucket that this share of its values kept to. Beyond the last bound it is that
+    /// one, which is less than the truth.
+    fn within(&self, name: &str, label: &str, share: f64) -> f64 {
+        let before = self.before.buckets(name, label);
+        let after = self.after.buckets(name, label);
         let was = |bound: f64| {
             before
                 .iter()
@@ -55,8 +94,10 @@ impl Span {
         };
         let grown = after.iter().map(|(bound, n)| (*bound, n - was(*bound)));
         let all = grown.clone().map(|(_, n)| n).fold(0.0, f64::max);
-        let mut reached = grown.filter(|(_, n)| *n >= share * all);
-        reached.next().map_or(0.0, |(bound, _)| bound * 1e6)
+        let finite = grown.clone().filter(|(bound, _)| bound.is_finite());
+        let last = finite.clone().next_back().map_or(0.0, |(bound, _)| bound);
+        let mut reached = finite.filter(|(_, n)| *n >= share * all);
+        reached.next().map_or(last, |(bound, _)| bound)
     }
 
     fn grown(&self, name: &str, label: &str) -> f64 {
