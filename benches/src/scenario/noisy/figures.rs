@@ -125,7 +125,7 @@ fn throughput(pair: &Pair) -> Vec<Figure> {
             &name(pair, "tokens_s", suffix),
             pair.tokens_s(beside),
             "tokens/s",
-            "of all, in and out, while the victim sent: what the generating model computed, and texts that were answered",
+            "of all, in and out, while the victim sent: answered, or computed where answers are long and nobody hangs up",
         ));
         figures.push(Figure::higher(
             &name(pair, "aggressor_answered_tokens_s", suffix),

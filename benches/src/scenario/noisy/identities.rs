@@ -20,12 +20,13 @@ const EVERYBODY: &str = "everybody";
 /// Tenants under ours. The one of the other order has as much as all of these.
 const TENANTS: u64 = 2;
 
-/// Settings that bound a tenant's queue and memory, with what they are where nobody sets them.
+/// Settings that bound a tenant's queue and memory, with what they are where nobody sets them: the server's own defaults,
+/// but for memory, of which the longest prompt takes more.
 const BOUNDS: [(&str, u64); 4] = [
     ("scheduling.tenant_reserved_bytes", 1 << 20),
     ("scheduling.tenant_queue_requests_max", 4096),
     ("scheduling.tenant_open_requests_max", 8192),
-    ("worker.quota_bytes", 256 << 20),
+    ("worker.quota_bytes", 512 << 20),
 ];
 
 /// In which order requests are served.
@@ -63,20 +64,23 @@ impl Stand {
         args: &ServerArgs,
     ) -> Result<Stand, Failure> {
         let agents = aggressor.agents();
-        let (server, victim, aggressors) = match order {
+        let tenants = match order {
+            Order::Ours => 1,
+            Order::Arrival => TENANTS,
+        };
+        let mut args = args.clone();
+        args.settings = of_tenants(tenants, &args.settings)?;
+        let server = Server::start(&args).await?;
+        let (victim, aggressors) = match order {
             Order::Ours => {
-                let server = Server::start(args).await?;
                 let victim = server.tenant(VICTIM).await?;
                 let aggressors = server.agents(AGGRESSOR, agents).await?;
-                (server, victim, aggressors)
+                (victim, aggressors)
             }
             Order::Arrival => {
-                let mut args = args.clone();
-                args.settings = summed(&args.settings)?;
-                let server = Server::start(&args).await?;
                 let one = server.agents(EVERYBODY, 1).await?.remove(0);
                 let victim = AgentClient::connect(one.clone(), None).await?;
-                (server, victim, vec![one; agents])
+                (victim, vec![one; agents])
             }
         };
         Ok(Stand {
@@ -88,10 +92,10 @@ impl Stand {
     }
 }
 
-/// The same settings, with a tenant's bounds so many times as large as there would be tenants.
-fn summed(settings: &[String]) -> Result<Vec<String>, Failure> {
+/// The same settings, with the bounds of so many tenants for each tenant.
+fn of_tenants(tenants: u64, settings: &[String]) -> Result<Vec<String>, Failure> {
     let key = |setting: &String| setting.split('=').next().map(|key| key.trim().to_owned());
-    let mut summed: Vec<String> = settings
+    let mut all: Vec<String> = settings
         .iter()
         .filter(|setting| {
             let key = key(setting);
@@ -109,9 +113,9 @@ fn summed(settings: &[String]) -> Result<Vec<String>, Failure> {
             Some((_, value)) => value.trim().replace('_', "").parse()?,
             None => default,
         };
-        summed.push(format!("{bound}={}", each * TENANTS));
+        all.push(format!("{bound}={}", each * tenants));
     }
-    Ok(summed)
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -124,10 +128,10 @@ mod tests {
             "scheduling.quantum_ms=20".to_owned(),
             "scheduling.tenant_queue_requests_max = 10".to_owned(),
         ];
-        let all = summed(&own).unwrap();
+        let all = of_tenants(TENANTS, &own).unwrap();
         assert_eq!(all.len(), 1 + BOUNDS.len(), "{all:?}");
         assert!(all.contains(&own[0]));
         assert!(all.contains(&"scheduling.tenant_queue_requests_max=20".to_owned()));
-        assert!(all.contains(&"worker.quota_bytes=536870912".to_owned()));
+        assert!(all.contains(&"worker.quota_bytes=1073741824".to_owned()));
     }
 }

@@ -53,8 +53,8 @@ struct Pair {
 struct Seen {
     victim: OpenLoop,
     fate: Fate,
-    /// Its texts' tokens that were answered while it sent.
-    embedded_tokens: u64,
+    /// Tokens of its requests that were answered while it sent.
+    answered_tokens: u64,
     /// The server's own view, while the victim sent.
     span: Span,
     seconds: f64,
@@ -92,16 +92,18 @@ impl Pair {
         self.tokens_s(&self.ours) / self.tokens_s(&self.arrival).max(f64::MIN_POSITIVE)
     }
 
-    /// Of all, in and out, while the victim sent: what the generating model computed by its workers' counts, which grow with
-    /// each step, and the texts that were answered. Answers alone would not do: a long one ends once in a window or never.
+    /// Of all, in and out, while the victim sent: of what was answered. Where answers are so long that they end once in a
+    /// window or never, it is what the generating model computed, by its workers' counts, which grow with each step; not
+    /// where senders hang up, since what nobody waits for is no throughput.
     fn tokens_s(&self, beside: &Beside) -> f64 {
         let seen = &beside.seen;
-        let texts = match self.aggressor.model(self.victim) == EMBED_MODEL {
-            true => beside.aggressor_tokens,
-            false => 0,
+        let whole = self.aggressor.wastes() || self.aggressor.model(self.victim) == EMBED_MODEL;
+        let tokens = match (whole, self.victim) {
+            (true, _) => (seen.answered_tokens + beside.aggressor_tokens) as f64,
+            (false, Victim::Text) => seen.answered_tokens as f64 + seen.span.tokens_computed(),
+            (false, Victim::Answer) => seen.span.tokens_computed(),
         };
-        let embedded = seen.embedded_tokens + texts;
-        (embedded as f64 + seen.span.tokens_computed()) / seen.seconds
+        tokens / seen.seconds
     }
 }
 
@@ -198,8 +200,7 @@ async fn watch(stand: &Stand, victim: Victim, args: &args::Noisy) -> Result<Seen
     let sends = open_loop(schedule, || {
         let (asked, answered) = (victim.ask(stand.victim.clone()), Arc::clone(&answered));
         async move {
-            asked.await?;
-            answered.fetch_add(1, Ordering::Relaxed);
+            answered.fetch_add(asked.await?, Ordering::Relaxed);
             Ok(())
         }
     });
@@ -207,7 +208,7 @@ async fn watch(stand: &Stand, victim: Victim, args: &args::Noisy) -> Result<Seen
     Ok(Seen {
         fate: Fate::of(&seen),
         victim: seen,
-        embedded_tokens: answered * victim.text_tokens(),
+        answered_tokens: answered,
         span: Span::new(before, after?),
         seconds: lasted.as_secs_f64(),
     })

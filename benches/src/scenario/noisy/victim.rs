@@ -4,7 +4,7 @@
 //! latency, and is never sent again.
 
 use super::{Failure, args};
-use crate::workload::{self, EMBED_MODEL, GENERATE_MODEL, REQUEST_MAX, TEXT, TOKENS_PER_TEXT};
+use crate::workload::{self, EMBED_MODEL, GENERATE_MODEL, REQUEST_MAX, TEXT};
 use bulkhead_client::{
     AgentClient, ClientError,
     load::{OpenLoop, Schedule},
@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use std::time::Duration;
 
 /// How long the victim's last answers are awaited. What has no answer then counts with its age.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Requests before anything is measured, so that its worker is there and knows what steps take.
 const WARM_UP: usize = 8;
 /// Tokens of the answer.
@@ -56,14 +56,6 @@ impl Victim {
         }
     }
 
-    /// Tokens of its request's texts.
-    pub fn text_tokens(self) -> u64 {
-        match self {
-            Victim::Text => u64::from(TOKENS_PER_TEXT),
-            Victim::Answer => 0,
-        }
-    }
-
     /// Between two of its requests.
     pub fn every(self, args: &args::Noisy) -> Duration {
         Duration::from_millis(match self {
@@ -93,16 +85,19 @@ impl Victim {
         Ok(())
     }
 
-    /// One request.
-    pub async fn ask(self, client: AgentClient) -> Result<(), ClientError> {
+    /// One request. Returns its tokens, in and out.
+    pub async fn ask(self, client: AgentClient) -> Result<u64, ClientError> {
         match self {
-            Victim::Text => workload::embed(client, 1).await?,
+            Victim::Text => {
+                let request = workload::embedding(vec![TEXT.into()]);
+                let response = client.embed(request, REQUEST_MAX).await?;
+                Ok(workload::embedded_tokens(&response))
+            }
             Victim::Answer => {
                 let request = workload::generation(TEXT, ANSWER_TOKENS);
-                workload::generate(&client, request).await?
+                workload::generate(&client, request).await
             }
-        };
-        Ok(())
+        }
     }
 }
 

@@ -83,6 +83,11 @@ impl Aggressor {
         }
     }
 
+    /// True of one that does not wait for what it asked for.
+    pub fn wastes(self) -> bool {
+        matches!(self, Aggressor::Cancel | Aggressor::Deadlines)
+    }
+
     /// Makes its connections, warms its worker up, and begins.
     pub async fn begin(
         self,
@@ -128,7 +133,7 @@ impl Work {
 
     /// The least that can be asked for. Returns its tokens, as all of these do.
     async fn small(self, client: &AgentClient) -> Result<u64, ClientError> {
-        self.some(client, 1, 4).await
+        self.some(client, 1, 1).await
     }
 
     /// So many texts, or one answer of so many tokens.

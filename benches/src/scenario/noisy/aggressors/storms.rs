@@ -25,10 +25,10 @@ use tokio::{
 
 /// Each sender begins no more than one thing in so long.
 const EVERY: Duration = Duration::from_millis(20);
-/// Senders of each kind: hundreds of requests a second, and a hundred connections.
-const CHURNERS: usize = 2;
-const CANCELLERS: usize = 8;
-const DEADLINERS: usize = 8;
+/// Senders of each kind: hundreds of requests a second, and as many connections as are served.
+const CHURNERS: usize = 6;
+const CANCELLERS: usize = 6;
+const DEADLINERS: usize = 6;
 /// Of a churner's connections, one in so many is left in the middle of its handshake.
 const ABANDONED_OF: usize = 4;
 /// How long a request that is hung up on may travel: long enough that it was sent.
