@@ -77,10 +77,10 @@ pub struct Noisy {
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub seconds: u64,
     /// The victim's schedule: one text each, milliseconds
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub every_ms: u64,
     /// The same of the victim that generates: one answer each, milliseconds
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    #[arg(long, default_value_t = 800, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub answer_every_ms: u64,
     /// Only these aggressors, with commas between them [default: all]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]

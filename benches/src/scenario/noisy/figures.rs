@@ -37,7 +37,12 @@ fn name(pair: &Pair, what: &str, suffix: &str) -> String {
 }
 
 fn victims(args: &args::Noisy, pair: &Pair) -> Vec<Figure> {
-    let arrival = "everybody shares one identity: order of arrival, batches across all";
+    let arrival = match pair.aggressor.model(pair.victim) == pair.victim.model() {
+        true => "everybody shares one identity: order of arrival, batches across all",
+        false => {
+            "everybody shares one identity: order of arrival for each model; two models share no batch and take turns"
+        }
+    };
     let mut figures = vec![
         Figure::lower(
             &name(pair, "p99_ratio", ""),

@@ -37,8 +37,8 @@ use std::{
 };
 use victim::Fate;
 
-/// An aggressor is under way this long before anything beside it is measured.
-const RISES_FOR: Duration = Duration::from_secs(1);
+/// An aggressor is under way this long before anything beside it is measured: a flood's first requests all come at once.
+const RISES_FOR: Duration = Duration::from_secs(2);
 
 /// One victim beside one aggressor.
 struct Pair {

@@ -12,10 +12,12 @@ const THROUGHPUT_MIN: f64 = 0.95;
 /// A table for each victim.
 pub fn of(args: &args::Noisy, pairs: &[Pair]) -> String {
     let mut text = format!(
-        "p99 in ms over {} s. fcfs: everybody shares one identity: order of arrival, batches across all, the same queue \
-         bounds.\nbound: p99 alone + longest step of the aggressor's model (metrics bulkhead_step_seconds and its _max) + \
-         one switch (bulkhead_dispatch_seconds, p99 of all leases).\n! is beyond it; ≥ had requests without an answer; \
-         tokens/s are of all.\n",
+        "p99 in ms over {} s (of fewer than 100 requests it is the longest).\n\
+         fcfs: everybody shares one identity: order of arrival, batches across all, the same queue bounds (long beside a \
+         text is another model: those share no batch, and take turns by the quantum in both).\n\
+         bound: p99 alone + longest step of the aggressor's model (metrics bulkhead_step_seconds and its _max) + one \
+         switch (bulkhead_dispatch_seconds, p99 of all leases).\n\
+         ! is beyond it; ≥ had requests without an answer; tokens/s are of all.\n",
         args.seconds
     );
     let mut table = Table::new();

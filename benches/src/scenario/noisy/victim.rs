@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use std::time::Duration;
 
 /// How long the victim's last answers are awaited. What has no answer then counts with its age.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(4);
 /// Requests before anything is measured, so that its worker is there and knows what steps take.
 const WARM_UP: usize = 8;
 /// Tokens of the answer.
