@@ -27,9 +27,12 @@ struct Bar {
     least: bool,
 }
 
+/// An aggressor's two bars: ours and the order of arrival.
+type Group<'a> = (&'a str, [Bar; 2]);
+
 /// The whole plot.
 pub fn svg(pairs: &[Pair]) -> String {
-    let groups = |victim: Victim| -> Vec<(&str, [Bar; 2])> {
+    let groups = |victim: Victim| -> Vec<Group<'_>> {
         let of = |pair: &Pair| {
             let bars = [&pair.ours, &pair.arrival].map(|beside| Bar {
                 ratio: pair.ratio(beside),
@@ -48,7 +51,7 @@ pub fn svg(pairs: &[Pair]) -> String {
     draw(&panels)
 }
 
-fn draw(panels: &[(&str, Vec<(&str, [Bar; 2])>)]) -> String {
+fn draw(panels: &[(&str, Vec<Group<'_>>)]) -> String {
     let height = TOP + PANEL * panels.len() as f64;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
@@ -83,13 +86,7 @@ fn draw(panels: &[(&str, Vec<(&str, [Bar; 2])>)]) -> String {
     svg
 }
 
-fn panel(
-    svg: &mut String,
-    top: f64,
-    (low, high): (f64, f64),
-    title: &str,
-    groups: &[(&str, [Bar; 2])],
-) {
+fn panel(svg: &mut String, top: f64, (low, high): (f64, f64), title: &str, groups: &[Group<'_>]) {
     let base = top + 20.0 + BARS;
     let y = |ratio: f64| base - (ratio.log10() - low) / (high - low) * BARS;
     text(
