@@ -6,6 +6,7 @@
 
 use crate::core::{Core, Request};
 use crate::memory::NoRoom;
+use crate::vtime;
 use crate::{AgentId, Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
 
 /// Bounds of the hint when to ask again.
@@ -127,7 +128,8 @@ impl Core {
         if tenant.open == 0 && !tenant.competing {
             // It was idle: it comes back at the floor even for its place among those that want a
             // worker started. `reindex` lifts it again once it can run.
-            tenant.time = tenant.time.max(self.fair.floor());
+            let credit = vtime::from_lane(self.limits.burst_ns, tenant.weight());
+            tenant.time = self.fair.lifted(tenant.time, credit);
         }
         tenant.open += 1;
         tenant.queued += 1;

@@ -40,7 +40,7 @@ impl AgentBook {
         });
         if state.queued == 0 {
             self.idle.remove(&(state.time, agent));
-            state.time = self.fair.join(agent, state.time);
+            state.time = self.fair.join(agent, state.time, 0);
         }
         state.queued += 1;
         state.time

@@ -12,11 +12,12 @@ use crate::core::Core;
 use crate::{Limits, Nanos, TenantId};
 
 impl Limits {
-    /// How far a tenant of this weight is ever ahead of another. It gets the lane only where nobody is behind it. From
-    /// then on it runs for a quantum, or until it has caught up, and for as long as its worker may take to give the lane
-    /// back. `late_ns`: all of it since that tenant last got the lane.
+    /// How far a tenant of this weight is ever ahead of another of the same. It gets the lane only where nobody is behind it.
+    /// From then on it runs for a quantum, or until it has caught up, and for as long as its worker may take to give the lane
+    /// back; and whoever comes may be let in behind by its burst. `late_ns`: all of it since that tenant last got the lane.
     pub fn lead_bound_ns(&self, weight: u32, late_ns: Nanos) -> Nanos {
         self.turn_ns()
+            .saturating_add(self.burst_ns)
             .saturating_add(late_ns)
             .div_ceil(u64::from(weight.max(1)))
     }
@@ -31,11 +32,13 @@ impl Limits {
     }
 
     /// How long a tenant waits for the lane at most, once it competes and nobody who does is behind it: the rest of the
-    /// holder's turn, and one turn each of the `tied` that are exactly as far, those included that come while it waits.
-    /// Whoever comes is lifted to the least, and whoever had a turn is beyond it. `late_ns`: all of it in that wait.
+    /// holder's turn, and one turn each, after its burst, of the `tied` that are exactly as far, those included that come
+    /// while it waits, as far or with a burst. Whoever had that is beyond it. `late_ns`: all of it in that wait.
     pub fn wait_bound_ns(&self, tied: u32, late_ns: Nanos) -> Nanos {
+        let bursts_ns = self.burst_ns.saturating_mul(u64::from(tied));
         self.turn_ns()
             .saturating_mul(u64::from(tied) + 1)
+            .saturating_add(bursts_ns)
             .saturating_add(late_ns)
     }
 

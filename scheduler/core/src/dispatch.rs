@@ -13,8 +13,8 @@
 //! So of two tenants that both always have something to run on a device with one lane, neither's
 //! virtual time is ever ahead by more than (quantum + overrun) ÷ weight, where the overrun is one
 //! step of a worker that keeps its word, and the release grace plus the time to kill it of one that
-//! does not. A newcomer beside one such tenant waits for at most a quantum and an overrun. The formulas, over intervals
-//! and with faults, are in `bounds`.
+//! does not. A tenant that comes is let in behind by a bounded burst (`fair`). The formulas, over
+//! intervals and with faults, are in `bounds`.
 
 use crate::core::{Core, Request};
 use crate::cost::Work;

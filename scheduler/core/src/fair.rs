@@ -2,8 +2,9 @@
 //!
 //! Virtual token counters (VTC, OSDI 2024) over virtual time: who becomes backlogged is lifted to
 //! the floor, the least virtual time among the backlogged, or that of the last one to leave where
-//! there are none. So being idle earns nothing. Lifting never lowers, so being idle erases nothing
-//! either. The floor never goes back. Used twice: for tenants, and inside each for its agents.
+//! there are none, less a bounded credit. So being idle earns no more than that, and no more for being longer. Lifting
+//! never lowers, so being idle erases nothing either. The floor never goes back. Used twice: for tenants, and inside each
+//! for its agents, which have no credit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,11 +34,16 @@ impl<K: Copy + Ord> FairSet<K> {
         self.floor
     }
 
-    /// Takes in a member and returns its time, lifted to the floor.
-    pub(crate) fn join(&mut self, key: K, time: VTime) -> VTime {
-        let lifted = time.max(self.floor);
+    /// Takes in a member and returns its time, lifted to the floor less its credit.
+    pub(crate) fn join(&mut self, key: K, time: VTime, credit: VTime) -> VTime {
+        let lifted = self.lifted(time, credit);
         self.set(key, lifted);
         lifted
+    }
+
+    /// What a time would be lifted to.
+    pub(crate) fn lifted(&self, time: VTime, credit: VTime) -> VTime {
+        time.max(self.floor.saturating_sub(credit))
     }
 
     /// Moves a member to `time`.
@@ -83,25 +89,36 @@ mod tests {
     #[test]
     fn idle_hoards_nothing_and_erases_nothing() {
         let mut set = FairSet::default();
-        set.join(1, 0);
-        set.join(2, 0);
+        set.join(1, 0, 0);
+        set.join(2, 0, 0);
         set.set(1, 50);
         set.set(2, 30);
-        assert_eq!(set.join(3, 0), 30, "a newcomer is lifted to the least");
+        assert_eq!(set.join(3, 0, 0), 30, "a newcomer is lifted to the least");
         set.leave(1);
-        assert_eq!(set.join(1, 50), 50, "a debt stays");
+        assert_eq!(set.join(1, 50, 0), 50, "a debt stays");
         for key in [2, 3, 1] {
             set.leave(key);
         }
-        assert_eq!(set.join(4, 0), 50, "the last to leave leaves its time");
+        assert_eq!(set.join(4, 0, 0), 50, "the last to leave leaves its time");
+    }
+
+    #[test]
+    fn credit_is_bounded_and_its_use_is_no_floor_for_others() {
+        let mut set = FairSet::default();
+        set.join(1, 1_000, 0);
+        assert_eq!(set.join(2, 0, 30), 970, "however long it was away");
+        assert_eq!(set.join(3, 990, 30), 990, "and no more than it missed");
+        assert_eq!(set.floor(), 1_000);
+        set.leave(2);
+        assert_eq!(set.join(2, 980, 30), 980, "what it used is used");
     }
 
     #[test]
     fn the_floor_never_goes_back() {
         let mut set = FairSet::default();
-        set.join(1, 100);
+        set.join(1, 100, 0);
         set.set(1, 10);
         assert_eq!((set.floor(), set.time(1)), (100, Some(10)));
-        assert_eq!(set.join(2, 0), 100);
+        assert_eq!(set.join(2, 0, 0), 100);
     }
 }

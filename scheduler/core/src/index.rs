@@ -20,9 +20,10 @@ impl Core {
             return;
         };
         let weight = tenant.weight();
+        let credit = vtime::from_lane(self.limits.burst_ns, weight);
         match (tenant.competing, competes) {
             (false, true) => {
-                tenant.time = self.fair.join(id, tenant.time);
+                tenant.time = self.fair.join(id, tenant.time, credit);
                 self.share.join(&mut tenant.owed, weight);
             }
             (true, true) => self.fair.set(id, tenant.time),

@@ -74,6 +74,9 @@ pub struct Limits {
     pub batch_tokens_max: u32,
     /// Lane time that a lease runs before it is asked to yield, while another tenant waits.
     pub quantum_ns: Nanos,
+    /// Lane time that a tenant which had nothing to run may have before others have had as much: what it missed, at most
+    /// so much. It pays for work that comes in one piece, and costs everybody else as long a wait.
+    pub burst_ns: Nanos,
     /// After a yield was asked, how long until the worker is killed.
     pub release_grace_ns: Nanos,
     /// How many times in a row a worker may fail to start before its requests end.

@@ -70,7 +70,15 @@ proptest! {
 
 /// Two tenants who both always have work; the second only from `away` on.
 fn returning(away: Nanos) -> (Sim, TenantId, TenantId) {
-    let mut sim = Sim::new(limits(), 1, 8);
+    returning_with(0, away)
+}
+
+fn returning_with(burst_ns: Nanos, away: Nanos) -> (Sim, TenantId, TenantId) {
+    let limits = Limits {
+        burst_ns,
+        ..limits()
+    };
+    let mut sim = Sim::new(limits, 1, 8);
     let (busy, back) = (sim.tenant(1, 1), sim.tenant(2, 1));
     for _ in 0..40 {
         sim.closed_loop(busy, 100, 0);
@@ -98,6 +106,58 @@ fn being_idle_hoards_nothing() {
         assert!(b <= a + slack, "caught up {b} ns against {a} ns");
     });
     assert!(sim.served(back) - back_before > SECOND * 9 / 10);
+}
+
+/// An answer of 150 ms of lane time, asked for now and then beside a flood. Fails where a tenant that comes back has no
+/// burst: then it takes turns with the flood and needs twice as long.
+#[test]
+fn who_comes_now_and_then_runs_in_one_piece() {
+    let took = |burst_ns| {
+        let mut sim = Sim::new(
+            Limits {
+                burst_ns,
+                ..limits()
+            },
+            1,
+            8,
+        );
+        let (flood, now_and_then) = (sim.tenant(1, 1), sim.tenant(2, 1));
+        for _ in 0..40 {
+            sim.closed_loop(flood, 100, 0);
+        }
+        let mut longest = 0;
+        for second in 1..10 {
+            sim.run_until(second * SECOND);
+            let request = sim.submit(now_and_then, 1_500);
+            sim.run_until(second * SECOND + 900 * MS);
+            longest = longest.max(sim.ended[&request].1 - second * SECOND);
+        }
+        longest
+    };
+    let step_ns = Conduct::default().step_ns;
+    assert!(took(200 * MS) <= 150 * MS + 2 * step_ns, "in one piece");
+    assert!(took(0) >= 250 * MS, "by turns");
+}
+
+/// Fails where a burst grows with the time that a tenant was away.
+#[test]
+fn a_burst_is_bounded() {
+    let burst_ns = 100 * MS;
+    let (mut sim, busy, back) = returning_with(burst_ns, 10 * SECOND);
+    let (busy_before, back_before) = (sim.served(busy), sim.served(back));
+    let slack = burst_ns + 2 * (limits().quantum_ns + 5 * MS);
+    sim.run_watched(12 * SECOND, |sim| {
+        let (a, b) = (
+            sim.served(busy) - busy_before,
+            sim.served(back) - back_before,
+        );
+        assert!(b <= a + slack, "caught up {b} ns against {a} ns");
+    });
+    let (a, b) = (
+        sim.served(busy) - busy_before,
+        sim.served(back) - back_before,
+    );
+    assert!(b >= a + burst_ns / 2, "there was none: {b} and {a}");
 }
 
 /// Loading a worker is nobody else's debt: fails without the lift of a tenant that becomes able to

@@ -32,6 +32,12 @@ impl Config {
             "must be between 1 and 60,000",
         )?;
         bound(
+            "scheduling.burst_ms",
+            s.burst_ms,
+            |n| n <= 60_000,
+            "must be at most 60,000",
+        )?;
+        bound(
             "scheduling.step_limit_ms",
             s.step_limit_ms,
             |n| (1..=10_000).contains(&n),

@@ -154,6 +154,8 @@ pub struct Scheduling {
     pub batch_tokens_max: u32,
     /// Lane time before a lease is asked to yield while another tenant waits, milliseconds.
     pub quantum_ms: u64,
+    /// Lane time that a tenant which had nothing to run may have before others have had as much, milliseconds.
+    pub burst_ms: u64,
     /// The longest step that workers plan for, milliseconds; on a loaded machine one can take longer.
     pub step_limit_ms: u64,
     /// How long after a yield a worker may keep its lane before it is killed, milliseconds.

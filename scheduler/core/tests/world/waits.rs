@@ -64,8 +64,14 @@ impl Waits {
                 self.waits.insert(id, wait);
             }
             // Who came just now, and is no further than who waits.
-            if view.competing && !self.competing.contains(&id) && view.lead_ns == 0 {
-                for (_, wait) in self.waits.iter_mut().filter(|(other, _)| **other != id) {
+            if view.competing && !self.competing.contains(&id) {
+                let times = views.iter().map(|view| (view.tenant, view.vtime_ns));
+                let no_further: BTreeSet<TenantId> = times
+                    .filter(|(other, time)| *other != id && view.vtime_ns <= *time)
+                    .map(|(other, _)| other)
+                    .collect();
+                let waits = self.waits.iter_mut();
+                for (_, wait) in waits.filter(|(other, _)| no_further.contains(other)) {
                     wait.tied.insert(id);
                 }
             }
