@@ -5,7 +5,7 @@
 
 use bulkhead_core::{
     AgentId, Core, DeviceId, DeviceKind, Effect, Event, LeaseId, Limits, ModelId, Nanos, Outcome,
-    Pace, Rate, RequestId, Submission, TenantId, TenantSettings, WorkerId,
+    Pace, Priority, Rate, RequestId, Submission, TenantId, TenantSettings, WorkerId,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::time::{Duration, Instant};
@@ -130,6 +130,7 @@ impl Busy {
             tokens_out_max: 0,
             bytes: 200,
             deadline: self.next.is_multiple_of(2).then_some(Nanos::MAX - 1),
+            priority: Priority::default(),
         })
     }
 

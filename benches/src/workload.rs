@@ -32,7 +32,7 @@ pub fn embedding(texts: Vec<String>) -> EmbedRequest {
     EmbedRequest {
         model: EMBED_MODEL.into(),
         texts,
-        context: None,
+        ..EmbedRequest::default()
     }
 }
 

@@ -407,6 +407,9 @@ pub struct Caller {
 pub struct Embed {
     #[command(flatten)]
     pub caller: Caller,
+    /// The same agent's other requests go first
+    #[arg(long)]
+    pub batch: bool,
     /// The model
     #[arg(long, default_value = "minilm")]
     pub model: String,

@@ -153,7 +153,7 @@ impl Client {
         let body = EmbedRequest {
             model: model.into(),
             texts: texts.iter().map(|t| t.to_string()).collect(),
-            context: None,
+            ..EmbedRequest::default()
         };
         let request = self.request(body);
         let mut inference = self.inference.clone();

@@ -135,14 +135,6 @@ impl Core {
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(cost_ns);
         let time = tenant.agents.enqueue(submission.agent);
-        let flow = tenant.flows.entry(submission.model).or_default();
-        let slot = (
-            submission.deadline.unwrap_or(Nanos::MAX),
-            arrival,
-            submission.request,
-        );
-        flow.queue.push(submission.agent, time, slot);
-
         self.agents
             .entry((submission.agent, submission.tenant))
             .or_default()
@@ -162,11 +154,15 @@ impl Core {
             charged_ns: 0,
             bytes: submission.bytes,
             deadline: submission.deadline,
+            priority: submission.priority,
             arrival,
             worker: None,
             answering: false,
             moved: false,
         };
+        let flow = tenant.flows.entry(submission.model).or_default();
+        let slot = request.slot(submission.request);
+        flow.queue.push(submission.agent, time, slot);
         self.requests.insert(submission.request, request);
         self.reindex(submission.tenant);
     }

@@ -16,8 +16,8 @@ use crate::reports::Did;
 use crate::tenant::{Flow, ShareClock, Tenant};
 use crate::worker::Worker;
 use crate::{
-    AgentId, DeviceId, Effect, Event, Limits, ModelId, Nanos, RequestId, TenantId, TenantSettings,
-    WorkerId,
+    AgentId, DeviceId, Effect, Event, Limits, ModelId, Nanos, Priority, RequestId, Slot, TenantId,
+    TenantSettings, WorkerId,
 };
 
 /// The scheduling state machine. See the crate's documentation for its rules.
@@ -75,6 +75,7 @@ pub(crate) struct Request {
     pub charged_ns: Nanos,
     pub bytes: u64,
     pub deadline: Option<Nanos>,
+    pub priority: Priority,
     pub arrival: u64,
     /// The worker that holds it; `None` while it waits.
     pub worker: Option<WorkerId>,
@@ -85,6 +86,12 @@ pub(crate) struct Request {
 }
 
 impl Request {
+    /// Its place among those of its agent.
+    pub(crate) fn slot(&self, id: RequestId) -> Slot {
+        let deadline = self.deadline.unwrap_or(Nanos::MAX);
+        (self.priority, deadline, self.arrival, id)
+    }
+
     /// Tokens in and out of which a worker says that they were computed, as far as that can be: a token of text is at
     /// least one byte, whatever was estimated.
     pub(crate) fn bounded(&self, (tokens_in, tokens_out): (u32, u32)) -> (u64, u64) {

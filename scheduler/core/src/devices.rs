@@ -121,7 +121,7 @@ impl Core {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        let slot = (request.deadline.unwrap_or(u64::MAX), request.arrival, id);
+        let slot = request.slot(id);
         let Some(tenant) = self.tenants.get_mut(&request.tenant) else {
             return;
         };

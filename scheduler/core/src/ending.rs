@@ -117,7 +117,7 @@ impl Core {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        let slot = (request.deadline.unwrap_or(u64::MAX), request.arrival, id);
+        let slot = request.slot(id);
         self.memory.put(request.tenant, request.bytes);
         let Some(tenant) = self.tenants.get_mut(&request.tenant) else {
             return;

@@ -129,6 +129,17 @@ pub struct Submission {
     pub bytes: u64,
     /// When its caller gives up, on the same clock as `now`.
     pub deadline: Option<Nanos>,
+    pub priority: Priority,
+}
+
+/// Which of an agent's requests goes first. It changes nothing between agents, as each pays for its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Priority {
+    /// Somebody waits for it.
+    #[default]
+    Interactive,
+    /// After the agent's interactive ones.
+    Batch,
 }
 
 /// Why a request was cancelled.

@@ -55,7 +55,7 @@ pub use backoff::{Backoff, Pace};
 pub use bounds::agents_bound_tokens;
 pub use effect::{BackoffCause, Bound, Effect, End, KillReason, Refusal};
 pub use event::{
-    CancelReason, DeviceKind, Event, Outcome, StartFailure, Submission, TenantSettings,
+    CancelReason, DeviceKind, Event, Outcome, Priority, StartFailure, Submission, TenantSettings,
 };
 pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
 pub use queue::{Queue, Slot};

@@ -1,16 +1,16 @@
 //! The waiting requests of one tenant for one model.
 //!
-//! Order: the agent with the least virtual time first; of its requests the earliest deadline, then
-//! the earliest arrival. A queue belongs to one tenant, so whatever is taken from it is tenant-pure.
+//! Order: the agent with the least virtual time first; of its requests the interactive ones, then the earliest deadline,
+//! then the earliest arrival. A queue belongs to one tenant, so whatever is taken from it is tenant-pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::vtime::VTime;
-use crate::{AgentId, Nanos, RequestId};
+use crate::{AgentId, Nanos, Priority, RequestId};
 
-/// A waiting request's place among those of its agent: deadline (the end of time where it has
+/// A waiting request's place among those of its agent: priority, deadline (the end of time where it has
 /// none), order of arrival, id.
-pub type Slot = (Nanos, u64, RequestId);
+pub type Slot = (Priority, Nanos, u64, RequestId);
 
 #[derive(Debug)]
 struct AgentQueue {
@@ -51,7 +51,7 @@ impl Queue {
     /// The next request to run.
     pub fn peek(&self) -> Option<RequestId> {
         let (_, agent) = self.order.first()?;
-        self.agents.get(agent)?.slots.first().map(|slot| slot.2)
+        self.agents.get(agent)?.slots.first().map(|slot| slot.3)
     }
 
     /// The first request of each agent whose virtual time is the least.
@@ -59,7 +59,7 @@ impl Queue {
         let least = self.order.first().map(|(time, _)| *time);
         let alike = (self.order.iter()).take_while(move |(time, _)| Some(*time) == least);
         let queues = alike.filter_map(|(_, agent)| self.agents.get(agent));
-        queues.filter_map(|queue| queue.slots.first().map(|slot| slot.2))
+        queues.filter_map(|queue| queue.slots.first().map(|slot| slot.3))
     }
 
     /// Takes a request out.
@@ -87,7 +87,7 @@ impl Queue {
     pub fn requests(&self) -> impl Iterator<Item = RequestId> + '_ {
         self.agents
             .values()
-            .flat_map(|queue| queue.slots.iter().map(|slot| slot.2))
+            .flat_map(|queue| queue.slots.iter().map(|slot| slot.3))
     }
 }
 
@@ -98,14 +98,17 @@ mod tests {
     #[test]
     fn agent_then_deadline_then_arrival() {
         let mut queue = Queue::default();
-        let slot = |deadline, seq| (deadline, seq, RequestId(seq));
+        let slot = |deadline, seq| (Priority::Interactive, deadline, seq, RequestId(seq));
+        let batch = (Priority::Batch, 100, 9, RequestId(9));
         queue.push(AgentId(1), 5, slot(u64::MAX, 1));
         queue.push(AgentId(1), 5, slot(u64::MAX, 2));
         queue.push(AgentId(1), 5, slot(900, 3));
+        queue.push(AgentId(1), 5, batch);
         queue.push(AgentId(2), 9, slot(100, 4));
         assert_eq!(queue.peek(), Some(RequestId(3)));
         queue.remove(AgentId(1), slot(900, 3));
         assert_eq!(queue.peek(), Some(RequestId(1)));
+        queue.remove(AgentId(1), batch);
         queue.retime(AgentId(1), 10);
         assert_eq!(queue.peek(), Some(RequestId(4)));
         queue.remove(AgentId(2), slot(100, 4));

@@ -72,6 +72,7 @@ impl Worker {
             tokens_out_max,
             bytes,
             deadline: None,
+            priority: Priority::default(),
         }));
     }
 
@@ -228,4 +229,31 @@ fn an_agent_that_sends_one_at_a_time_is_known() {
         worker.submit(2, 4_000);
     }
     assert!(worker.held.len() > 500, "{}", worker.held.len());
+}
+
+/// Fails where priority is not looked at, or looked at before the agents' order.
+#[test]
+fn an_agents_batch_waits_for_its_interactive_requests_and_for_nobody_elses() {
+    let mut sim = sim::Sim::new(sim::limits(), 1, 1);
+    let tenant = sim.tenant(1, 1);
+    // It fills the worker, so that all others wait.
+    sim.submit(tenant, 1_000);
+    let send = |sim: &mut sim::Sim, agent, priority| {
+        let mut submission = sim.submission(tenant, 600);
+        (submission.agent, submission.priority) = (AgentId(agent), priority);
+        sim.offer(submission)
+    };
+    let batch = [(); 3].map(|()| send(&mut sim, 7, Priority::Batch));
+    let interactive = [(); 3].map(|()| send(&mut sim, 7, Priority::Interactive));
+    let others = [(); 3].map(|()| send(&mut sim, 8, Priority::Interactive));
+    sim.run_until(10 * sim::SECOND);
+    let end = |request: &RequestId| sim.ended[request].1;
+    let (first_of_batch, last_of_batch) =
+        (batch.iter().map(end).min(), batch.iter().map(end).max());
+    assert!(interactive.iter().map(end).max() < first_of_batch);
+    assert!(
+        others.iter().map(end).max() < last_of_batch,
+        "its turn all the same"
+    );
+    assert!(others.iter().map(end).min() < interactive.iter().map(end).max());
 }

@@ -264,6 +264,7 @@ fn thin_air() -> impl Strategy<Value = Event> {
                 tokens_out_max: tokens,
                 bytes: u64::from(tokens) % 5_000,
                 deadline,
+                priority: Priority::default(),
             })
         ),
         1 => (1u64..60).prop_map(|r| Event::Cancel { request: RequestId(r), why: CancelReason::Client }),

@@ -111,5 +111,6 @@ fn submission(n: u32) -> Submission {
         tokens_out_max: 0,
         bytes: 100,
         deadline: None,
+        priority: Priority::default(),
     }
 }

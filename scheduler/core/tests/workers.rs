@@ -295,6 +295,7 @@ fn a_worker_that_never_runs_what_it_holds_is_killed() {
         tokens_out_max: 0,
         bytes: 1,
         deadline: None,
+        priority: Priority::default(),
     };
     core.handle(0, Event::Submit(submission), &mut effects);
     let worker = WorkerId(1);

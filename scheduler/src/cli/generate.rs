@@ -13,6 +13,9 @@ use clap::Args;
 pub struct Generate {
     #[command(flatten)]
     pub caller: Caller,
+    /// The same agent's other requests go first
+    #[arg(long)]
+    pub batch: bool,
     /// The model
     #[arg(long, default_value = "smollm2")]
     pub model: String,

@@ -36,7 +36,8 @@ pub fn run(_globals: &Globals, args: Embed) -> Outcome {
         let request = EmbedRequest {
             model: args.model.clone(),
             texts: args.texts.clone(),
-            context: None,
+            priority: super::priority(args.batch).into(),
+            ..EmbedRequest::default()
         };
         let view = view(args.model, client.embed(request, TIMEOUT).await?);
         match args.caller.json {

@@ -137,6 +137,7 @@ fn request(args: Generate) -> GenerateRequest {
         min_tokens,
         ignore_eos,
         logprobs,
+        priority: super::priority(args.batch).into(),
     }
 }
 

@@ -53,3 +53,11 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Top(args) => top::run(globals, args),
     }
 }
+
+/// What `--batch` asks for.
+fn priority(batch: bool) -> bulkhead_proto::v1::Priority {
+    match batch {
+        true => bulkhead_proto::v1::Priority::Batch,
+        false => bulkhead_proto::v1::Priority::Interactive,
+    }
+}

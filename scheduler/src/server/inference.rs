@@ -10,13 +10,14 @@ use super::{
     state::App,
     submit::{Answer, Done, Work},
 };
+use bulkhead_core::Priority;
 use bulkhead_identity::{Principal, Tenant};
 use bulkhead_policy::{Action, Denied, DenyReason, ModelFacts, Permit};
 use bulkhead_proto::{
     internal::{self, EmbedJob, GenerateJob, Vector},
     v1::{
-        Alternative, Context, Done as WireDone, EmbedRequest, EmbedResponse, Embedding,
-        GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse, Model,
+        self as wire, Alternative, Context, Done as WireDone, EmbedRequest, EmbedResponse,
+        Embedding, GenerateRequest, GenerateResponse, ListModelsRequest, ListModelsResponse, Model,
         TokenLogprob, Usage, inference_server::Inference,
     },
 };
@@ -45,9 +46,10 @@ impl Inference for InferenceService {
             .permit(&extensions, Action::Embed, &body.model)
             .map_err(|r| self.refuse(&extensions, r))?;
         checks::embed(&self.app.config.limits, &body).map_err(|r| self.refuse(&extensions, r))?;
+        let priority = body.priority();
         let job = Job::Embed(EmbedJob { texts: body.texts });
         let work = self
-            .work(job, &model, body.context, &headers)
+            .work(job, &model, (body.context, priority), &headers)
             .map_err(|r| self.refuse(&extensions, r))?;
         let mut answers = self.app.submitter.submit(permit, work);
         while let Some(answer) = answers.recv().await {
@@ -72,11 +74,11 @@ impl Inference for InferenceService {
             .map_err(|r| self.refuse(&extensions, r))?;
         checks::generate(&self.app.config.limits, &body)
             .map_err(|r| self.refuse(&extensions, r))?;
-        let context = body.context.clone();
+        let (context, priority) = (body.context.clone(), body.priority());
         let seed = body.seed.unwrap_or_else(draw_seed);
         let job = Job::Generate(generate_job(body, seed));
         let work = self
-            .work(job, &model, context, &headers)
+            .work(job, &model, (context, priority), &headers)
             .map_err(|r| self.refuse(&extensions, r))?;
         let mut answers = self.app.submitter.submit(permit, work);
         // Headers are bytes of a response too: they leave once the record is durable.
@@ -161,7 +163,7 @@ impl InferenceService {
         &self,
         job: Job,
         model: &Entry,
-        context: Option<Context>,
+        (context, priority): (Option<Context>, wire::Priority),
         headers: &MetadataMap,
     ) -> Result<Work, Refused> {
         let deadline_ns = match headers.get("grpc-timeout") {
@@ -181,6 +183,10 @@ impl InferenceService {
             model: model.id,
             context,
             deadline_ns,
+            priority: match priority {
+                wire::Priority::Unspecified | wire::Priority::Interactive => Priority::Interactive,
+                wire::Priority::Batch => Priority::Batch,
+            },
         })
     }
 }

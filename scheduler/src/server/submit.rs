@@ -14,7 +14,9 @@ use super::{
     errors::Refused,
     records,
 };
-use bulkhead_core::{AgentId, CancelReason, End, ModelId, RequestId, Submission, TenantId};
+use bulkhead_core::{
+    AgentId, CancelReason, End, ModelId, Priority, RequestId, Submission, TenantId,
+};
 use bulkhead_identity::{Agent, Identity};
 use bulkhead_policy::Permit;
 use bulkhead_proto::{
@@ -46,6 +48,7 @@ pub struct Work {
     pub context: Option<Context>,
     /// When the caller gives up, on the server's clock.
     pub deadline_ns: Option<u64>,
+    pub priority: Priority,
 }
 
 /// What an API gets back, in this order: pieces, then one `Done` or one `Refused`.
@@ -173,6 +176,7 @@ impl Keeper {
             tokens_out_max,
             bytes: (bytes + items * ITEM_BYTES + ids * ID_BYTES + REQUEST_BYTES) as u64,
             deadline: work.deadline_ns,
+            priority: work.priority,
         }
     }
 

@@ -28,6 +28,7 @@ async fn ask(client: &Client) -> Result<String, tonic::Status> {
             purpose: "p".repeat(8000),
             ..Default::default()
         }),
+        ..EmbedRequest::default()
     });
     let answer = client.inference.clone().embed(request).await?;
     Ok(answer.into_inner().receipt.expect("a receipt").request_id)

@@ -119,7 +119,7 @@ async fn requests_that_ask_for_nothing_or_for_too_much() {
     let many = EmbedRequest {
         model: "null".into(),
         texts: vec![String::new(); 2049],
-        context: None,
+        ..EmbedRequest::default()
     };
     let status = client.inference.clone().embed(client.request(many)).await;
     let status = status.expect_err("refused");

@@ -208,6 +208,7 @@ impl Sim {
             tokens_out_max: 0,
             bytes: 100,
             deadline: None,
+            priority: Priority::default(),
         }
     }
 

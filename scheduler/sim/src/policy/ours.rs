@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bulkhead_core::{AgentBook, AgentId, Queue, RequestId};
+use bulkhead_core::{AgentBook, AgentId, Priority, Queue, RequestId, Slot};
 
 use super::{Policy, Request, Verdict};
 use crate::cost::cost;
@@ -34,6 +34,11 @@ impl Ours {
     }
 }
 
+/// In order of arrival.
+fn slot(id: RequestId) -> Slot {
+    (Priority::Interactive, u64::MAX, id.0, id)
+}
+
 impl Policy for Ours {
     fn name(&self) -> String {
         "Bulkhead".to_owned()
@@ -43,7 +48,7 @@ impl Policy for Ours {
         let agent = AgentId(request.arrival.tenant);
         let id = RequestId(request.index as u64);
         let time = self.book.enqueue(agent);
-        self.queue.push(agent, time, (u64::MAX, id.0, id));
+        self.queue.push(agent, time, slot(id));
         self.waiting.insert(id, request);
         Verdict::Waits
     }
@@ -56,7 +61,7 @@ impl Policy for Ours {
         }
         let agent = AgentId(request.arrival.tenant);
         self.waiting.remove(&id);
-        self.queue.remove(agent, (u64::MAX, id.0, id));
+        self.queue.remove(agent, slot(id));
         self.book.dequeue(agent);
         let expected = self.book.expect(agent, u32::MAX);
         self.charge(&request, cost(request.arrival.input, expected));

@@ -160,7 +160,7 @@ fn request(texts: usize) -> EmbedRequest {
     EmbedRequest {
         model: super::EMBED_MODEL.into(),
         texts: vec![TEXT.into(); texts],
-        context: None,
+        ..EmbedRequest::default()
     }
 }
 

@@ -103,7 +103,7 @@ fn one_text() -> EmbedRequest {
     EmbedRequest {
         model: super::EMBED_MODEL.into(),
         texts: vec!["Let me in.".into()],
-        context: None,
+        ..EmbedRequest::default()
     }
 }
 

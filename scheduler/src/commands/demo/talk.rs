@@ -47,7 +47,7 @@ pub async fn compare(
     let request = EmbedRequest {
         model: super::EMBED_MODEL.into(),
         texts: SENTENCES.map(String::from).to_vec(),
-        context: None,
+        ..EmbedRequest::default()
     };
     let response = client.embed(request, EMBED_MAX).await?;
     let first_answer_ms = ms(started.elapsed());

@@ -110,6 +110,7 @@ impl Case {
                 tokens_out_max: 10,
                 bytes: 100,
                 deadline: None,
+                priority: bulkhead_core::Priority::default(),
             },
             job: Job::Generate(GenerateJob {
                 prompt: PROMPT.into(),
