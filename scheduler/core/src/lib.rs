@@ -11,7 +11,7 @@
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
 //! - devices that come and go, and what becomes of their work: `devices`
 //! - failed starts, deaths, and the pause after them: `restart`, `backoff`
-//! - predicted cost: `cost`; how requests end: `ending`; derived indexes: `index`
+//! - predicted cost: `cost`; what agents are charged: `charging`; how requests end: `ending`; derived indexes: `index`
 //!
 //! What the driver owes the core:
 //! - Effects are carried out in order; a worker's frames reach it, and its words reach the core, in
@@ -24,6 +24,7 @@ mod admission;
 mod agents;
 mod backoff;
 mod bounds;
+mod charging;
 mod check;
 mod core;
 mod cost;
