@@ -140,7 +140,6 @@ impl Core {
     }
 
     fn assign_one(&mut self, id: WorkerId, request_id: RequestId) {
-        self.leave_queue(request_id);
         let Some(request) = self.requests.get(&request_id) else {
             return;
         };
@@ -150,6 +149,9 @@ impl Core {
         let tokens_out = self.expected_answer(tenant, agent, request.tokens_out_max);
         let sizes = (u64::from(request.tokens_in), u64::from(tokens_out));
         let cost_ns = self.predict(tenant, request.model, sizes);
+        // While it waits: an agent of which nothing else does would be forgotten before, and charged from the floor.
+        self.charge_agent(request_id, cost_ns);
+        self.leave_queue(request_id);
         if let Some(request) = self.requests.get_mut(&request_id) {
             request.worker = Some(id);
         }
@@ -165,7 +167,6 @@ impl Core {
             };
             worker.take_in(request_id, held);
         }
-        self.charge_agent(request_id, cost_ns);
     }
 
     fn ask_back(&mut self, device: DeviceId, effects: &mut Vec<Effect>) {

@@ -358,3 +358,51 @@ fn an_agent_whose_requests_are_refused_does_not_starve_its_siblings() {
     // Alone it would be some 300.
     assert!(served >= 50, "{served} answers");
 }
+
+/// Fails where lanes are divided by agents or by requests.
+#[test]
+fn a_thousand_agents_get_no_more_than_one() {
+    let mut sim = Sim::new(limits(), 1, 8);
+    let (many, single) = (sim.tenant(1, 1), sim.tenant(2, 1));
+    for agent in 0..1_000 {
+        agents_loop(&mut sim, many, agent, 100);
+    }
+    for _ in 0..40 {
+        agents_loop(&mut sim, single, 5_000, 100);
+    }
+    sim.run_until(10 * SECOND);
+    let bound = limits().interval_bound_ns((1, 0), (1, 0));
+    let (many, single) = (sim.served(many), sim.served(single));
+    assert!(many.abs_diff(single) <= bound, "{many} and {single}");
+    assert!(many + single >= 9 * SECOND);
+}
+
+/// Of one tenant 999 agents always have three requests open, and one has one. Fails where requests are served in the order
+/// in which they come, and where an agent with nothing else that waits is charged from the floor and not from where it stood.
+#[test]
+fn an_agent_beside_999_noisy_siblings_gets_its_thousandth() {
+    let mut sim = Sim::new(limits(), 1, 8);
+    let tenant = sim.tenant(1, 1);
+    for agent in 0..999 {
+        for _ in 0..3 {
+            agents_loop(&mut sim, tenant, agent, 10);
+        }
+    }
+    let quiet = agents_loop(&mut sim, tenant, 999, 10);
+    sim.run_until(20 * SECOND);
+    let of_quiet = |request: &RequestId| sim.agents_of[request] == quiet;
+    let ended: Vec<&RequestId> = sim.ended.keys().collect();
+    let own = ended.iter().filter(|request| of_quiet(request)).count();
+    assert!(own * 1_000 >= ended.len(), "{own} of {}", ended.len());
+    assert!(ended.len() > 15_000);
+}
+
+/// One request of this agent is always open.
+fn agents_loop(sim: &mut Sim, tenant: TenantId, agent: u32, tokens: u32) -> AgentId {
+    let mut submission = sim.submission(tenant, tokens);
+    submission.agent = AgentId(agent);
+    sim.loops
+        .insert(submission.request, (submission.clone(), MS / 100));
+    sim.offer(submission);
+    AgentId(agent)
+}

@@ -281,6 +281,7 @@ impl Sim {
         self.tokens.remove(&request);
         self.answers.remove(&request);
         self.submitters.remove(&request);
+        self.agents_of.remove(&request);
         self.moved.remove(&request);
         self.over.push((request, refused));
     }
@@ -297,6 +298,7 @@ impl Sim {
             }
             self.submitters
                 .insert(submission.request, submission.tenant);
+            self.agents_of.insert(submission.request, submission.agent);
             self.loops
                 .insert(submission.request, (submission.clone(), pause_ns));
             self.at(self.now + pause_ns, Act::Say(Event::Submit(submission)));

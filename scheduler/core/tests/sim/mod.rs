@@ -104,6 +104,8 @@ pub struct Sim {
     /// Lane time by the simulator's own clock.
     pub lane_ns: BTreeMap<TenantId, Nanos>,
     pub tokens: BTreeMap<RequestId, u64>,
+    /// Whose each request was.
+    pub agents_of: BTreeMap<RequestId, AgentId>,
     /// How long an answer will be, where that is not all that it may be.
     pub answers: BTreeMap<RequestId, u32>,
     /// Requests that are submitted again, anew, whenever they end: a closed loop.
@@ -160,6 +162,7 @@ impl Sim {
             log: Vec::new(),
             lane_ns: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            agents_of: BTreeMap::new(),
             answers: BTreeMap::new(),
             loops: BTreeMap::new(),
             down: BTreeSet::new(),
@@ -221,6 +224,7 @@ impl Sim {
     pub fn offer(&mut self, submission: Submission) -> RequestId {
         let id = submission.request;
         self.submitters.insert(id, submission.tenant);
+        self.agents_of.insert(id, submission.agent);
         let answer = *(self.answers.entry(id)).or_insert(submission.tokens_out_max);
         self.tokens
             .insert(id, u64::from(submission.tokens_in) + u64::from(answer));

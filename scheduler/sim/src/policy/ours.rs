@@ -60,11 +60,11 @@ impl Policy for Ours {
             return None;
         }
         let agent = AgentId(request.arrival.tenant);
+        let expected = self.book.expect(agent, u32::MAX);
+        self.charge(&request, cost(request.arrival.input, expected));
         self.waiting.remove(&id);
         self.queue.remove(agent, slot(id));
         self.book.dequeue(agent);
-        let expected = self.book.expect(agent, u32::MAX);
-        self.charge(&request, cost(request.arrival.input, expected));
         Some(request)
     }
 
