@@ -11,6 +11,7 @@ mod effects;
 mod ends;
 mod forgetting;
 mod gpus;
+mod hearing;
 mod launcher;
 mod outbox;
 mod output;

@@ -4,33 +4,28 @@
 //! are for metrics alone.
 
 use super::{
-    Driver, Heard, Message, Text, Update,
+    Driver, Heard, Text, Update,
     ends::{Cause, Ending},
+    hearing::read_frames,
     outbox::Outbox,
     unleased::{Unleased, processor_ns},
 };
 use crate::{
     launcher::CHANGED,
-    server::{
-        frames,
-        metrics::{self, Held},
-    },
+    server::metrics::{self, Held},
 };
 use bulkhead_core::{
     DeviceId, Event, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId, WorkerId,
 };
 use bulkhead_proto::{
-    frame::{self, FrameError},
+    frame,
     internal::{
         self, Assign, Counters, Piece, Ready, Released, ScrubReport, Step, ToWorker, from_worker,
         to_worker,
     },
 };
-use std::{io, os::fd::OwnedFd, sync::Arc};
-use tokio::{
-    net::{UnixStream, unix::OwnedReadHalf},
-    sync::{Semaphore, mpsc},
-};
+use std::{io, os::fd::OwnedFd};
+use tokio::net::UnixStream;
 
 /// Why a generation may end.
 const FINISH_REASONS: [&str; 2] = ["stop", "length"];
@@ -40,8 +35,6 @@ const DETAIL_BYTES_MAX: usize = 512;
 const STOP_BYTES_MAX: usize = 256;
 /// How long a worker may take to load and seal itself, nanoseconds.
 const START_NS_MAX: Nanos = 120_000_000_000;
-/// Frames of one worker that may wait for the driver.
-const FRAMES_WAITING_MAX: usize = 4;
 
 /// What a worker is doing, for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -475,30 +468,5 @@ fn outcome(outcome: internal::Outcome) -> Outcome {
         internal::Outcome::Invalid => Outcome::Invalid,
         internal::Outcome::OverQuota => Outcome::OverQuota,
         internal::Outcome::Internal | internal::Outcome::Unspecified => Outcome::Internal,
-    }
-}
-
-/// Hands frames to the driver, a few at a time: a worker that floods waits for itself, not others
-/// for it.
-async fn read_frames(worker: WorkerId, mut socket: OwnedReadHalf, inbox: mpsc::Sender<Message>) {
-    let slots = Arc::new(Semaphore::new(FRAMES_WAITING_MAX));
-    while let Ok(slot) = slots.clone().acquire_owned().await {
-        let heard = match frames::from_worker(&mut socket).await {
-            Ok(Some(frame)) => Heard::Frame(Box::new(frame)),
-            Ok(None) | Err(FrameError::Io(_)) => Heard::End,
-            Err(error) => {
-                tracing::warn!(worker = worker.0, %error, "a worker spoke nonsense");
-                Heard::Nonsense
-            }
-        };
-        let ended = !matches!(heard, Heard::Frame(_));
-        let message = Message::Worker {
-            worker,
-            heard,
-            slot,
-        };
-        if inbox.send(message).await.is_err() || ended {
-            return;
-        }
     }
 }
