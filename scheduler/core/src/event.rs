@@ -56,7 +56,8 @@ pub enum Event {
         kv_bytes: u64,
         answers: Vec<(RequestId, u32)>,
     },
-    /// A worker finished one request. Spoken by a worker, so ignored unless that worker holds it.
+    /// A worker finished one request. One that it had let go of before is ignored; one that it never had, or a word without
+    /// a lease, gets the worker killed.
     Finished {
         worker: WorkerId,
         request: RequestId,

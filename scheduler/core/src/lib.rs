@@ -71,7 +71,8 @@ pub struct Limits {
     pub queue_bytes_max: u64,
     /// Of which each tenant always has this much to itself.
     pub tenant_reserved_bytes: u64,
-    /// Tokens handed to one worker and not yet finished: what a batch may hold.
+    /// Tokens handed to one worker and not yet finished, answers as long as they are expected: what a batch may hold. Agents
+    /// of which a worker has nothing may fill it up to twice.
     pub batch_tokens_max: u32,
     /// Lane time that a lease runs before it is asked to yield, while another tenant waits.
     pub quantum_ns: Nanos,
