@@ -13,6 +13,7 @@ pub mod jwt;
 pub mod metadata;
 pub mod models;
 pub mod options;
+pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod raw;

@@ -7,6 +7,7 @@ use crate::{
     admin::Admin,
     agent::Agent,
     options::Options,
+    ports::Port,
     process::{self, Process},
     programs,
     wait::eventually,
@@ -18,7 +19,6 @@ use nix::{
 use serde::Deserialize;
 use std::{
     fs::{self, File, OpenOptions},
-    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Stdio},
@@ -44,6 +44,8 @@ pub struct Endpoints {
 /// A running server.
 pub struct Server {
     folder: tempfile::TempDir,
+    /// Its own until it is gone, also while it is down.
+    _ports: [Port; 2],
     child: Child,
     programs: Vec<(&'static str, PathBuf)>,
     endpoints: Endpoints,
@@ -53,15 +55,17 @@ impl Server {
     /// Starts one and waits until it is ready.
     pub async fn start(options: Options) -> Server {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let ports = [Port::take(), Port::take()];
         let options = options
-            .with("server.listen", free_address())
-            .with("server.operators", free_address());
+            .with("server.listen", ports[0].address())
+            .with("server.operators", ports[1].address());
         let config = folder.path().join("bulkhead.toml");
         fs::write(&config, options.to_toml()).expect("the configuration is written");
         let programs = options.programs();
         let child = spawn(folder.path(), &programs);
         let mut server = Server {
             folder,
+            _ports: ports,
             child,
             programs,
             endpoints: Endpoints {
@@ -256,10 +260,4 @@ fn spawn(data: &Path, programs: &[(&'static str, PathBuf)]) -> Child {
         .process_group(0)
         .spawn()
         .expect("the server starts")
-}
-
-/// An address on which nobody listens. Ports stay the same over a restart, so they cannot be 0.
-fn free_address() -> String {
-    let bound = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    bound.local_addr().expect("it is bound").to_string()
 }
