@@ -11,8 +11,8 @@ use bulkhead_kernels::stack;
 use bulkhead_proto::internal::{Finished, ScrubReport};
 use std::time::Instant;
 
-/// Bytes of dead stack that are overwritten after a job or a frame of texts.
-pub const STACK_BYTES: usize = 256 << 10;
+/// Bytes of dead stack that are overwritten after a job.
+const STACK_BYTES: usize = 256 << 10;
 
 /// What has been reported so far.
 #[derive(Debug)]

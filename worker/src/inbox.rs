@@ -3,7 +3,6 @@
 //! No thread of its own reads ahead: a message is of use at a step's boundary and not before, and a hand-over between
 //! threads would cost more than reading does. Until then it waits in the socket. Nothing is decided here.
 
-use crate::evidence::STACK_BYTES;
 use crate::serve::ServeError;
 use bulkhead_kernels::stack;
 use bulkhead_proto::frame::{self, FrameError};
@@ -14,6 +13,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+
+/// Bytes of dead stack that are overwritten after a frame was decoded: several times what decoding uses. What is deeper is
+/// overwritten when the job ends.
+const STACK_BYTES: usize = 32 << 10;
 
 /// Whether there is something to be read, be it the end, at once or within `patience`.
 pub fn waits(socket: &UnixStream, patience: Duration) -> io::Result<bool> {

@@ -69,6 +69,7 @@ const ENGINE_COUNTERS: [EngineCounter; 7] = [
 ];
 
 const DISPATCH: &str = "bulkhead_dispatch_seconds";
+const BETWEEN_STEPS: &str = "bulkhead_between_steps_seconds";
 
 /// The most KV that one worker is shown to hold, bytes: its word is data.
 const HELD_BYTES_MAX: u64 = 1 << 44;
@@ -81,6 +82,9 @@ pub fn install() -> Result<PrometheusHandle, String> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
         .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_sequences".into()), SIZES))
         .and_then(|b| b.set_buckets_for_metric(Matcher::Full(DISPATCH.into()), DISPATCH_SECONDS))
+        .and_then(|b| {
+            b.set_buckets_for_metric(Matcher::Full(BETWEEN_STEPS.into()), DISPATCH_SECONDS)
+        })
         .map_err(|e| e.to_string())?
         .install_recorder()
         .map_err(|e| e.to_string())?;
@@ -122,7 +126,11 @@ fn describe() {
     );
     describe_histogram!(
         DISPATCH,
-        "Lane time of a lease in which its worker did not step: hand-overs, by tenant"
+        "Of a lease, the way to its first step and from its last: hand-overs, by tenant"
+    );
+    describe_histogram!(
+        BETWEEN_STEPS,
+        "From the end of a step to the beginning of the next under one lease, by tenant"
     );
     describe_histogram!(
         "bulkhead_batch_sequences",
@@ -297,7 +305,12 @@ pub fn held(tenant: &Arc<str>, model: &Arc<str>, before: Held, now: Held) {
     change("bulkhead_engine_cached_bytes", before.cached, now.cached);
 }
 
-/// What a lease took beside its steps.
+/// What passed between two steps of a lease: telling the first, and hearing what has come.
+pub fn between_steps(tenant: &Arc<str>, between_ns: u64) {
+    histogram!(BETWEEN_STEPS, "tenant" => tenant.clone()).record(seconds(between_ns));
+}
+
+/// What a lease took on the way to its first step and from its last.
 pub fn dispatch(tenant: &Arc<str>, dispatch_ns: u64) {
     histogram!(DISPATCH, "tenant" => tenant.clone()).record(seconds(dispatch_ns));
 }

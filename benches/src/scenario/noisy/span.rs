@@ -42,7 +42,13 @@ impl Span {
         self.mean("bulkhead_audit_seconds", "") * 1e3
     }
 
-    /// What a lease took beside its steps, microseconds: the bound that this share of a tenant's leases kept to.
+    /// From a step's end to the beginning of the next under one lease, microseconds: as below.
+    pub fn between_steps_us(&self, tenant: &str, share: f64) -> f64 {
+        self.within("bulkhead_between_steps_seconds", &label(tenant), share) * 1e6
+    }
+
+    /// What a lease took to its first step and from its last, microseconds: the bound that this share of a tenant's leases
+    /// kept to.
     pub fn dispatch_us(&self, tenant: &str, share: f64) -> f64 {
         self.within("bulkhead_dispatch_seconds", &label(tenant), share) * 1e6
     }

@@ -16,8 +16,8 @@ pub(super) struct Closing {
 }
 
 impl Driver {
-    /// Tells what the core has ended in this turn.
-    pub(super) fn tell_ends(&mut self) {
+    /// Closes what the core has ended in this turn.
+    pub(super) fn close_ended(&mut self) {
         for (id, end, now) in std::mem::take(&mut self.ended) {
             self.core_ended(id, end, now);
         }

@@ -3,8 +3,8 @@
 use super::{
     Driver, Update,
     ends::Cause,
-    request,
-    worker::{Lease, State, Worker},
+    lease::Lease,
+    worker::{State, Worker},
 };
 use crate::server::metrics;
 use bulkhead_core::{
@@ -18,10 +18,14 @@ use bulkhead_proto::internal::{
 impl Driver {
     pub(super) fn carry_out(&mut self, now: Nanos, effect: Effect) {
         match effect {
-            Effect::Accepted { request } => self.tell_request(request, Update::Accepted),
+            Effect::Accepted { request } => {
+                if let Some(entry) = self.requests.get(&request) {
+                    self.updates.push((entry.updates.clone(), Update::Accepted));
+                }
+            }
             Effect::Refused { request, refusal } => {
                 if let Some(entry) = self.requests.remove(&request) {
-                    let _ = entry.updates.send(request::Update::Refused(refusal));
+                    self.updates.push((entry.updates, Update::Refused(refusal)));
                 }
             }
             Effect::StartWorker {
@@ -34,13 +38,7 @@ impl Driver {
             Effect::KillWorker { worker, why } => self.kill_worker(worker, why.into()),
             Effect::Requeued { request } => self.requeued(request),
             Effect::Assign { worker, requests } => self.assign(worker, &requests, now),
-            Effect::Grant { worker, lease } => {
-                let lease = Lease {
-                    id: lease,
-                    since: now,
-                };
-                self.grant(worker, lease);
-            }
+            Effect::Grant { worker, lease } => self.grant(worker, Lease::new(lease, now)),
             Effect::Yield {
                 worker,
                 lease: LeaseId(lease),
@@ -57,7 +55,7 @@ impl Driver {
                 lane_ns,
                 ..
             } => {
-                self.settled(tenant, model, worker, lane_ns);
+                self.settled(tenant, model, worker, lane_ns, now);
                 self.begin_unleased(worker);
             }
             Effect::BackoffBegan {
@@ -160,10 +158,18 @@ impl Driver {
         }
     }
 
-    fn settled(&mut self, tenant: TenantId, model: ModelId, worker: WorkerId, lane_ns: Nanos) {
+    fn settled(
+        &mut self,
+        tenant: TenantId,
+        model: ModelId,
+        worker: WorkerId,
+        lane_ns: Nanos,
+        now: Nanos,
+    ) {
         let label = self.label(tenant);
         let worker = self.workers.get_mut(&worker);
-        if let Some(dispatch_ns) = worker.and_then(|worker| worker.end_lease(lane_ns)) {
+        let lease = worker.and_then(|worker| worker.lease.take());
+        if let Some(dispatch_ns) = lease.and_then(|lease| lease.dispatch_ns(now)) {
             metrics::dispatch(&label, dispatch_ns);
         }
         if let Some(model) = self.model_name(model) {

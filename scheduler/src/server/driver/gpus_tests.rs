@@ -94,7 +94,7 @@ impl Case {
         self.machine.happen(what).unwrap();
         let seen = self.machine.look().unwrap();
         self.driver.gpus_said(GpusWord::Seen(seen));
-        self.driver.tell_ends();
+        self.driver.end_turn();
     }
 
     fn submit(&mut self, request: u64) -> UnboundedReceiver<Update> {
@@ -119,7 +119,7 @@ impl Case {
             }),
             updates,
         });
-        self.driver.tell_ends();
+        self.driver.end_turn();
         told
     }
 
@@ -159,7 +159,7 @@ impl Case {
         let message = Some(message);
         let frame = Box::new(FromWorker { message });
         self.driver.worker_said(worker, Heard::Frame(frame));
-        self.driver.tell_ends();
+        self.driver.end_turn();
     }
 
     fn steps(&mut self, worker: WorkerId, lease: u64, piece: Option<u64>, finished: Option<u64>) {

@@ -13,6 +13,7 @@ mod forgetting;
 mod gpus;
 mod hearing;
 mod launcher;
+mod lease;
 mod outbox;
 mod output;
 mod request;
@@ -151,13 +152,17 @@ pub(super) struct Driver {
     closing: HashMap<RequestId, closing::Closing>,
     /// When each of those has waited long enough, earliest first.
     overdue: VecDeque<(Nanos, RequestId)>,
-    /// Ended by the core in this turn, and still to be told: once the lanes have been given on.
+    /// Ended by the core in this turn, and still to be closed: once the lanes have been given on.
     ended: Vec<(RequestId, End, Nanos)>,
+    /// What submitters are to hear of this turn, in order: to wake them costs as much as a decision.
+    updates: Vec<(mpsc::UnboundedSender<Update>, Update)>,
     workers: HashMap<WorkerId, Worker>,
     /// Those that are not heard any more, until their processes are buried.
     ending: HashMap<WorkerId, ends::Ending>,
     gpus: gpus::Gpus,
     effects: Vec<Effect>,
+    /// Workers with frames that are not written yet.
+    unsent: Vec<WorkerId>,
     wake_at: Option<u64>,
     drained: Option<oneshot::Sender<()>>,
     longest_step_ns: u64,
@@ -194,10 +199,12 @@ impl Driver {
             closing: HashMap::new(),
             overdue: VecDeque::new(),
             ended: Vec::new(),
+            updates: Vec::new(),
             workers: HashMap::new(),
             ending: HashMap::new(),
             gpus: gpus::Gpus::default(),
             effects: Vec::new(),
+            unsent: Vec::new(),
             wake_at: None,
             drained: None,
             longest_step_ns: 0,
@@ -234,7 +241,7 @@ impl Driver {
                     self.check_all_unleased();
                 }
             }
-            self.tell_ends();
+            self.end_turn();
             if self.requests.is_empty()
                 && self.closing.is_empty()
                 && let Some(done) = self.drained.take()
@@ -243,6 +250,13 @@ impl Driver {
                 let _ = done.send(());
             }
         }
+    }
+
+    /// What nothing waits for as long as there are lanes to give.
+    fn end_turn(&mut self) {
+        self.flush();
+        self.close_ended();
+        self.tell_submitters();
     }
 
     fn look_again(&mut self) {
@@ -321,6 +335,7 @@ impl Driver {
         for effect in effects.drain(..) {
             self.carry_out(now, effect);
         }
+        self.flush();
         // Keep the larger buffer, so that a steady state allocates nothing.
         if self.effects.capacity() < effects.capacity() {
             effects.append(&mut self.effects);

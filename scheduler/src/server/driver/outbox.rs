@@ -1,6 +1,8 @@
-//! What goes to a worker: written at once where its socket has room, else by a task as room comes. In order either way.
+//! What goes to a worker: gathered, then written with one call where its socket has room, else by a task as room comes. In
+//! order either way.
 //!
-//! A hand-over to a task would cost each lease a turn of the driver. Nothing here waits for a worker that does not read.
+//! A hand-over to a task would cost each lease a turn of the driver, and two calls would wake the worker twice. Nothing here
+//! waits for a worker that does not read.
 
 use std::{
     io,
@@ -11,11 +13,13 @@ use std::{
 };
 use tokio::{net::unix::OwnedWriteHalf, sync::mpsc};
 
-/// The way to one worker. Once it is dropped, what it took is still written.
+/// The way to one worker. Once it is dropped, what was flushed is still written.
 pub(super) struct Outbox {
     socket: Arc<OwnedWriteHalf>,
+    /// Frames that were put and not flushed.
+    gathered: Vec<u8>,
     rest: mpsc::UnboundedSender<Vec<u8>>,
-    /// Frames that the task has not written yet: until it has, none may overtake them.
+    /// What the task has not written yet: until it has, nothing may overtake it.
     waiting: Arc<AtomicUsize>,
 }
 
@@ -27,24 +31,39 @@ impl Outbox {
         tokio::spawn(write_rest(socket.clone(), frames, waiting.clone()));
         Outbox {
             socket,
+            gathered: Vec::new(),
             rest,
             waiting,
         }
     }
 
-    /// Sends a frame. A closed socket shows as the worker's death, which the core is told of.
-    pub(super) fn send(&self, mut frame: Vec<u8>) {
+    /// Takes a frame. True where it is the first since the last flush: one is due.
+    pub(super) fn put(&mut self, frame: Vec<u8>) -> bool {
+        if self.gathered.is_empty() {
+            self.gathered = frame;
+            return true;
+        }
+        self.gathered.extend(frame);
+        false
+    }
+
+    /// Sends what was put. A closed socket shows as the worker's death, which the core is told of.
+    pub(super) fn flush(&mut self) {
+        let mut frames = std::mem::take(&mut self.gathered);
+        if frames.is_empty() {
+            return;
+        }
         if self.waiting.load(Ordering::Acquire) == 0 {
-            match self.socket.try_write(&frame) {
-                Ok(written) if written == frame.len() => return,
-                Ok(written) => drop(frame.drain(..written)),
+            match self.socket.try_write(&frames) {
+                Ok(written) if written == frames.len() => return,
+                Ok(written) => drop(frames.drain(..written)),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
         }
         self.waiting.fetch_add(1, Ordering::AcqRel);
         // Its task ends only where the socket is closed.
-        let _ = self.rest.send(frame);
+        let _ = self.rest.send(frames);
     }
 }
 
@@ -82,10 +101,15 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_fit_at_once_comes_whole_and_in_order() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        let outbox = Outbox::new(ours.into_split().1);
+        let mut outbox = Outbox::new(ours.into_split().1);
         let frames = (0..20u8).map(|n| vec![n; if n % 3 == 0 { 1 << 20 } else { 10 }]);
         let sent: Vec<u8> = frames.clone().flatten().collect();
-        frames.for_each(|frame| outbox.send(frame));
+        for (nth, frame) in frames.enumerate() {
+            outbox.put(frame);
+            if nth % 2 == 1 {
+                outbox.flush();
+            }
+        }
         drop(outbox);
         let mut got = Vec::new();
         theirs.read_to_end(&mut got).await.expect("it ends");

@@ -163,10 +163,11 @@ impl Driver {
         }
     }
 
-    pub(super) fn tell_request(&self, id: RequestId, update: Update) {
-        if let Some(request) = self.requests.get(&id) {
-            // A submitter that is gone has asked for cancellation already.
-            let _ = request.updates.send(update);
+    /// Tells submitters what this turn has brought.
+    pub(super) fn tell_submitters(&mut self) {
+        for (submitter, update) in self.updates.drain(..) {
+            // One that is gone has asked for cancellation already.
+            let _ = submitter.send(update);
         }
     }
 
@@ -209,7 +210,8 @@ impl Driver {
             total_ns: now.saturating_sub(request.submitted_ns),
             worker: request.worker,
         };
-        let _ = request.updates.send(Update::Ended(Box::new(ended)));
+        let ended = Update::Ended(Box::new(ended));
+        self.updates.push((request.updates, ended));
     }
 
     /// The tenant's label in metrics.

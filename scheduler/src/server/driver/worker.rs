@@ -7,6 +7,7 @@ use super::{
     Driver, Heard, Text, Update,
     ends::{Cause, Ending},
     hearing::read_frames,
+    lease::Lease,
     outbox::Outbox,
     unleased::{Unleased, processor_ns},
 };
@@ -55,13 +56,6 @@ impl State {
     }
 }
 
-/// The lease that a worker holds, and since when.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lease {
-    pub id: LeaseId,
-    pub since: Nanos,
-}
-
 pub(super) struct Worker {
     pub tenant: TenantId,
     pub model: ModelId,
@@ -77,8 +71,6 @@ pub(super) struct Worker {
     /// What it said last that it had done.
     pub counters: Counters,
     pub lease: Option<Lease>,
-    /// What its steps took under it, by its own clock.
-    stepped_ns: Nanos,
     /// What it uses without one. `None` before it was assigned, and on a kernel that does not tell.
     pub unleased: Option<Unleased>,
     /// What it was ended for. Nothing that it says is heard any more.
@@ -111,7 +103,6 @@ impl Worker {
             held: Held::default(),
             counters: Counters::default(),
             lease: None,
-            stepped_ns: 0,
             unleased: None,
             cause: None,
             residue: None,
@@ -123,14 +114,6 @@ impl Worker {
 
     pub(super) fn is_condemned(&self) -> bool {
         self.cause.is_some()
-    }
-
-    /// Its lease ended after so long on the scheduler's clock: what of that was no step. `None` where it did not
-    /// step at all.
-    pub(super) fn end_lease(&mut self, lane_ns: Nanos) -> Option<Nanos> {
-        self.lease = None;
-        let stepped_ns = std::mem::take(&mut self.stepped_ns);
-        (stepped_ns > 0).then(|| lane_ns.saturating_sub(stepped_ns))
     }
 
     /// It is to end because of this; the first reason counts.
@@ -164,8 +147,21 @@ impl Driver {
         let bytes = frame::encode(&ToWorker {
             message: Some(message),
         });
-        if let Some(outbox) = self.workers.get(&worker).and_then(|w| w.outbox.as_ref()) {
-            outbox.send(bytes);
+        let entry = self.workers.get_mut(&worker);
+        if let Some(outbox) = entry.and_then(|entry| entry.outbox.as_mut())
+            && outbox.put(bytes)
+        {
+            self.unsent.push(worker);
+        }
+    }
+
+    /// Writes what was put in the way of workers: the work and the lease for it wake a worker once.
+    pub(super) fn flush(&mut self) {
+        for worker in self.unsent.drain(..) {
+            let entry = self.workers.get_mut(&worker);
+            if let Some(outbox) = entry.and_then(|entry| entry.outbox.as_mut()) {
+                outbox.flush();
+            }
         }
     }
 
@@ -278,13 +274,12 @@ impl Driver {
         let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
-        let lease = entry.lease.filter(|lease| lease.id.0 == step.lease);
-        let Some(lease) = lease else {
+        let lease = entry.lease.as_mut();
+        let Some(lease) = lease.filter(|lease| lease.id.0 == step.lease) else {
             return self.kill_worker(worker, Cause::Protocol);
         };
-        let model = entry.model;
-        let step_ns = step.step_ns.min(now.saturating_sub(lease.since));
-        entry.stepped_ns = entry.stepped_ns.saturating_add(step_ns);
+        let (step_ns, between_ns) = lease.stepped(now, step.step_ns);
+        let (tenant, model) = (entry.tenant, entry.model);
         let grown = |piece: &Piece| (RequestId(piece.request), piece.output_tokens);
         let answers = step.pieces.iter().map(grown).collect();
         for piece in step.pieces {
@@ -316,6 +311,9 @@ impl Driver {
         if let Some(model) = self.model_name(model) {
             metrics::step(&model, step.sequences, step_ns, self.longest_step_ns);
         }
+        if let Some(between_ns) = between_ns {
+            metrics::between_steps(&self.label(tenant), between_ns);
+        }
         self.counted(worker, step.kv_bytes, step.counters.unwrap_or_default());
     }
 
@@ -338,7 +336,8 @@ impl Driver {
         if text.is_empty() {
             return;
         }
-        let _ = request.updates.send(Update::Piece(text));
+        self.updates
+            .push((request.updates.clone(), Update::Piece(text)));
         if may_lose_device && !std::mem::replace(&mut request.answering, true) {
             let request = RequestId(piece.request);
             self.tell(Event::Answering { worker, request });
