@@ -52,8 +52,13 @@ pub enum Scenario {
     Weights(Weights),
     /// The published table of fair scheduling, with our row beside it, in virtual time
     Sim(Sim),
+    /// What a request passes through with nothing to compute, beside a bare tonic echo
+    Overhead(Overhead),
     /// What of a prompt and its answer lies in a server's memory afterwards, beside llama.cpp's server
     Canary(Canary),
+    /// The echo of `overhead`
+    #[command(hide = true)]
+    Echo(Echo),
 }
 
 impl Scenario {
@@ -66,7 +71,9 @@ impl Scenario {
             Scenario::Audit(_) => "audit",
             Scenario::Weights(_) => "weights",
             Scenario::Sim(_) => "sim",
+            Scenario::Overhead(_) => "overhead",
             Scenario::Canary(_) => "canary",
+            Scenario::Echo(_) => "echo",
         }
     }
 }
@@ -189,6 +196,31 @@ pub struct Sim {
     /// Runs with arrivals moved by up to a second, beside that of the trace as it is
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub runs: u64,
+}
+
+#[derive(Debug, Group)]
+pub struct Overhead {
+    /// Requests a second, on a fixed schedule, of which the latency is measured
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rps: u32,
+    /// How long each figure is measured
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub seconds: u64,
+    /// Agents, each with a connection of its own
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub agents: u32,
+    /// Tenants that they are of
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub tenants: u32,
+    /// Requests under way where there are as many as there can be
+    #[arg(long, default_value_t = 800, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub outstanding: u32,
+}
+
+#[derive(Debug, Group)]
+pub struct Echo {
+    /// Folder of its certificate and key
+    pub tls: PathBuf,
 }
 
 #[derive(Debug, Group)]

@@ -14,6 +14,7 @@ mod process;
 mod report;
 mod scenario;
 mod server;
+mod span;
 mod waiting;
 mod workload;
 
@@ -22,7 +23,7 @@ use bulkhead_kernels::ZeroingAllocator;
 use clap::Parser as _;
 use machine::Machine;
 use report::{Figure, Report};
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The workers' own, so that an engine in this process costs what it costs in theirs.
@@ -34,11 +35,26 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Scenario::Echo(echo) = &args.scenario {
+        return echo_alone(&echo.tls);
+    }
     match run(&args) {
         Ok(report) => match report.print(args.json) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error.into()),
         },
+        Err(failure) => fail(&failure),
+    }
+}
+
+/// A process of the overhead scenario, which measures nothing itself.
+fn echo_alone(tls: &Path) -> ExitCode {
+    let runtime = tokio::runtime::Runtime::new();
+    let lived = runtime
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(scenario::overhead::echo::live(tls)));
+    match lived {
+        Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
 }
@@ -98,9 +114,14 @@ async fn measure(args: &Args) -> Result<Vec<Figure>, Failure> {
             device.must_be_cpu()?;
             scenario::sim::measure(sim)
         }
+        Scenario::Overhead(overhead) => {
+            device.must_be_cpu()?;
+            scenario::overhead::measure(overhead, &args.server).await
+        }
         Scenario::Canary(canary) => {
             device.must_be_cpu()?;
             scenario::canary::measure(canary, &args.server).await
         }
+        Scenario::Echo(_) => Err("an echo measures nothing".into()),
     }
 }

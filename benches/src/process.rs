@@ -71,6 +71,12 @@ pub fn children_named(parent: i32, name: &str) -> Result<Vec<i32>, Failure> {
     Ok(children(parent)?.into_iter().filter(named).collect())
 }
 
+/// What the kernel calls a process. `None` once it is gone.
+pub fn name(pid: i32) -> Option<String> {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(comm.trim().to_owned())
+}
+
 /// Time that a process spent on processors, in user and in kernel mode, clock ticks. `None` once it is gone.
 pub fn cpu_ticks(pid: i32) -> Option<u64> {
     /// Places behind the name in `/proc/PID/stat`.

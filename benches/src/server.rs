@@ -2,7 +2,7 @@
 //!
 //! It is reached over its sockets alone, as agents and operators reach it, and is gone with this value.
 
-use crate::{Failure, args::ServerArgs};
+use crate::{Failure, args::ServerArgs, process};
 use bulkhead_client::{Admin, AgentClient, Credentials, Metrics, Operators};
 use bulkhead_proto::v1::{CreateAgentRequest, CreateTenantRequest};
 use nix::{
@@ -108,6 +108,25 @@ impl Server {
             scopes: Vec::new(),
         };
         Ok(Credentials::from(self.admin.create_agent(agent).await?))
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// All its processes now, by what the kernel calls them.
+    pub fn processes(&self) -> Result<Vec<(String, i32)>, Failure> {
+        let family = process::family(self.pid()?);
+        Ok(family
+            .into_iter()
+            .filter_map(|pid| Some((process::name(pid)?, pid)))
+            .collect())
+    }
+
+    /// This failure, with the end of what it said.
+    pub fn explain(&self, failure: &Failure) -> Failure {
+        with_log(failure, self.data())
     }
 
     /// The launcher's process number.

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod canary;
 pub mod engine;
 pub mod noisy;
+pub mod overhead;
 pub mod scrub;
 pub mod sim;
 pub mod weights;

@@ -163,7 +163,7 @@ impl Core {
         let flow = tenant.flows.entry(submission.model).or_default();
         let slot = request.slot(submission.request);
         flow.queue.push(submission.agent, time, slot);
-        self.requests.insert(submission.request, request);
+        self.requests.insert(submission.request, Box::new(request));
         self.reindex(submission.tenant);
     }
 

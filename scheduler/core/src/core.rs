@@ -11,6 +11,7 @@ use crate::cost::CostBook;
 use crate::fair::FairSet;
 use crate::kinds::Wanted;
 use crate::lane::Device;
+use crate::map::IdMap;
 use crate::memory::QueueMemory;
 use crate::reports::Did;
 use crate::tenant::{Flow, ShareClock, Tenant};
@@ -29,10 +30,10 @@ pub struct Core {
     pub(crate) next_worker: u64,
     pub(crate) next_lease: u64,
     pub(crate) next_arrival: u64,
-    pub(crate) tenants: BTreeMap<TenantId, Tenant>,
+    pub(crate) tenants: IdMap<TenantId, Box<Tenant>>,
     pub(crate) devices: BTreeMap<DeviceId, Device>,
-    pub(crate) workers: BTreeMap<WorkerId, Worker>,
-    pub(crate) requests: BTreeMap<RequestId, Request>,
+    pub(crate) workers: IdMap<WorkerId, Box<Worker>>,
+    pub(crate) requests: IdMap<RequestId, Box<Request>>,
     /// Open requests of each agent.
     pub(crate) agents: BTreeMap<(AgentId, TenantId), BTreeSet<RequestId>>,
     pub(crate) deadlines: BTreeSet<(Nanos, RequestId)>,
@@ -117,10 +118,10 @@ impl Core {
             next_worker: 1,
             next_lease: 1,
             next_arrival: 0,
-            tenants: BTreeMap::new(),
+            tenants: IdMap::default(),
             devices: BTreeMap::new(),
-            workers: BTreeMap::new(),
-            requests: BTreeMap::new(),
+            workers: IdMap::default(),
+            requests: IdMap::default(),
             agents: BTreeMap::new(),
             deadlines: BTreeSet::new(),
             memory,
@@ -242,7 +243,7 @@ impl Core {
         let tenant = self
             .tenants
             .entry(id)
-            .or_insert_with(|| Tenant::new(settings.clone()));
+            .or_insert_with(|| Box::new(Tenant::new(settings.clone())));
         if tenant.competing {
             self.share.leave(&mut tenant.owed, tenant.settings.weight);
             self.share.join(&mut tenant.owed, settings.weight);

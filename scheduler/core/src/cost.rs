@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::map::IdMap;
 use crate::{DeviceId, ModelId, Nanos, TenantId};
 
 /// Fixed point: a rate is in 2^-8 ns.
@@ -57,7 +58,7 @@ impl Work {
 /// What has been learnt so far. At most one entry for each queue and device.
 #[derive(Debug, Default)]
 pub(crate) struct CostBook {
-    rates: BTreeMap<Place, Rates>,
+    rates: IdMap<Place, Rates>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -138,7 +138,8 @@ impl Core {
         let taken = |model| processor || accelerator && self.accelerates(model);
         let waiting = self.requests.iter();
         let waiting = waiting.filter(|(_, one)| one.worker.is_none() && !taken(one.model));
-        let waiting: Vec<RequestId> = waiting.map(|(id, _)| *id).collect();
+        let mut waiting: Vec<RequestId> = waiting.map(|(id, _)| *id).collect();
+        waiting.sort_unstable();
         for request in waiting {
             self.end(request, End::NoDevice, effects);
         }

@@ -109,7 +109,7 @@ impl Core {
         }
         effects.push(Effect::Ended { request: id, end });
         self.reindex(request.tenant);
-        Some(request)
+        Some(*request)
     }
 
     /// Takes a request out of its queue and gives its queue memory back.

@@ -6,15 +6,17 @@
 //! never lowers, so being idle erases nothing either. The floor never goes back. Used twice: for tenants, and inside each
 //! for its agents, which have no credit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::hash::Hash;
 
+use crate::map::IdMap;
 use crate::vtime::VTime;
 
 /// The backlogged members, in order of virtual time, then of id.
 #[derive(Debug)]
 pub(crate) struct FairSet<K> {
     order: BTreeSet<(VTime, K)>,
-    times: BTreeMap<K, VTime>,
+    times: IdMap<K, VTime>,
     floor: VTime,
 }
 
@@ -22,13 +24,13 @@ impl<K> Default for FairSet<K> {
     fn default() -> Self {
         FairSet {
             order: BTreeSet::new(),
-            times: BTreeMap::new(),
+            times: IdMap::default(),
             floor: 0,
         }
     }
 }
 
-impl<K: Copy + Ord> FairSet<K> {
+impl<K: Copy + Ord + Hash> FairSet<K> {
     /// What a newcomer is lifted to.
     pub(crate) fn floor(&self) -> VTime {
         self.floor

@@ -68,7 +68,7 @@ impl Core {
             .get(&id)
             .into_iter()
             .flat_map(|tenant| tenant.flows.values());
-        flows.filter_map(|flow| self.workers.get(&flow.worker?))
+        flows.filter_map(|flow| self.workers.get(&flow.worker?).map(Box::as_ref))
     }
 
     fn competes(&self, id: TenantId) -> bool {

@@ -33,7 +33,7 @@ impl Wanted {
 impl Core {
     /// To be told before a model's first request: of one that has queues nothing is learnt any more.
     pub(crate) fn model_accelerates(&mut self, model: ModelId) {
-        let queued = |tenant: &Tenant| tenant.flows.contains_key(&model);
+        let queued = |tenant: &Box<Tenant>| tenant.flows.contains_key(&model);
         if !self.accelerates(model) && !self.tenants.values().any(queued) {
             self.accelerated.insert(model);
         }

@@ -39,6 +39,7 @@ mod index;
 mod kinds;
 mod lane;
 mod lengths;
+mod map;
 mod memory;
 mod placement;
 mod queue;

@@ -9,9 +9,10 @@
 //! than whole parts, every part shrinks to pool ÷ (tenants rounded up to a power of two), so that
 //! the books are redone a logarithmic number of times only. The pool's bound is never passed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::TenantId;
+use crate::map::IdMap;
 
 /// Why bytes were not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub(crate) struct QueueMemory {
     reserved: u64,
     committed: u64,
     funded: u64,
-    parts: BTreeMap<TenantId, Part>,
+    parts: IdMap<TenantId, Part>,
     unfunded: BTreeSet<TenantId>,
 }
 
@@ -49,7 +50,7 @@ impl QueueMemory {
             reserved,
             committed: 0,
             funded: 0,
-            parts: BTreeMap::new(),
+            parts: IdMap::default(),
             unfunded: BTreeSet::new(),
         }
     }

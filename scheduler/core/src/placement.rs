@@ -53,7 +53,7 @@ impl Core {
         self.next_worker += 1;
         let mut worker = Worker::new(id, tenant, model, on, self.now);
         worker.restart = (self.flow(tenant, model)).is_some_and(|flow| flow.backoff.failures() > 0);
-        self.workers.insert(id, worker);
+        self.workers.insert(id, Box::new(worker));
         if let Some(device) = self.devices.get_mut(&on) {
             device.workers.insert(id);
         }
@@ -124,9 +124,10 @@ impl Core {
     /// Has the workers that a model has now end once they have finished what they hold. One that is
     /// only starting is left: nobody has asked it anything yet, and it is unloaded like any other.
     pub(crate) fn retire_model(&mut self, model: ModelId) {
-        let of_model = |worker: &&Worker| worker.model == model && worker.life == Life::Ready;
+        let of_model = |worker: &&Box<Worker>| worker.model == model && worker.life == Life::Ready;
         let workers = self.workers.values().filter(of_model);
-        let workers: Vec<WorkerId> = workers.map(|worker| worker.id).collect();
+        let mut workers: Vec<WorkerId> = workers.map(|worker| worker.id).collect();
+        workers.sort_unstable();
         for worker in workers {
             self.retire(worker);
         }
@@ -232,7 +233,7 @@ impl Core {
                 flow.worker = None;
             }
         }
-        Some(worker)
+        Some(*worker)
     }
 
     /// When somebody has to look again whether a worker may retire.

@@ -1,6 +1,7 @@
 //! What the core lets others see: numbers for metrics and dashboards, exact up to its last event.
 
 use crate::core::Core;
+use crate::map::IdMap;
 use crate::worker::{Class, Life, Worker};
 use crate::{DeviceId, ModelId, Nanos, TenantId, WorkerId};
 
@@ -63,13 +64,13 @@ pub struct WorkerView {
 impl Core {
     /// All tenants, by id.
     pub fn tenants(&self) -> impl Iterator<Item = TenantView> {
-        self.tenants.iter().map(|(id, tenant)| TenantView {
-            tenant: *id,
+        sorted(&self.tenants).map(|(id, tenant)| TenantView {
+            tenant: id,
             weight: tenant.weight(),
             queued: tenant.queued,
             competing: tenant.competing,
             running: tenant.open - tenant.queued,
-            queue_bytes: self.memory.used(*id),
+            queue_bytes: self.memory.used(id),
             lane_ns: tenant.lane_ns,
             restart_ns: tenant.restart_ns,
             owed_ns: clamp(
@@ -77,7 +78,7 @@ impl Core {
                     .owed_ns(&tenant.owed, tenant.weight(), tenant.competing),
             ),
             vtime_ns: clamp(tenant.time >> 32),
-            lead_ns: self.lead(*id),
+            lead_ns: self.lead(id),
         })
     }
 
@@ -88,7 +89,7 @@ impl Core {
 
     /// All workers that exist, by id.
     pub fn workers(&self) -> impl Iterator<Item = WorkerView> {
-        self.workers.values().map(|worker| WorkerView {
+        sorted(&self.workers).map(|(_, worker)| WorkerView {
             worker: worker.id,
             tenant: worker.tenant,
             model: worker.model,
@@ -122,6 +123,13 @@ impl Core {
             (Life::Ready, Class::Idle | Class::Absent) => WorkerState::Idle,
         }
     }
+}
+
+/// What a map holds, by id.
+fn sorted<K: Copy + Ord, V>(map: &IdMap<K, V>) -> impl Iterator<Item = (K, &V)> {
+    let mut all: Vec<_> = map.iter().map(|(id, value)| (*id, value)).collect();
+    all.sort_unstable_by_key(|(id, _)| *id);
+    all.into_iter()
 }
 
 fn clamp(ns: u128) -> Nanos {

@@ -12,13 +12,13 @@ mod aggressors;
 mod figures;
 mod identities;
 mod plot;
-mod span;
 mod table;
 mod victim;
 
 pub use aggressors::Aggressor;
 pub use victim::Victim;
 
+use crate::span::Span;
 use crate::{
     Failure, Figure,
     args::{self, ServerArgs},
@@ -27,7 +27,6 @@ use crate::{
 use aggressors::Deeds;
 use bulkhead_client::load::{OpenLoop, open_loop};
 use identities::{Order, Stand};
-use span::Span;
 use std::{
     sync::{
         Arc,

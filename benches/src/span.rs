@@ -110,8 +110,8 @@ impl Span {
         self.after.sum(name, label) - self.before.sum(name, label)
     }
 
-    /// Of a histogram.
-    fn mean(&self, name: &str, label: &str) -> f64 {
+    /// Of a histogram, over all labels that hold `label`.
+    pub fn mean(&self, name: &str, label: &str) -> f64 {
         let sum = self.grown(&format!("{name}_sum"), label);
         sum / self.grown(&format!("{name}_count"), label).max(1.0)
     }
