@@ -164,7 +164,8 @@ impl Keeper {
                 let bytes = turns + job.prompt.len() + text_bytes(&job.stop);
                 let items = job.messages.len() + job.stop.len() + 1;
                 let ids = job.logit_bias.len() + job.stop_token_ids.len();
-                (bytes, items, ids, job.max_tokens)
+                // Each is read for each token of the answer.
+                (bytes + ids * BYTES_PER_TOKEN, items, ids, job.max_tokens)
             }
         };
         Submission {

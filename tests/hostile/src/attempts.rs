@@ -3,8 +3,8 @@
 
 use bulkhead_proto::frame;
 use bulkhead_proto::internal::{
-    Expired, Finished, FromWorker, Outcome, Piece, Ready, Refused, Released, ScrubReport, Step,
-    from_worker,
+    Counters, Expired, Finished, FromWorker, Outcome, Piece, Ready, Refused, Released, ScrubReport,
+    Step, Vector, from_worker,
 };
 use bulkhead_worker::process::SOCKET_FD;
 use from_worker::Message;
@@ -55,6 +55,7 @@ pub fn make(name: &str, request: u64) -> Came {
         "others-answer" => Came::Said(vec![], vec![answer(request + 1)]),
         "others-text" => Came::Said(vec![text(request + 1, 4)], vec![]),
         "endless-text" => Came::Said(vec![text(request, 1 << 20)], vec![]),
+        "vectors" => Came::Said(vec![], vec![vectors(request)]),
         "flood" => flood(),
         _ => {
             say(name);
@@ -69,6 +70,18 @@ fn answer(request: u64) -> Finished {
         request,
         outcome: Outcome::Ok.into(),
         ..Finished::default()
+    }
+}
+
+/// More than there were texts.
+fn vectors(request: u64) -> Finished {
+    let vector = Vector {
+        values: vec![0; 4096],
+        ..Vector::default()
+    };
+    Finished {
+        vectors: vec![vector; 1000],
+        ..answer(request)
     }
 }
 
@@ -152,7 +165,29 @@ fn say(name: &str) {
         }
         "no-message" => raw(&0u32.to_le_bytes()),
         "second-ready" => tell(Message::Ready(Ready::default())),
-        "late-refusal" => tell(Message::Refused(Refused::default())),
+        // With lines that look like the server's.
+        "late-refusal" => tell(Message::Refused(Refused {
+            reason: "it\nFORGED the server is well\n".repeat(10_000),
+            ..Refused::default()
+        })),
+        // First that it had something to drop, which its model never has.
+        "dropped" => {
+            let counters = |cached_bytes| {
+                Some(Counters {
+                    cached_bytes,
+                    ..Counters::default()
+                })
+            };
+            tell(Message::Step(Step {
+                lease: 1,
+                counters: counters(1 << 20),
+                ..Step::default()
+            }));
+            tell(Message::Expired(Expired {
+                counters: counters(0),
+                ..Expired::default()
+            }));
+        }
         "others-lease" => tell(Message::Step(Step {
             lease: u64::MAX,
             ..Step::default()

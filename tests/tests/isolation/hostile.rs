@@ -39,9 +39,10 @@ const ON_THE_MACHINE: [Attempt; 10] = [
 ];
 
 /// On the scheduler at the other end of its socket: that ends it.
-const ON_THE_SCHEDULER: [Attempt; 18] = [
+const ON_THE_SCHEDULER: [Attempt; 20] = [
     ("lane", "killed", "held_lane"),
     ("flood", "killed", "protocol"),
+    ("dropped", "killed", "protocol"),
     ("half-a-frame", "killed", "held_lane"),
     ("idle", "killed", "protocol"),
     ("no-lease", "killed", "no_lease"),
@@ -57,6 +58,7 @@ const ON_THE_SCHEDULER: [Attempt; 18] = [
     ("others-lease", "killed", "protocol"),
     ("others-release", "killed", "protocol"),
     ("endless-text", "killed", "output"),
+    ("vectors", "killed", "output"),
     // Its own word for memory that is not clean.
     ("residue", "killed", "residue"),
 ];

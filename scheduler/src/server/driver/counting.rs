@@ -7,6 +7,8 @@ use crate::server::metrics::{self, Held};
 use bulkhead_core::WorkerId;
 use bulkhead_proto::internal::{Counters, Expired};
 
+/// Frames of something dropped that a worker may send in a second: it wakes at most once a millisecond for it.
+const DROPPED_FRAMES_MAX: u32 = 2_000;
 /// What a frame of something dropped must be about at least, bytes: any block of keys and values is larger.
 const DROPPED_BYTES_MIN: u64 = 256;
 
@@ -37,14 +39,25 @@ impl Driver {
             return;
         }
         let counters = expired.counters.unwrap_or_default();
-        let Some(entry) = self.workers.get(&worker) else {
+        let model = self.workers.get(&worker).map(|entry| entry.model);
+        let keeps = model.is_some_and(|model| self.caches_prefixes(model));
+        let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
         let before = entry.held.cached.min(entry.quota_bytes);
-        match counters.cached_bytes.saturating_add(DROPPED_BYTES_MIN) <= before {
+        entry.expired += 1;
+        let less = counters.cached_bytes.saturating_add(DROPPED_BYTES_MIN) <= before;
+        match keeps && less && entry.expired <= DROPPED_FRAMES_MAX {
             true => self.counted(worker, expired.kv_bytes, counters),
             false => self.kill_worker(worker, Cause::Protocol),
         }
+    }
+
+    /// A second has passed.
+    pub(super) fn forget_counts(&mut self) {
+        self.workers
+            .values_mut()
+            .for_each(|worker| worker.expired = 0);
     }
 
     /// A worker that is gone holds nothing: the kernel has its memory.

@@ -11,9 +11,16 @@ use bulkhead_core::{
     BackoffCause, DeviceId, Effect, End, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure,
     TenantId, WorkerId,
 };
+use bulkhead_proto::frame::FRAME_BYTES_MAX;
 use bulkhead_proto::internal::{
-    Cancel, Grant, KillWorker, SpawnWorker, ToLauncher, Work, Yield, to_launcher, to_worker,
+    Cancel, Grant, KillWorker, SpawnWorker, ToLauncher, Work, WorkItem, Yield, to_launcher,
+    to_worker,
 };
+use prost::Message as _;
+
+/// A batch is sent in frames of about this size at most, bytes: a worker takes none that is longer than
+/// [`FRAME_BYTES_MAX`], and one request is never longer than half of that.
+const WORK_BYTES_MAX: usize = FRAME_BYTES_MAX / 2;
 
 impl Driver {
     pub(super) fn carry_out(&mut self, now: Nanos, effect: Effect) {
@@ -38,15 +45,9 @@ impl Driver {
             Effect::KillWorker { worker, why } => self.kill_worker(worker, why.into()),
             Effect::Requeued { request } => self.requeued(request),
             Effect::Assign { worker, requests } => self.assign(worker, &requests, now),
-            Effect::Grant { worker, lease } => self.grant(worker, Lease::new(lease, now)),
-            Effect::Yield {
-                worker,
-                lease: LeaseId(lease),
-            } => self.send(worker, to_worker::Message::Yield(Yield { lease })),
-            Effect::CancelRunning { worker, request } => self.send(
-                worker,
-                to_worker::Message::Cancel(Cancel { request: request.0 }),
-            ),
+            Effect::Grant { worker, lease } => self.grant(worker, lease, now),
+            Effect::Yield { worker, lease } => self.ask_back(worker, lease),
+            Effect::CancelRunning { worker, request } => self.cancel_running(worker, request),
             Effect::Ended { request, end } => self.ended.push((request, end, now)),
             Effect::Settled {
                 tenant,
@@ -134,7 +135,11 @@ impl Driver {
             return;
         };
         match self.take_jobs(tenant, worker, requests, now) {
-            Some(items) => self.send(worker, to_worker::Message::Work(Work { items })),
+            Some(items) => {
+                for items in frames_of(items) {
+                    self.send(worker, to_worker::Message::Work(Work { items }));
+                }
+            }
             None => {
                 // Cannot happen; if it ever does, nothing of it reaches a worker.
                 tracing::error!(
@@ -146,15 +151,30 @@ impl Driver {
         }
     }
 
-    fn grant(&mut self, worker: WorkerId, lease: Lease) {
+    fn grant(&mut self, worker: WorkerId, lease: LeaseId, now: Nanos) {
         self.check_unleased(worker);
-        self.send(
-            worker,
-            to_worker::Message::Grant(Grant { lease: lease.id.0 }),
-        );
-        if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.lease = Some(lease);
-            entry.state = State::Running;
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            return;
+        };
+        let number = entry.given.lease();
+        entry.lease = Some(Lease::new(lease, number, now));
+        entry.state = State::Running;
+        self.send(worker, to_worker::Message::Grant(Grant { lease: number }));
+    }
+
+    fn ask_back(&mut self, worker: WorkerId, id: LeaseId) {
+        let lease = self.workers.get(&worker).and_then(|entry| entry.lease);
+        if let Some(lease) = lease.filter(|lease| lease.id == id) {
+            let lease = lease.number;
+            self.send(worker, to_worker::Message::Yield(Yield { lease }));
+        }
+    }
+
+    fn cancel_running(&mut self, worker: WorkerId, request: RequestId) {
+        let entry = self.workers.get(&worker);
+        // One that it has let go of meanwhile has nothing left to end.
+        if let Some(request) = entry.and_then(|entry| entry.given.number_of(request)) {
+            self.send(worker, to_worker::Message::Cancel(Cancel { request }));
         }
     }
 
@@ -233,5 +253,61 @@ pub fn outcome_word(end: End) -> &'static str {
         End::NoWorker { .. } => "no_worker",
         End::DeviceLost => "device_lost",
         End::NoDevice => "no_device",
+    }
+}
+
+/// A batch in parts that a frame holds, in order.
+fn frames_of(items: Vec<WorkItem>) -> Vec<Vec<WorkItem>> {
+    let (mut frames, mut bytes) = (vec![Vec::new()], 0);
+    for item in items {
+        let more = item.encoded_len();
+        if bytes > 0 && bytes + more > WORK_BYTES_MAX {
+            frames.push(Vec::new());
+            bytes = 0;
+        }
+        bytes += more;
+        frames.last_mut().expect("there is one").push(item);
+    }
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bulkhead_proto::{
+        frame,
+        internal::{GenerateJob, ToWorker, work_item::Job},
+    };
+    use std::collections::HashMap;
+
+    /// As many biases as a request may have, of tokens with long numbers: large on the wire, and small in tokens.
+    fn large(request: u64) -> WorkItem {
+        let job = GenerateJob {
+            prompt: "x".into(),
+            logit_bias: HashMap::from_iter((0..1024).map(|n| (u32::MAX - n, 1.0))),
+            ..GenerateJob::default()
+        };
+        WorkItem {
+            request,
+            job: Some(Job::Generate(job)),
+            ..WorkItem::default()
+        }
+    }
+
+    #[test]
+    fn a_batch_of_any_size_goes_in_frames_that_a_worker_takes() {
+        let items: Vec<WorkItem> = (0..2_000).map(large).collect();
+        let frames = frames_of(items);
+        assert!(frames.len() > 1);
+        let told = frames.iter().flatten().map(|item| item.request);
+        assert!(told.eq(0..2_000));
+        for items in frames {
+            let work = to_worker::Message::Work(Work { items });
+            let bytes = frame::encode(&ToWorker {
+                message: Some(work),
+            });
+            assert!(bytes.len() <= FRAME_BYTES_MAX, "{}", bytes.len());
+        }
+        assert_eq!(frames_of(vec![large(1)]).len(), 1);
     }
 }

@@ -21,6 +21,8 @@ pub(super) enum Cause {
     Protocol,
     /// It used the processor without a lease.
     Unleased,
+    /// It does not read what it is told.
+    Unread,
     /// It sent what is no frame, or one that is too long.
     Frame,
     /// It said more of an answer than the answer can be.
@@ -94,6 +96,7 @@ fn words(cause: Option<Cause>, exited: &Exited) -> (&'static str, &'static str) 
         Some(Cause::HeldLane) => ("killed", "held_lane"),
         Some(Cause::Protocol) => ("killed", "protocol"),
         Some(Cause::Unleased) => ("killed", "no_lease"),
+        Some(Cause::Unread) => ("killed", "unread"),
         Some(Cause::Frame) => ("killed", "frame"),
         Some(Cause::Output) => ("killed", "output"),
         Some(Cause::Residue) => ("killed", "residue"),

@@ -12,9 +12,11 @@ impl Driver {
         let caching = workers
             .filter(|(_, worker)| worker.tenant == tenant && self.caches_prefixes(worker.model));
         let caching: Vec<WorkerId> = caching.map(|(id, _)| *id).collect();
-        let agent = agent.0.into();
         for worker in caching {
-            self.send(worker, to_worker::Message::Forget(Forget { agent }));
+            if let Some(entry) = self.workers.get(&worker) {
+                let agent = entry.given.agent(agent);
+                self.send(worker, to_worker::Message::Forget(Forget { agent }));
+            }
         }
     }
 }

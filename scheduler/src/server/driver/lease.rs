@@ -9,6 +9,8 @@ use bulkhead_core::{LeaseId, Nanos};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {
     pub id: LeaseId,
+    /// What its worker knows it by.
+    pub number: u64,
     since: Nanos,
     /// When the last step was heard of.
     heard: Option<Nanos>,
@@ -18,9 +20,10 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Granted now.
-    pub(super) fn new(id: LeaseId, now: Nanos) -> Lease {
+    pub(super) fn new(id: LeaseId, number: u64, now: Nanos) -> Lease {
         Lease {
             id,
+            number,
             since: now,
             heard: None,
             there_ns: 0,
@@ -56,7 +59,7 @@ mod tests {
 
     #[test]
     fn the_ways_there_and_back_and_what_lies_between_steps_are_told_apart() {
-        let mut lease = Lease::new(LeaseId(1), 100);
+        let mut lease = Lease::new(LeaseId(1), 1, 100);
         assert_eq!(lease.dispatch_ns(130), None);
         assert_eq!(lease.stepped(160, 50), (50, None));
         assert_eq!(lease.stepped(240, 77), (77, Some(3)));
@@ -65,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_step_is_no_longer_than_what_passed() {
-        let mut lease = Lease::new(LeaseId(1), 100);
+        let mut lease = Lease::new(LeaseId(1), 1, 100);
         assert_eq!(lease.stepped(160, u64::MAX), (60, None));
         assert_eq!(lease.stepped(170, 11), (10, Some(0)));
         assert_eq!(lease.dispatch_ns(170), Some(0));

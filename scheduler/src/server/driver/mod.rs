@@ -5,11 +5,14 @@
 //! a decision. It never parses what a user sent, and never looks into a prompt: it only carries it from
 //! the front door to the worker's socket.
 
+#[cfg(test)]
+mod case;
 mod closing;
 mod counting;
 mod effects;
 mod ends;
 mod forgetting;
+mod given;
 mod gpus;
 mod hearing;
 mod launcher;
@@ -40,7 +43,10 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    time::MissedTickBehavior,
+};
 use worker::Worker;
 
 /// Messages that may wait for the driver; senders wait beyond it.
@@ -163,6 +169,8 @@ pub(super) struct Driver {
     effects: Vec<Effect>,
     /// Workers with frames that are not written yet.
     unsent: Vec<WorkerId>,
+    /// Workers that are still to be looked at for what they use without a lease, in this round.
+    unlooked: Vec<WorkerId>,
     wake_at: Option<u64>,
     drained: Option<oneshot::Sender<()>>,
     longest_step_ns: u64,
@@ -205,6 +213,7 @@ impl Driver {
             gpus: gpus::Gpus::default(),
             effects: Vec::new(),
             unsent: Vec::new(),
+            unlooked: Vec::new(),
             wake_at: None,
             drained: None,
             longest_step_ns: 0,
@@ -222,6 +231,8 @@ impl Driver {
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let mut shares = tokio::time::interval(Duration::from_secs(1));
+        let mut looks = tokio::time::interval(unleased::LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let now = self.setup.clock.now_ns();
             let next = self.wake_at.into_iter().chain(self.next_overdue()).min();
@@ -238,8 +249,9 @@ impl Driver {
                     self.report_shares();
                     self.kill_slow_starts();
                     self.check_gpus();
-                    self.check_all_unleased();
+                    self.forget_counts();
                 }
+                _ = looks.tick() => self.look_at_unleased(),
             }
             self.end_turn();
             if self.requests.is_empty()

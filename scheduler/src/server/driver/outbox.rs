@@ -19,12 +19,12 @@ pub(super) struct Outbox {
     /// Frames that were put and not flushed.
     gathered: Vec<u8>,
     rest: mpsc::UnboundedSender<Vec<u8>>,
-    /// What the task has not written yet: until it has, nothing may overtake it.
+    /// Bytes that the task has not written yet: until it has, nothing may overtake them.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Outbox {
-    /// Over a worker's socket. Bounded by what the core assigns.
+    /// Over a worker's socket. Whoever puts frames looks at what is unread.
     pub(super) fn new(socket: OwnedWriteHalf) -> Outbox {
         let (socket, waiting) = (Arc::new(socket), Arc::new(AtomicUsize::new(0)));
         let (rest, frames) = mpsc::unbounded_channel();
@@ -47,6 +47,11 @@ impl Outbox {
         false
     }
 
+    /// Bytes that its socket had no room for, and those that were not tried yet.
+    pub(super) fn unread(&self) -> usize {
+        self.gathered.len() + self.waiting.load(Ordering::Acquire)
+    }
+
     /// Sends what was put. A closed socket shows as the worker's death, which the core is told of.
     pub(super) fn flush(&mut self) {
         let mut frames = std::mem::take(&mut self.gathered);
@@ -61,7 +66,7 @@ impl Outbox {
                 Err(_) => return,
             }
         }
-        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.waiting.fetch_add(frames.len(), Ordering::AcqRel);
         // Its task ends only where the socket is closed.
         let _ = self.rest.send(frames);
     }
@@ -76,7 +81,7 @@ async fn write_rest(
         if write_all(&socket, &frame).await.is_err() {
             return;
         }
-        waiting.fetch_sub(1, Ordering::AcqRel);
+        waiting.fetch_sub(frame.len(), Ordering::AcqRel);
     }
 }
 

@@ -4,7 +4,7 @@
 //! log-probabilities that nobody asked for, so it cannot fill the scheduler's memory.
 
 use super::Job;
-use bulkhead_proto::internal::{Piece, TokenLogprob};
+use bulkhead_proto::internal::{Piece, TokenLogprob, Vector};
 use prost::Message as _;
 
 /// The longest text that one output token can be, bytes.
@@ -34,9 +34,14 @@ impl Text {
     }
 }
 
+/// The longest vector that a model gives, bytes: 8,192 numbers.
+const VECTOR_BYTES_MAX: usize = 4 * 8192;
+
 /// How much a worker said of one answer, and how much it may say.
 #[derive(Clone, Copy, Debug)]
 pub struct Output {
+    /// Of each text there is one vector.
+    texts: usize,
     tokens_max: u32,
     /// Alternatives that each token's log-probabilities may name; none: there may be none at all.
     logprobs: Option<u32>,
@@ -51,6 +56,10 @@ pub struct Output {
 impl Output {
     pub fn of(tokens_max: u32, job: &Job) -> Self {
         Output {
+            texts: match job {
+                Job::Embed(job) => job.texts.len(),
+                Job::Generate(_) => 0,
+            },
             tokens_max,
             logprobs: match job {
                 Job::Generate(job) => job.logprobs,
@@ -62,6 +71,12 @@ impl Output {
             told: 0,
             pieces: 0,
         }
+    }
+
+    /// False where these are more vectors than there are texts, or one is longer than any.
+    pub fn admits_vectors(&self, vectors: &[Vector]) -> bool {
+        let fits = |vector: &Vector| vector.values.len() <= VECTOR_BYTES_MAX;
+        vectors.len() <= self.texts && vectors.iter().all(fits)
     }
 
     /// Counts a piece: there is one for each token, and one for what was held back until the end. False where it is more
@@ -137,6 +152,23 @@ mod tests {
         assert!(output.admits(&text(1024)));
         assert!(!output.admits(&text(1)));
         assert!(!Output::of(0, &Job::Embed(EmbedJob::default())).admits(&text(1)));
+    }
+
+    #[test]
+    fn there_are_as_many_vectors_as_texts_and_none_of_an_answer() {
+        let vector = |bytes| Vector {
+            values: vec![0; bytes].into(),
+            ..Vector::default()
+        };
+        let job = EmbedJob {
+            texts: vec!["a".into(), "b".into()],
+        };
+        let two = Output::of(0, &Job::Embed(job));
+        assert!(two.admits_vectors(&[vector(1536), vector(1536)]));
+        assert!(two.admits_vectors(&[]), "it may have failed");
+        assert!(!two.admits_vectors(&[vector(4), vector(4), vector(4)]));
+        assert!(!two.admits_vectors(&[vector(4 * 8192 + 1)]));
+        assert!(!output(9, None).admits_vectors(&[vector(4)]));
     }
 
     #[test]

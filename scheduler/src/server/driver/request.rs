@@ -130,6 +130,7 @@ impl Driver {
         now: Nanos,
     ) -> Option<Vec<WorkItem>> {
         let keeps = self.may_lose_device(worker);
+        let given = &mut self.workers.get_mut(&worker)?.given;
         let mut items = Vec::with_capacity(ids.len());
         for id in ids {
             let request = self.requests.get_mut(id)?;
@@ -147,9 +148,9 @@ impl Driver {
                 Job::Generate(job) => work_item::Job::Generate(job),
             };
             items.push(WorkItem {
-                request: id.0,
+                request: given.request(*id),
                 job: Some(job),
-                agent: request.agent.0.into(),
+                agent: given.agent(request.agent),
                 agent_weight: AGENT_WEIGHT,
             });
         }

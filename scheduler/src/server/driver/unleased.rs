@@ -2,7 +2,7 @@
 //!
 //! Lane time is what tenants share, and a worker computes under a lease alone. One that went on without one would take from
 //! others what nobody charges it for, and no bound of fair share would hold. So what its process used is read off the
-//! kernel's clock when a lease begins and ends, and each second; whoever used more than its odds and ends take is ended. It
+//! kernel's clock when a lease begins and ends, and twenty times a second between; whoever used more than its odds and ends take is ended. It
 //! cannot lie about it. What a GPU is kept busy with, no clock of the processor tells.
 
 use super::{Driver, ends::Cause};
@@ -11,7 +11,12 @@ use nix::{
     time::{ClockId, clock_gettime},
     unistd::Pid,
 };
+use std::time::Duration;
 
+/// From one look to the next: what can be used between two is seen at the second.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Workers that are looked at each time; a look takes about a microsecond.
+const LOOKS_MAX: usize = 256;
 /// May be used at any time, nanoseconds: for what comes and goes between leases.
 const ODDS_AND_ENDS_NS: Nanos = 200_000_000;
 /// Of the time that passes, a worker may use one part in so many: for messages, and what is kept and has to go.
@@ -88,15 +93,17 @@ impl Driver {
         }
     }
 
-    /// Looks at all that have no lease.
-    pub(super) fn check_all_unleased(&mut self) {
-        let without = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.lease.is_none());
-        let without: Vec<WorkerId> = without.map(|(id, _)| *id).collect();
-        for worker in without {
-            self.check_unleased(worker);
+    /// Looks at the next of those that have no lease: at all of them, where they are not very many.
+    pub(super) fn look_at_unleased(&mut self) {
+        if self.unlooked.is_empty() {
+            self.unlooked.extend(self.workers.keys());
+        }
+        let rest = self.unlooked.len().saturating_sub(LOOKS_MAX);
+        for worker in self.unlooked.split_off(rest) {
+            let entry = self.workers.get(&worker);
+            if entry.is_some_and(|entry| entry.lease.is_none()) {
+                self.check_unleased(worker);
+            }
         }
     }
 }

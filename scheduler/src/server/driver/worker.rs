@@ -6,6 +6,7 @@
 use super::{
     Driver, Heard, Text, Update,
     ends::{Cause, Ending},
+    given::Given,
     hearing::read_frames,
     lease::Lease,
     outbox::Outbox,
@@ -16,10 +17,10 @@ use crate::{
     server::metrics::{self, Held},
 };
 use bulkhead_core::{
-    DeviceId, Event, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId, WorkerId,
+    DeviceId, Event, ModelId, Nanos, Outcome, RequestId, StartFailure, TenantId, WorkerId,
 };
 use bulkhead_proto::{
-    frame,
+    frame::{self, FRAME_BYTES_MAX},
     internal::{
         self, Assign, Counters, Piece, Ready, Released, ScrubReport, Step, ToWorker, from_worker,
         to_worker,
@@ -34,6 +35,9 @@ const FINISH_REASONS: [&str; 2] = ["stop", "length"];
 const DETAIL_BYTES_MAX: usize = 512;
 /// The longest stop string that a worker may name, bytes: that of the longest a request may have.
 const STOP_BYTES_MAX: usize = 256;
+/// What may wait for a worker that does not read, bytes: a batch of the largest requests. It reads before each step, so
+/// what it holds of a batch is more than what it has not read.
+const UNREAD_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
 /// How long a worker may take to load and seal itself, nanoseconds.
 const START_NS_MAX: Nanos = 120_000_000_000;
 
@@ -71,6 +75,10 @@ pub(super) struct Worker {
     /// What it said last that it had done.
     pub counters: Counters,
     pub lease: Option<Lease>,
+    /// What it knows its requests, leases and agents by.
+    pub given: Given,
+    /// Frames of what it dropped by itself, in this second.
+    pub expired: u32,
     /// What it uses without one. `None` before it was assigned, and on a kernel that does not tell.
     pub unleased: Option<Unleased>,
     /// What it was ended for. Nothing that it says is heard any more.
@@ -103,6 +111,8 @@ impl Worker {
             held: Held::default(),
             counters: Counters::default(),
             lease: None,
+            given: Given::default(),
+            expired: 0,
             unleased: None,
             cause: None,
             residue: None,
@@ -148,10 +158,14 @@ impl Driver {
             message: Some(message),
         });
         let entry = self.workers.get_mut(&worker);
-        if let Some(outbox) = entry.and_then(|entry| entry.outbox.as_mut())
-            && outbox.put(bytes)
-        {
+        let Some(outbox) = entry.and_then(|entry| entry.outbox.as_mut()) else {
+            return;
+        };
+        if outbox.put(bytes) {
             self.unsent.push(worker);
+        }
+        if outbox.unread() > UNREAD_BYTES_MAX {
+            self.kill_worker(worker, Cause::Unread);
         }
     }
 
@@ -238,13 +252,15 @@ impl Driver {
     /// It did not come to serve. A file that it found to be another is on record like one that the
     /// launcher found: what a worker says of its own model harms nobody but whom it would have served.
     fn refused(&mut self, worker: WorkerId, refused: internal::Refused) {
-        tracing::error!(worker = worker.0, reason = %refused.reason, "a worker refused to serve");
         let Some(entry) = self.workers.get_mut(&worker) else {
             return;
         };
         if entry.state != State::Starting {
             return self.kill_worker(worker, Cause::Protocol);
         }
+        let mut reason = refused.reason;
+        cut(&mut reason, DETAIL_BYTES_MAX);
+        tracing::error!(worker = worker.0, ?reason, "a worker refused to serve");
         entry.refused_for_good = refused.permanent;
         entry.condemn(Cause::Refused);
         let model = entry.model;
@@ -275,28 +291,36 @@ impl Driver {
             return;
         };
         let lease = entry.lease.as_mut();
-        let Some(lease) = lease.filter(|lease| lease.id.0 == step.lease) else {
+        let Some(lease) = lease.filter(|lease| lease.number == step.lease) else {
             return self.kill_worker(worker, Cause::Protocol);
         };
         let (step_ns, between_ns) = lease.stepped(now, step.step_ns);
-        let (tenant, model) = (entry.tenant, entry.model);
-        let grown = |piece: &Piece| (RequestId(piece.request), piece.output_tokens);
-        let answers = step.pieces.iter().map(grown).collect();
-        for piece in step.pieces {
-            self.piece(worker, piece);
-            if self.is_condemned(worker) {
+        let (lease, tenant, model) = (lease.id, entry.tenant, entry.model);
+        // First: where memory was not clean nothing of the frame counts.
+        let released = step.released.iter().map(|released| released.scrub);
+        let scrubs = step.finished.iter().map(|finished| finished.scrub);
+        for scrub in scrubs.chain(released).flatten() {
+            if !self.clean(worker, Some(&scrub)) {
                 return;
             }
         }
+        let mut answers = Vec::with_capacity(step.pieces.len());
+        for piece in step.pieces {
+            let tokens = piece.output_tokens;
+            let Some(request) = self.piece(worker, piece) else {
+                return;
+            };
+            answers.push((request, tokens));
+        }
         self.tell(Event::Stepped {
             worker,
-            lease: LeaseId(step.lease),
+            lease,
             tokens: step.tokens,
             kv_bytes: step.kv_bytes,
             answers,
         });
         for finished in step.finished {
-            if self.is_condemned(worker) || !self.clean(worker, finished.scrub.as_ref()) {
+            if self.is_condemned(worker) {
                 return;
             }
             self.finished(worker, finished);
@@ -305,7 +329,7 @@ impl Driver {
             return;
         }
         if let Some(released) = step.released {
-            self.released(worker, &released);
+            self.settle_release(worker, &released);
         }
         self.longest_step_ns = self.longest_step_ns.max(step_ns);
         if let Some(model) = self.model_name(model) {
@@ -317,16 +341,21 @@ impl Driver {
         self.counted(worker, step.kv_bytes, step.counters.unwrap_or_default());
     }
 
-    fn piece(&mut self, worker: WorkerId, piece: Piece) {
+    /// Hands on a piece of an answer. Returns of which request, or none where the worker is to end for it.
+    fn piece(&mut self, worker: WorkerId, piece: Piece) -> Option<RequestId> {
         let may_lose_device = self.may_lose_device(worker);
-        let Some(request) = self.requests.get_mut(&RequestId(piece.request)) else {
-            return;
+        let entry = self.workers.get(&worker)?;
+        let Some(id) = entry.given.spoken_of(piece.request) else {
+            self.kill_worker(worker, Cause::Protocol);
+            return None;
         };
-        if request.worker != Some(worker) {
-            return self.kill_worker(worker, Cause::Protocol);
-        }
+        // It has ended, and the worker does not know yet.
+        let Some(request) = self.requests.get_mut(&id) else {
+            return Some(id);
+        };
         if !request.output.admits(&piece) {
-            return self.kill_worker(worker, Cause::Output);
+            self.kill_worker(worker, Cause::Output);
+            return None;
         }
         request.output_tokens = piece.output_tokens;
         let text = Text {
@@ -334,19 +363,25 @@ impl Driver {
             logprobs: piece.logprobs,
         };
         if text.is_empty() {
-            return;
+            return Some(id);
         }
         self.updates
             .push((request.updates.clone(), Update::Piece(text)));
         if may_lose_device && !std::mem::replace(&mut request.answering, true) {
-            let request = RequestId(piece.request);
-            self.tell(Event::Answering { worker, request });
+            self.tell(Event::Answering {
+                worker,
+                request: id,
+            });
         }
+        Some(id)
     }
 
     fn finished(&mut self, worker: WorkerId, mut finished: internal::Finished) {
         bound_words(&mut finished);
-        let id = RequestId(finished.request);
+        let entry = self.workers.get_mut(&worker);
+        let Some(id) = entry.and_then(|entry| entry.given.let_go(finished.request)) else {
+            return self.kill_worker(worker, Cause::Protocol);
+        };
         let event = Event::Finished {
             worker,
             request: id,
@@ -359,7 +394,10 @@ impl Driver {
             .closing
             .get_mut(&id)
             .map(|closing| &mut closing.request);
-        if let Some(request) = open.or(closing).filter(|r| r.worker == Some(worker)) {
+        if let Some(request) = open.or(closing) {
+            if !request.output.admits_vectors(&finished.vectors) {
+                return self.kill_worker(worker, Cause::Output);
+            }
             // The first word counts: by it the core ends the request, which may still have to be told.
             request.finished.get_or_insert(finished);
             self.close(id);
@@ -368,13 +406,21 @@ impl Driver {
     }
 
     fn released(&mut self, worker: WorkerId, released: &Released) {
-        if !self.clean(worker, released.scrub.as_ref()) {
-            return;
+        if self.clean(worker, released.scrub.as_ref()) {
+            self.settle_release(worker, released);
         }
+    }
+
+    /// Its lane is free, if it is the one that it has.
+    fn settle_release(&mut self, worker: WorkerId, released: &Released) {
+        let lease = self.workers.get(&worker).and_then(|entry| entry.lease);
+        let Some(lease) = lease.filter(|lease| lease.number == released.lease) else {
+            return self.kill_worker(worker, Cause::Protocol);
+        };
         self.set_state(worker, State::Idle);
         self.tell(Event::Released {
             worker,
-            lease: LeaseId(released.lease),
+            lease: lease.id,
             dry: released.dry,
         });
     }
@@ -469,3 +515,7 @@ fn outcome(outcome: internal::Outcome) -> Outcome {
         internal::Outcome::Internal | internal::Outcome::Unspecified => Outcome::Internal,
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

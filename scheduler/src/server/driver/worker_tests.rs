@@ -1,0 +1,108 @@
+//! What a worker may not say or do, and what nobody hears of it then.
+
+use super::super::Update;
+use super::super::case::{Case, PROMPT, end_of, given};
+use bulkhead_core::{End, WorkerId};
+use bulkhead_proto::internal::{
+    Finished, Outcome, Piece, Released, ScrubReport, Step, from_worker, to_launcher,
+};
+
+fn killed(case: &mut Case, worker: WorkerId) -> bool {
+    let of_it = |one: &to_launcher::Message| matches!(one, to_launcher::Message::Kill(kill) if kill.worker == worker.0);
+    case.asked().iter().any(of_it)
+}
+
+fn said(request: u64) -> (Piece, Finished) {
+    let piece = Piece {
+        request,
+        text: "so far".into(),
+        output_tokens: 1,
+        ..Piece::default()
+    };
+    let finished = Finished {
+        request,
+        outcome: Outcome::Ok.into(),
+        ..Finished::default()
+    };
+    (piece, finished)
+}
+
+/// In any part of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn nothing_of_a_frame_counts_whose_memory_was_not_clean() {
+    let dirty = Some(ScrubReport {
+        residue_bytes: 1,
+        ..ScrubReport::default()
+    });
+    for in_release in [false, true] {
+        let mut case = Case::new();
+        let mut told = case.submit(1);
+        let mut other = case.submit(2);
+        let (worker, _, mut socket) = case.start();
+        let (prompts, lease) = given(&mut socket);
+        assert_eq!(prompts.len(), 2);
+        let ((piece, first), (_, mut second)) = (said(1), said(2));
+        let mut released = Released {
+            lease,
+            dry: true,
+            scrub: None,
+        };
+        match in_release {
+            true => released.scrub = dirty,
+            false => second.scrub = dirty,
+        }
+        let step = Step {
+            lease,
+            pieces: vec![piece],
+            finished: vec![first, second],
+            released: Some(released),
+            ..Step::default()
+        };
+        case.says(worker, from_worker::Message::Step(step));
+        assert!(killed(&mut case, worker));
+        for told in [&mut told, &mut other] {
+            let heard: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+            let none = !heard.iter().any(|one| match one {
+                Update::Piece(_) => true,
+                Update::Ended(ended) => ended.end == End::Worker(bulkhead_core::Outcome::Ok),
+                _ => false,
+            });
+            assert!(none, "{heard:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_number_that_it_was_not_given_names_nothing() {
+    // Another request's number in the scheduler is none of a worker's.
+    for number in [0, 2, 77] {
+        let mut case = Case::new();
+        let mut told = case.submit(77);
+        let (worker, _, mut socket) = case.start();
+        let (_, lease) = given(&mut socket);
+        assert_eq!(lease, 1, "its own first");
+        case.steps(worker, lease, None, Some(number));
+        assert!(killed(&mut case, worker), "{number}");
+        assert!(end_of(&mut told).is_none_or(|ended| ended.end == End::WorkerLost));
+    }
+}
+
+/// It answers for requests that it has not read, and would have ever more waiting for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn one_that_does_not_read_fills_no_memory() {
+    const MIB: usize = 1 << 20;
+    let mut case = Case::new();
+    let _first = case.submit(1);
+    let (worker, _, mut socket) = case.start();
+    let (prompts, lease) = given(&mut socket);
+    assert_eq!(prompts, [PROMPT]);
+    let prompt = "x".repeat(MIB);
+    let mut told = Vec::new();
+    let ended = (1..200).find(|nth| {
+        told.push(case.submit_prompt(nth + 1, &prompt));
+        case.steps(worker, lease, None, Some(*nth));
+        killed(&mut case, worker)
+    });
+    let mib = ended.expect("it is ended");
+    assert!((30..40).contains(&mib), "after {mib} MiB");
+}
