@@ -61,11 +61,11 @@ pub struct Permit {
 }
 
 impl Permit {
-    pub(crate) fn new(principal: Principal, action: Action, model: &str) -> Permit {
+    pub(crate) fn new(principal: Principal, action: Action, model: Arc<str>) -> Permit {
         Permit {
             principal,
             action,
-            model: model.into(),
+            model,
         }
     }
 

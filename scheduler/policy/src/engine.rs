@@ -3,6 +3,7 @@
 use crate::decision::{Action, Denied, ModelFacts, Permit};
 use crate::entities::Names;
 use crate::load::{self, DEFAULT_PREFIX, PolicyError};
+use crate::permitted::Permitted;
 use bulkhead_identity::{Principal, Tenant};
 use cedar_policy::{AuthorizationError, Authorizer, Decision, PolicyId, PolicySet, Schema};
 use parking_lot::RwLock;
@@ -14,7 +15,22 @@ pub struct PolicyEngine {
     schema: Schema,
     names: Names,
     authorizer: Authorizer,
-    policies: RwLock<Arc<PolicySet>>,
+    in_force: RwLock<Arc<InForce>>,
+}
+
+/// Policies, and what they have permitted so far.
+struct InForce {
+    policies: PolicySet,
+    permitted: Permitted,
+}
+
+impl InForce {
+    fn new(policies: PolicySet) -> Arc<InForce> {
+        Arc::new(InForce {
+            policies,
+            permitted: Permitted::default(),
+        })
+    }
 }
 
 impl PolicyEngine {
@@ -22,12 +38,12 @@ impl PolicyEngine {
     pub fn new(folder: Option<&Path>) -> Result<PolicyEngine, PolicyError> {
         let schema = load::schema()?;
         let names = Names::new()?;
-        let policies = RwLock::new(Arc::new(load::policies(&schema, folder)?));
+        let in_force = RwLock::new(InForce::new(load::policies(&schema, folder)?));
         Ok(PolicyEngine {
             schema,
             names,
             authorizer: Authorizer::new(),
-            policies,
+            in_force,
         })
     }
 
@@ -36,13 +52,13 @@ impl PolicyEngine {
     pub fn reload(&self, folder: &Path) -> Result<usize, PolicyError> {
         let policies = load::policies(&self.schema, Some(folder))?;
         let count = policies.num_of_policies();
-        *self.policies.write() = Arc::new(policies);
+        *self.in_force.write() = InForce::new(policies);
         Ok(count)
     }
 
     /// How many policies are in force, default ones included.
     pub fn policies(&self) -> usize {
-        self.policies.read().num_of_policies()
+        self.in_force.read().policies.num_of_policies()
     }
 
     /// Whether this caller may do this with this model. `tenant` is the caller's own.
@@ -53,7 +69,12 @@ impl PolicyEngine {
         model: &ModelFacts<'_>,
         tenant: &Tenant,
     ) -> Result<Permit, Denied> {
-        let verdict = self.evaluate(principal, action, model, tenant);
+        let in_force = self.in_force.read().clone();
+        let permitted = &in_force.permitted;
+        if let Some(model) = permitted.find(principal, action, model, tenant) {
+            return Ok(Permit::new(principal.clone(), action, model));
+        }
+        let verdict = self.evaluate(&in_force.policies, principal, action, model, tenant);
         // Before any other answer and whatever the policies said: another tenant's model does not
         // exist for this one. The default policies forbid it too.
         if model
@@ -63,7 +84,10 @@ impl PolicyEngine {
             return Err(Denied::model_not_found(model.name).by(verdict.policies()));
         }
         match verdict {
-            Verdict::Permitted(_) => Ok(Permit::new(principal.clone(), action, model.name)),
+            Verdict::Permitted(_) => {
+                let model = permitted.keep(principal, action, model, tenant);
+                Ok(Permit::new(principal.clone(), action, model))
+            }
             Verdict::Failed(failed) => Err(Denied::policy_error().by(failed)),
             Verdict::Denied(by) => Err(reason(principal, action, model, &by).by(by)),
         }
@@ -91,6 +115,7 @@ impl PolicyEngine {
 
     fn evaluate(
         &self,
+        policies: &PolicySet,
         principal: &Principal,
         action: Action,
         model: &ModelFacts<'_>,
@@ -105,10 +130,7 @@ impl PolicyEngine {
         let Ok((request, entities)) = request else {
             return Verdict::Failed(Vec::new());
         };
-        let policies = self.policies.read().clone();
-        let response = self
-            .authorizer
-            .is_authorized(&request, &policies, &entities);
+        let response = self.authorizer.is_authorized(&request, policies, &entities);
         let diagnostics = response.diagnostics();
         let failed: Vec<String> = diagnostics.errors().map(failed_policy).collect();
         if !failed.is_empty() {

@@ -16,6 +16,7 @@ mod decision;
 mod engine;
 mod entities;
 mod load;
+mod permitted;
 
 pub use decision::{Action, Denied, DenyReason, ModelFacts, Permit};
 pub use engine::PolicyEngine;

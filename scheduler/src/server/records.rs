@@ -9,6 +9,7 @@ use super::{
 use bulkhead_policy::Permit;
 use bulkhead_proto::internal::{GenerateJob, RecordKind};
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
@@ -28,30 +29,56 @@ pub fn admitted(permit: &Permit, work: &Work, region: &str) -> Vec<u8> {
             (job.messages.len().max(1), turns + job.prompt.len())
         }
     };
-    let mut body = json!({
-        "agent": who.agent_id(),
-        "agent_name": who.agent_name(),
-        "token": who.token_id(),
-        "model": permit.model(),
-        "action": permit.action().name(),
-        "region": region,
-        "inputs": inputs,
-        "input_bytes": bytes,
-        "deadline": work.deadline_ns.is_some(),
+    let claims = work.context.as_ref().map(|claims| Claims {
+        confidence: claims.confidence,
+        purpose: &claims.purpose,
+        reason: &claims.reason,
+        sensitivity: &claims.sensitivity,
+        sources: &claims.sources,
     });
-    if let Job::Generate(job) = &work.job {
-        body["sampling"] = sampling(job);
-    }
-    if let Some(claims) = &work.context {
-        body["claims"] = json!({
-            "purpose": claims.purpose,
-            "sensitivity": claims.sensitivity,
-            "sources": claims.sources,
-            "reason": claims.reason,
-            "confidence": claims.confidence,
-        });
-    }
-    bytes_of(&body)
+    bytes_of(&Admitted {
+        action: permit.action().name(),
+        agent: who.agent_id(),
+        agent_name: who.agent_name(),
+        claims,
+        deadline: work.deadline_ns.is_some(),
+        input_bytes: bytes,
+        inputs,
+        model: permit.model(),
+        region,
+        sampling: match &work.job {
+            Job::Generate(job) => Some(sampling(job)),
+            Job::Embed(_) => None,
+        },
+        token: who.token_id(),
+    })
+}
+
+/// In the order of names, as all records' bodies are.
+#[derive(Serialize)]
+struct Admitted<'a> {
+    action: &'static str,
+    agent: &'a str,
+    agent_name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    claims: Option<Claims<'a>>,
+    deadline: bool,
+    input_bytes: usize,
+    inputs: usize,
+    model: &'a str,
+    region: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sampling: Option<Value>,
+    token: &'a str,
+}
+
+#[derive(Serialize)]
+struct Claims<'a> {
+    confidence: f64,
+    purpose: &'a str,
+    reason: &'a str,
+    sensitivity: &'a str,
+    sources: &'a [String],
 }
 
 /// The numbers that an answer's tokens are chosen by, as far as they are not off: with the prompt, which
@@ -94,22 +121,43 @@ fn sampling(job: &GenerateJob) -> Value {
 /// An accepted request ended.
 pub fn completed(ended: &Ended) -> Vec<u8> {
     let scrub = ended.scrub.unwrap_or_default();
-    bytes_of(&json!({
-        "outcome": outcome_word(ended.end),
-        "input_tokens": ended.usage.input_tokens,
-        "output_tokens": ended.usage.output_tokens,
-        "finish_reason": ended.finish_reason,
-        "queue_us": ended.queue_ns / 1000,
-        "total_us": ended.total_ns / 1000,
-        "worker": ended.worker.map(|w| w.0),
-        "scrub": {
-            "evidence": ended.scrub.is_some(),
-            "bytes_zeroed": scrub.bytes_zeroed,
-            "bytes_verified": scrub.bytes_verified,
-            "residue_bytes": scrub.residue_bytes,
-            "retained_bytes": scrub.retained_bytes,
+    bytes_of(&Completed {
+        finish_reason: &ended.finish_reason,
+        input_tokens: ended.usage.input_tokens,
+        outcome: outcome_word(ended.end),
+        output_tokens: ended.usage.output_tokens,
+        queue_us: ended.queue_ns / 1000,
+        scrub: Scrub {
+            bytes_verified: scrub.bytes_verified,
+            bytes_zeroed: scrub.bytes_zeroed,
+            evidence: ended.scrub.is_some(),
+            residue_bytes: scrub.residue_bytes,
+            retained_bytes: scrub.retained_bytes,
         },
-    }))
+        total_us: ended.total_ns / 1000,
+        worker: ended.worker.map(|w| w.0),
+    })
+}
+
+#[derive(Serialize)]
+struct Completed<'a> {
+    finish_reason: &'a str,
+    input_tokens: u32,
+    outcome: &'static str,
+    output_tokens: u32,
+    queue_us: u64,
+    scrub: Scrub,
+    total_us: u64,
+    worker: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Scrub {
+    bytes_verified: u64,
+    bytes_zeroed: u64,
+    evidence: bool,
+    residue_bytes: u64,
+    retained_bytes: u64,
 }
 
 /// An accepted request ended because the scheduler failed inside.
@@ -127,8 +175,8 @@ pub fn act(what: &str, details: Value) -> Vec<u8> {
     bytes_of(&json!({ "act": what, "details": details }))
 }
 
-fn bytes_of(value: &Value) -> Vec<u8> {
-    value.to_string().into_bytes()
+fn bytes_of(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("a record is JSON")
 }
 
 /// Refusals before authentication and while the log is down: counted, and written as one record a

@@ -1,6 +1,7 @@
 //! The operator's folder: what it can change, what it cannot, and that a bad one changes nothing.
 
 use crate::callers::{Caller, House, caller};
+use bulkhead_identity::Tenant;
 use bulkhead_policy::{Action, ModelFacts, PolicyEngine, PolicyError};
 use std::path::Path;
 
@@ -40,6 +41,50 @@ async fn an_operator_can_permit_more_models_and_forbid_anything() {
     std::fs::remove_file(folder.path().join("less.cedar")).unwrap();
     assert_eq!(engine.reload(folder.path()).unwrap(), defaults + 1);
     assert_eq!(ask(&engine, &other, "minilm", None), "permitted");
+}
+
+/// Answers are remembered: for the policies, the caller and the model that they were about, and for no others.
+#[tokio::test]
+async fn what_was_permitted_is_asked_anew_where_anything_differs() {
+    let house = House::new().await;
+    let robot = house.caller("acme", &["minilm"], ALL).await;
+    let narrow = house
+        .another(robot.tenant.clone(), "narrow", "models:read")
+        .await;
+    let folder = tempfile::tempdir().unwrap();
+    let engine = PolicyEngine::new(Some(folder.path())).unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(&engine, &robot, "minilm", None), "permitted");
+        assert_eq!(
+            ask(&engine, &robot, "minilm", Some("globex")),
+            "MODEL_NOT_FOUND"
+        );
+        assert_eq!(ask(&engine, &robot, "other", None), "MODEL_NOT_ALLOWED");
+        assert_eq!(ask(&engine, &narrow, "minilm", None), "SCOPE_MISSING");
+    }
+    let model = ModelFacts {
+        name: "minilm",
+        owner: None,
+    };
+    let embed = |tenant: &Tenant| {
+        let answer = engine.authorize(&robot.principal, Action::Embed, &model, tenant);
+        answer.map_err(|denied| denied.reason.name()).map(drop)
+    };
+    let fewer = Tenant {
+        models: ["other".to_owned()].into(),
+        ..(*robot.tenant).clone()
+    };
+    assert_eq!(embed(&fewer), Err("MODEL_NOT_ALLOWED"));
+    let another = Tenant {
+        number: robot.tenant.number + 1,
+        ..(*robot.tenant).clone()
+    };
+    assert_eq!(embed(&another), Err("POLICY_ERROR"));
+
+    let none = "forbid (principal, action, resource);";
+    write(folder.path(), "none.cedar", none);
+    engine.reload(folder.path()).unwrap();
+    assert_eq!(ask(&engine, &robot, "minilm", None), "POLICY_DENIED");
 }
 
 #[tokio::test]
