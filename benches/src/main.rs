@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The workers' own, so that an engine in this process costs what it costs in theirs.
 #[global_allocator]
-static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
+static ALLOCATOR: ZeroingAllocator = ZeroingAllocator::SYSTEM;
 
 /// Why a scenario gave no result; its text says what to do.
 type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -13,13 +13,15 @@ mod server;
 mod tls;
 
 use bulkhead_client as client;
+use bulkhead_kernels::ZeroingAllocator;
 use clap::Parser;
+use mimalloc::MiMalloc;
 use std::{io::IsTerminal, process::ExitCode};
 
 /// Prompts and tokens pass through here too: what is freed is zeroed. `serve` switches that off where
 /// the configuration says so.
 #[global_allocator]
-static ALLOCATOR: bulkhead_kernels::ZeroingAllocator = bulkhead_kernels::ZeroingAllocator;
+static ALLOCATOR: ZeroingAllocator<MiMalloc> = ZeroingAllocator::over(MiMalloc);
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();

@@ -8,7 +8,7 @@ use bulkhead_worker::program;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
+static ALLOCATOR: ZeroingAllocator = ZeroingAllocator::SYSTEM;
 
 fn main() -> ExitCode {
     program::run_on_gpu("bulkhead-worker-cuda", On::gpu, Loaded::start)

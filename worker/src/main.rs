@@ -7,7 +7,7 @@ use bulkhead_worker::{models::Loaded, program};
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
+static ALLOCATOR: ZeroingAllocator = ZeroingAllocator::SYSTEM;
 
 fn main() -> ExitCode {
     program::run("bulkhead-worker", Loaded::start)

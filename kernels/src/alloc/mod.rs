@@ -22,11 +22,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 static VERIFYING: AtomicBool = AtomicBool::new(true);
 
-/// The system's allocator, but every freed byte is zeroed and read back first.
+/// An allocator, the system's if no other is named, but every freed byte is zeroed and read back first.
 ///
 /// ```
 /// #[global_allocator]
-/// static ALLOCATOR: bulkhead_kernels::ZeroingAllocator = bulkhead_kernels::ZeroingAllocator;
+/// static ALLOCATOR: bulkhead_kernels::ZeroingAllocator = bulkhead_kernels::ZeroingAllocator::SYSTEM;
 /// # fn main() {
 /// let before = bulkhead_kernels::alloc::snapshot();
 /// drop(vec![7u8; 1000]);
@@ -35,7 +35,19 @@ static VERIFYING: AtomicBool = AtomicBool::new(true);
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ZeroingAllocator;
+pub struct ZeroingAllocator<A = System>(A);
+
+impl ZeroingAllocator {
+    /// Over the system's.
+    pub const SYSTEM: ZeroingAllocator = ZeroingAllocator::over(System);
+}
+
+impl<A> ZeroingAllocator<A> {
+    /// Over another. That one's own books must hold nothing of what it was given to keep.
+    pub const fn over(allocator: A) -> ZeroingAllocator<A> {
+        ZeroingAllocator(allocator)
+    }
+}
 
 /// Switches the read-back of freed memory, from now on and on all threads. On at the start.
 pub fn set_verifying(on: bool) {
@@ -69,14 +81,14 @@ pub fn settle() {
     }
 }
 
-// SAFETY: every block comes from `System` with the caller's layout and goes back to it with the same
+// SAFETY: every block comes from the allocator below with the caller's layout and goes back to it with the same
 // layout. In between only bytes inside the block are written, and only after the caller has given it
 // up. Nothing here unwinds: there is no indexing, no arithmetic that can overflow, no allocation.
-unsafe impl GlobalAlloc for ZeroingAllocator {
+unsafe impl<A: GlobalAlloc> GlobalAlloc for ZeroingAllocator<A> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise about `layout` is passed on.
-        let block = unsafe { System.alloc(layout) };
+        let block = unsafe { self.0.alloc(layout) };
         if !block.is_null() {
             counters::allocated(layout.size());
         }
@@ -85,9 +97,9 @@ unsafe impl GlobalAlloc for ZeroingAllocator {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // Left to the system: fresh pages from the kernel are zero without being written.
+        // Left to it: fresh pages from the kernel are zero without being written.
         // SAFETY: the caller's promise about `layout` is passed on.
-        let block = unsafe { System.alloc_zeroed(layout) };
+        let block = unsafe { self.0.alloc_zeroed(layout) };
         if !block.is_null() {
             counters::allocated(layout.size());
         }
@@ -105,7 +117,7 @@ unsafe impl GlobalAlloc for ZeroingAllocator {
         }
         counters::freed(layout.size());
         // SAFETY: the caller's promise about `block` and `layout` is passed on.
-        unsafe { System.dealloc(block, layout) };
+        unsafe { self.0.dealloc(block, layout) };
     }
 
     #[inline]

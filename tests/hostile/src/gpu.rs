@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::thread;
 
 #[global_allocator]
-static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
+static ALLOCATOR: ZeroingAllocator = ZeroingAllocator::SYSTEM;
 
 fn main() -> ExitCode {
     program::run_on_gpu("bulkhead-worker-cuda", open, engine::start)

@@ -11,7 +11,7 @@ use bulkhead_worker::program;
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
+static ALLOCATOR: ZeroingAllocator = ZeroingAllocator::SYSTEM;
 
 fn main() -> ExitCode {
     program::run("bulkhead-worker", engine::start)

@@ -21,7 +21,7 @@ use model::{Case, case, cases, file, named, on_candle, on_cpu};
 use safetensors::Dtype;
 
 #[global_allocator]
-static ALLOCATOR: ZeroingAllocator = ZeroingAllocator;
+static ALLOCATOR: ZeroingAllocator = ZeroingAllocator::SYSTEM;
 
 /// What all of these tests together may have allocated at once, bytes. No file here is as large as 1 MB, and a
 /// few tests run at once.
