@@ -3,9 +3,8 @@
 //!
 //! Only the request's direction is bounded. How long an answer takes is no matter of this file.
 
-use axum::{body::Body, extract::Request};
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use std::{
     pin::Pin,
     task::{Context, Poll},
@@ -16,20 +15,20 @@ use tokio::time::{Sleep, sleep};
 /// How long a body may take from the request's headers to its end. 4 MiB in this time is 1.1 Mbit/s.
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Puts the time limit on a request's body.
-pub async fn bound(request: Request) -> Request {
-    request.map(|body| {
-        Body::new(Arriving {
-            body,
-            until: Box::pin(sleep(BODY_TIME_MAX)),
-        })
-    })
+/// A body with a time limit.
+pub struct Arriving<B> {
+    body: B,
+    until: Pin<Box<Sleep>>,
 }
 
-/// A body with a time limit.
-struct Arriving {
-    body: Body,
-    until: Pin<Box<Sleep>>,
+impl<B> Arriving<B> {
+    /// Puts the limit on it, from now on.
+    pub fn new(body: B) -> Self {
+        Arriving {
+            body,
+            until: Box::pin(sleep(BODY_TIME_MAX)),
+        }
+    }
 }
 
 /// The body did not come to its end in time.
@@ -37,7 +36,11 @@ struct Arriving {
 #[error("the request's body did not arrive in time")]
 struct TooSlow;
 
-impl http_body::Body for Arriving {
+impl<B> Body for Arriving<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<axum::BoxError>,
+{
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -51,7 +54,7 @@ impl http_body::Body for Arriving {
                 .as_mut()
                 .poll(cx)
                 .map(|()| Some(Err(axum::Error::new(TooSlow)))),
-            ready => ready,
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new))),
         }
     }
 
@@ -77,15 +80,14 @@ mod tests {
             )))),
             tokio_stream::pending(),
         );
-        let request = Request::new(Body::new(StreamBody::new(frames)));
-        let body = bound(request).await.into_body();
+        let body = Arriving::new(StreamBody::new(frames));
         let error = body.collect().await.unwrap_err().to_string();
         assert!(error.contains("in time"), "{error}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_whole_body_comes_through() {
-        let body = bound(Request::new(Body::from("whole"))).await.into_body();
+        let body = Arriving::new(axum::body::Body::from("whole"));
         assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
     }
 }

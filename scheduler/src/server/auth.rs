@@ -4,20 +4,12 @@
 //! The tenant comes from the verified token. No header, path or body can name one.
 
 use super::{clock, errors::Refused, state::App};
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
 use bulkhead_identity::AuthError;
+use http::Request;
 use tonic::Code;
 
-/// Refuses what carries no good token; hands on the rest with its `Principal` among the extensions.
-pub async fn require_principal(
-    State(app): State<App>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+/// Refuses what carries no good token; puts a `Principal` among the extensions of the rest.
+pub fn require_principal<B>(app: &App, request: &mut Request<B>) -> Result<(), Refused> {
     let header = request
         .headers()
         .get(http::header::AUTHORIZATION)
@@ -27,14 +19,14 @@ pub async fn require_principal(
     match token.and_then(|token| app.identity.authenticate(token, now)) {
         Ok(principal) => {
             request.extensions_mut().insert(principal);
-            next.run(request).await
+            Ok(())
         }
         Err(error) => {
             let agent = token
                 .ok()
                 .and_then(|token| app.identity.agent_refused(token, now));
             app.record_refusal(agent.as_deref(), error.reason());
-            refused(error).into_status().into_http()
+            Err(refused(error))
         }
     }
 }

@@ -2,34 +2,32 @@
 //! bounded before anything is parsed.
 //!
 //! tonic's own server is not used: it cannot pin the TLS version, answers an expired deadline as
-//! CANCELLED, and lets its errors past the handlers. Its routes are served by hyper behind one layer
-//! of ours, which gives every error a reason.
+//! CANCELLED, and lets its errors past the handlers. Its services are called by hyper through one
+//! function of ours, which gives every error a reason. Inference is called straight: layers of a
+//! router cost as much as all that is decided about a request.
 
-use super::{arriving, auth, errors, inference::InferenceService, metrics, oauth, state::App};
-use axum::{
-    Router,
-    body::Body,
-    extract::State,
-    middleware,
-    response::{IntoResponse, Response},
+use super::{
+    arriving::Arriving, auth, errors, inference::InferenceService, metrics, oauth, state::App,
 };
+use axum::{Router, response::IntoResponse};
 use bulkhead_proto::v1::inference_server::InferenceServer;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{
         conn::auto,
         graceful::{GracefulShutdown, Watcher},
     },
-    service::TowerToHyperService,
 };
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tonic::Code;
+use tonic::{Code, body::Body};
+use tower::Service as _;
 
 /// The longest message to the health service, which answers anybody.
 const HEALTH_BYTES_MAX: usize = 1 << 10;
@@ -39,45 +37,65 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the paths of the inference API begin with.
+const INFERENCE: &str = "/bulkhead.v1.Inference/";
+
 /// Everything that is served on the agents' port.
-pub fn routes(app: &App) -> Router {
-    let limit = app.config.limits.message_bytes_max;
-    let inference = InferenceServer::new(InferenceService { app: app.clone() })
-        .max_decoding_message_size(limit)
-        .max_encoding_message_size(usize::MAX);
-    let guarded = Router::new()
-        .route_service("/bulkhead.v1.Inference/{method}", inference)
-        .route_layer(middleware::from_fn_with_state(
-            app.clone(),
-            auth::require_principal,
-        ));
-    let (_, health) = tonic_health::server::health_reporter();
-    let health = health.max_decoding_message_size(HEALTH_BYTES_MAX);
-    Router::new()
-        .merge(guarded)
-        .route_service("/grpc.health.v1.Health/Check", health)
-        .merge(oauth::routes(app.clone()))
-        .fallback(unknown)
-        .layer(middleware::map_response_with_state(app.clone(), explain))
-        .layer(middleware::map_request(arriving::bound))
+#[derive(Clone)]
+struct Served {
+    app: App,
+    inference: InferenceServer<InferenceService>,
+    /// What is not asked for with every request.
+    others: Router,
+}
+
+impl Served {
+    fn new(app: App) -> Served {
+        let limit = app.config.limits.message_bytes_max;
+        let inference = InferenceServer::new(InferenceService { app: app.clone() })
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(usize::MAX);
+        let (_, health) = tonic_health::server::health_reporter();
+        let health = health.max_decoding_message_size(HEALTH_BYTES_MAX);
+        let others = Router::new()
+            .route_service("/grpc.health.v1.Health/Check", health)
+            .merge(oauth::routes(app.clone()))
+            .fallback(unknown);
+        Served {
+            app,
+            inference,
+            others,
+        }
+    }
+
+    async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        let mut request = request.map(Arriving::new);
+        let response = match request.uri().path().starts_with(INFERENCE) {
+            true => match auth::require_principal(&self.app, &mut request) {
+                Ok(()) => self.inference.call(request).await?,
+                Err(refused) => refused.into_status().into_http(),
+            },
+            false => self.others.call(request).await?.map(Body::new),
+        };
+        Ok(explain(&self.app, response))
+    }
 }
 
 /// No such path: in the caller's own protocol.
-async fn unknown(headers: HeaderMap) -> Response<Body> {
+async fn unknown(headers: HeaderMap) -> axum::response::Response {
     let content = headers
         .get(header::CONTENT_TYPE)
         .and_then(|v| v.to_str().ok())
         .unwrap_or("");
     if content.starts_with("application/grpc") {
-        return errors::explain(Code::Unimplemented, "")
-            .into_status()
-            .into_http();
+        let refused = errors::explain(Code::Unimplemented, "").into_status();
+        return refused.into_http::<Body>().map(axum::body::Body::new);
     }
     (StatusCode::NOT_FOUND, "there is nothing here\n").into_response()
 }
 
 /// Gives errors that no handler of ours made a reason of our own.
-async fn explain(State(app): State<App>, response: Response<Body>) -> Response<Body> {
+fn explain(app: &App, response: Response<Body>) -> Response<Body> {
     let Some(code) = response
         .headers()
         .get("grpc-status")
@@ -105,7 +123,7 @@ pub async fn serve(
     tls: TlsAcceptor,
     mut stop: watch::Receiver<bool>,
 ) {
-    let routes = routes(&app);
+    let served = Served::new(app.clone());
     let places = Arc::new(Semaphore::new(app.config.limits.connections_max));
     let graceful = GracefulShutdown::new();
     loop {
@@ -127,11 +145,10 @@ pub async fn serve(
             continue;
         };
         let place = Place::take(place);
-        let (app, tls, routes, graceful) =
-            (app.clone(), tls.clone(), routes.clone(), graceful.watcher());
+        let (served, tls, graceful) = (served.clone(), tls.clone(), graceful.watcher());
         tokio::spawn(async move {
             if let Some(stream) = handshake(&tls, stream).await {
-                converse(&app, stream, routes, graceful).await;
+                converse(served, stream, graceful).await;
             }
             drop(place);
         });
@@ -169,8 +186,8 @@ async fn handshake(tls: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<Tcp
     }
 }
 
-async fn converse(app: &App, stream: TlsStream<TcpStream>, routes: Router, graceful: Watcher) {
-    let limits = &app.config.limits;
+async fn converse(served: Served, stream: TlsStream<TcpStream>, graceful: Watcher) {
+    let limits = served.app.config.limits.clone();
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
@@ -185,7 +202,8 @@ async fn converse(app: &App, stream: TlsStream<TcpStream>, routes: Router, grace
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_PATIENCE);
     let activity = super::idle::Activity::default();
-    let service = super::idle::Watched::new(TowerToHyperService::new(routes), activity.clone());
+    let answer = service_fn(move |request| served.clone().answer(request));
+    let service = super::idle::Watched::new(answer, activity.clone());
     let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let connection = graceful.watch(connection.into_owned());
     tokio::select! {

@@ -68,7 +68,7 @@ impl<S, B> Service<http::Request<Incoming>> for Watched<S>
 where
     S: Service<http::Request<Incoming>, Response = http::Response<B>>,
     S::Future: Send + 'static,
-    B: http_body::Body + Send + 'static,
+    B: http_body::Body + Unpin + Send + 'static,
 {
     type Response = http::Response<Counted<B>>;
     type Error = S::Error;
@@ -79,7 +79,7 @@ where
         let response = self.inner.call(request);
         Box::pin(async move {
             Ok(response.await?.map(|body| Counted {
-                body: Box::pin(body),
+                body,
                 _running: running,
             }))
         })
@@ -88,11 +88,11 @@ where
 
 /// A body that keeps its request counted.
 pub struct Counted<B> {
-    body: Pin<Box<B>>,
+    body: B,
     _running: Running,
 }
 
-impl<B: http_body::Body> http_body::Body for Counted<B> {
+impl<B: http_body::Body + Unpin> http_body::Body for Counted<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -100,7 +100,7 @@ impl<B: http_body::Body> http_body::Body for Counted<B> {
         mut self: Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        self.body.as_mut().poll_frame(cx)
+        Pin::new(&mut self.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {

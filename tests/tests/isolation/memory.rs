@@ -23,10 +23,10 @@ use std::{
 use tonic::Status;
 
 /// Buffers of the connection are freed when the server has noticed that the client hung up.
-const CLEAN_WITHIN: Duration = Duration::from_secs(20);
+const CLEAN_WITHIN: Duration = Duration::from_secs(60);
 
 /// Looks after which what is still found is compared with what lies in such processes anyway.
-const LOOKS: usize = 4;
+const LOOKS: usize = 2;
 
 /// What the kernel calls the processes that a prompt passes through.
 const WORKER: &str = "bulkhead-worker";
