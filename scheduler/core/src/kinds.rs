@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::core::Core;
 use crate::lane::Device;
-use crate::tenant::{Tenant, WantKey};
+use crate::tenant::WantKey;
 use crate::worker::Worker;
 use crate::{DeviceKind, ModelId};
 
@@ -33,8 +33,9 @@ impl Wanted {
 impl Core {
     /// To be told before a model's first request: of one that has queues nothing is learnt any more.
     pub(crate) fn model_accelerates(&mut self, model: ModelId) {
-        let queued = |tenant: &Box<Tenant>| tenant.flows.contains_key(&model);
-        if !self.accelerates(model) && !self.tenants.values().any(queued) {
+        let mut tenants = self.tenants.values();
+        let queued = tenants.any(|tenant| tenant.flows.contains_key(&model));
+        if !self.accelerates(model) && !queued {
             self.accelerated.insert(model);
         }
     }

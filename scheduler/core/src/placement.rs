@@ -124,9 +124,9 @@ impl Core {
     /// Has the workers that a model has now end once they have finished what they hold. One that is
     /// only starting is left: nobody has asked it anything yet, and it is unloaded like any other.
     pub(crate) fn retire_model(&mut self, model: ModelId) {
-        let of_model = |worker: &&Box<Worker>| worker.model == model && worker.life == Life::Ready;
-        let workers = self.workers.values().filter(of_model);
-        let mut workers: Vec<WorkerId> = workers.map(|worker| worker.id).collect();
+        let workers = self.workers.values();
+        let of_model = workers.filter(|one| one.model == model && one.life == Life::Ready);
+        let mut workers: Vec<WorkerId> = of_model.map(|worker| worker.id).collect();
         workers.sort_unstable();
         for worker in workers {
             self.retire(worker);
