@@ -134,7 +134,6 @@ impl Core {
         tenant.open += 1;
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(cost_ns);
-        let time = tenant.agents.enqueue(submission.agent);
         self.agents
             .entry((submission.agent, submission.tenant))
             .or_default()
@@ -162,15 +161,15 @@ impl Core {
         };
         let flow = tenant.flows.entry(submission.model).or_default();
         let slot = request.slot(submission.request);
-        flow.queue.push(submission.agent, time, slot);
+        flow.enqueue(submission.agent, slot);
         self.requests.insert(submission.request, Box::new(request));
         self.reindex(submission.tenant);
     }
 
     /// Tokens that an answer of this agent is expected to have, of at most so many.
     pub(crate) fn expected_answer(&self, tenant: TenantId, agent: AgentId, most: u32) -> u32 {
-        let agents = self.tenants.get(&tenant).map(|tenant| &tenant.agents);
-        agents.map_or(most, |book| book.expect(agent, most))
+        let lengths = self.tenants.get(&tenant).map(|tenant| &tenant.lengths);
+        lengths.map_or(most, |book| book.expect(agent, most))
     }
 
     /// Predicted cost of so many tokens in and out, at least one, on the device of the worker that serves this model for

@@ -1,4 +1,7 @@
-//! Fair order among the agents of one tenant.
+//! Fair order among the agents of one tenant that want one model.
+//!
+//! They share that model's worker, so each model has an order and a floor of its own: whoever waits for a worker that is
+//! yet to start holds back no floor but that one's, and what an agent had of one model is no debt with another.
 //!
 //! An agent is charged the expected cost of a request when it is assigned, what goes beyond that as it
 //! comes, and the difference once it is known, however the request ended. Workers serve one tenant, and rates are
@@ -11,7 +14,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::fair::FairSet;
-use crate::lengths::LengthBook;
 use crate::vtime::{self, VTime};
 use crate::{AgentId, Nanos};
 
@@ -21,13 +23,12 @@ struct Agent {
     queued: usize,
 }
 
-/// The agents of one tenant that wait, or have a debt.
+/// The agents of one tenant that wait for one model, or have a debt with it.
 #[derive(Debug, Default)]
 pub struct AgentBook {
     agents: BTreeMap<AgentId, Agent>,
     fair: FairSet<AgentId>,
     idle: BTreeSet<(VTime, AgentId)>,
-    lengths: LengthBook,
 }
 
 impl AgentBook {
@@ -58,17 +59,6 @@ impl AgentBook {
             self.idle.insert((state.time, agent));
         }
         self.forget();
-    }
-
-    /// Tokens that an answer of this agent is expected to have, of at most `most`.
-    pub fn expect(&self, agent: AgentId, most: u32) -> u32 {
-        let expected = self.lengths.expect(agent);
-        u32::try_from(expected).unwrap_or(u32::MAX).min(most)
-    }
-
-    /// Learns how many tokens an answer of this agent had.
-    pub fn learn(&mut self, agent: AgentId, tokens: u32) {
-        self.lengths.learn(agent, tokens);
     }
 
     /// Charges an agent: nanoseconds of lane time in the core; a simulator may count otherwise. Returns

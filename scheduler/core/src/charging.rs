@@ -70,7 +70,7 @@ impl Core {
             && let Some(request) = self.requests.get_mut(&id)
         {
             if answers {
-                tenant.agents.learn(agent, tokens.1);
+                tenant.lengths.learn(agent, tokens.1);
             }
             tenant.charge_agent(request, cost_ns);
             tenant.meter(request, sizes.0 + sizes.1, self.now);

@@ -127,9 +127,8 @@ impl Core {
         };
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(request.cost_ns);
-        let time = tenant.agents.enqueue(request.agent);
         let flow = tenant.flows.entry(request.model).or_default();
-        flow.queue.push(request.agent, time, slot);
+        flow.enqueue(request.agent, slot);
     }
 
     fn end_what_waits(&mut self, effects: &mut Vec<Effect>) {

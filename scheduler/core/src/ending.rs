@@ -124,9 +124,8 @@ impl Core {
         };
         tenant.queued = tenant.queued.saturating_sub(1);
         tenant.queued_cost_ns -= u128::from(request.cost_ns);
-        tenant.agents.dequeue(request.agent);
         if let Some(flow) = tenant.flows.get_mut(&request.model) {
-            flow.queue.remove(request.agent, slot);
+            flow.dequeue(request.agent, slot);
         }
     }
 }

@@ -4,7 +4,7 @@
 //! the floor, the least virtual time among the backlogged, or that of the last one to leave where
 //! there are none, less a bounded credit. So being idle earns no more than that, and no more for being longer. Lifting
 //! never lowers, so being idle erases nothing either. The floor never goes back. Used twice: for tenants, and inside each
-//! for its agents, which have no credit.
+//! for the agents that want one model, which have no credit.
 
 use std::collections::BTreeSet;
 use std::hash::Hash;

@@ -20,7 +20,7 @@ const AGENTS_MAX: usize = 4096;
 
 /// Lengths of the answers of one tenant's agents.
 #[derive(Debug, Default)]
-pub(crate) struct LengthBook {
+pub struct LengthBook {
     agents: BTreeMap<AgentId, (u64, Lengths)>,
     /// By when they answered last.
     order: BTreeSet<(u64, AgentId)>,
@@ -31,7 +31,7 @@ pub(crate) struct LengthBook {
 
 impl LengthBook {
     /// Learns of an answer of so many tokens.
-    pub(crate) fn learn(&mut self, agent: AgentId, tokens: u32) {
+    pub fn learn(&mut self, agent: AgentId, tokens: u32) {
         self.answers += 1;
         self.tenant.learn(tokens);
         let (last, lengths) = self.agents.entry(agent).or_default();
@@ -46,8 +46,14 @@ impl LengthBook {
         }
     }
 
-    /// Tokens that an answer of this agent is expected to have.
-    pub(crate) fn expect(&self, agent: AgentId) -> u64 {
+    /// Tokens that an answer of this agent is expected to have, of at most `most`.
+    pub fn expect(&self, agent: AgentId, most: u32) -> u32 {
+        u32::try_from(self.mean(agent))
+            .unwrap_or(u32::MAX)
+            .min(most)
+    }
+
+    fn mean(&self, agent: AgentId) -> u64 {
         let own = self.agents.get(&agent).map(|(_, lengths)| *lengths);
         own.unwrap_or_default().expect(&self.tenant)
     }
@@ -86,19 +92,19 @@ mod tests {
     #[test]
     fn an_agent_is_expected_to_be_as_its_tenant_until_it_is_known() {
         let mut book = LengthBook::default();
-        assert_eq!(book.expect(AGENT), UNKNOWN);
+        assert_eq!(book.mean(AGENT), UNKNOWN);
         for n in 0..500 {
             book.learn(AgentId(2 + n % 7), 100);
         }
-        assert!((99..=101).contains(&book.expect(AGENT)));
+        assert!((99..=101).contains(&book.mean(AGENT)));
         for _ in 0..10 {
             book.learn(AGENT, 300);
         }
-        assert!((190..=220).contains(&book.expect(AGENT)));
+        assert!((190..=220).contains(&book.mean(AGENT)));
         for _ in 0..1000 {
             book.learn(AGENT, 20);
         }
-        assert!((20..=30).contains(&book.expect(AGENT)), "it follows");
+        assert!((20..=30).contains(&book.mean(AGENT)), "it follows");
     }
 
     #[test]
@@ -107,7 +113,7 @@ mod tests {
         for _ in 0..1000 {
             book.learn(AGENT, u32::MAX);
         }
-        assert!(book.expect(AGENT) <= u64::from(u32::MAX));
+        assert!(book.mean(AGENT) <= u64::from(u32::MAX));
     }
 
     #[test]

@@ -60,6 +60,7 @@ pub use event::{
     CancelReason, DeviceKind, Event, Outcome, Priority, StartFailure, Submission, TenantSettings,
 };
 pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
+pub use lengths::LengthBook;
 pub use queue::{Queue, Slot};
 pub use rates::Rate;
 pub use view::{TenantView, WorkerState, WorkerView};

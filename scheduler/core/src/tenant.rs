@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use crate::agents::AgentBook;
 use crate::backoff::Backoff;
 use crate::core::Request;
-use crate::queue::Queue;
+use crate::lengths::LengthBook;
+use crate::queue::{Queue, Slot};
 use crate::rates::{Meters, Rate};
 use crate::vtime::{self, VTime};
-use crate::{ModelId, Nanos, TenantId, TenantSettings, WorkerId};
+use crate::{AgentId, ModelId, Nanos, TenantId, TenantSettings, WorkerId};
 
 /// Everything the core knows of one tenant. Lives as long as the core.
 #[derive(Debug)]
@@ -19,7 +20,8 @@ pub(crate) struct Tenant {
     /// Competes for lanes: a worker of it runs, or could run if it had a lane.
     pub competing: bool,
     pub flows: BTreeMap<ModelId, Flow>,
-    pub agents: AgentBook,
+    /// How long its agents' answers are, whatever model they are from.
+    pub lengths: LengthBook,
     pub meters: Meters,
     /// Accepted, waiting.
     pub queued: u32,
@@ -40,6 +42,8 @@ pub(crate) struct Tenant {
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
     pub queue: Queue,
+    /// Those whose requests wait in it, and those who owe for what they had of its workers.
+    pub agents: AgentBook,
     pub worker: Option<WorkerId>,
     /// Starts in a row that failed.
     pub failures: u32,
@@ -60,6 +64,26 @@ impl Flow {
     pub(crate) fn wants_worker(&self, now: Nanos) -> bool {
         !self.queue.is_empty() && self.worker.is_none() && self.not_before <= now
     }
+
+    /// One more request of this agent waits.
+    pub(crate) fn enqueue(&mut self, agent: AgentId, slot: Slot) {
+        let time = self.agents.enqueue(agent);
+        self.queue.push(agent, time, slot);
+    }
+
+    /// A request of this agent waits no longer.
+    pub(crate) fn dequeue(&mut self, agent: AgentId, slot: Slot) {
+        self.queue.remove(agent, slot);
+        self.agents.dequeue(agent);
+    }
+
+    fn charge_agent(&mut self, agent: AgentId, before_ns: Nanos, now_ns: Nanos) {
+        let time = match now_ns.checked_sub(before_ns) {
+            Some(more_ns) => self.agents.charge(agent, more_ns),
+            None => self.agents.refund(agent, before_ns - now_ns),
+        };
+        self.queue.retime(agent, time);
+    }
 }
 
 /// Order of start slots: fewest workers of the tenant starting already, then least virtual time.
@@ -72,7 +96,7 @@ impl Tenant {
             time: 0,
             competing: false,
             flows: BTreeMap::new(),
-            agents: AgentBook::default(),
+            lengths: LengthBook::default(),
             meters: Meters::default(),
             queued: 0,
             open: 0,
@@ -117,12 +141,9 @@ impl Tenant {
     /// what it was beyond that.
     pub(crate) fn charge_agent(&mut self, request: &mut Request, cost_ns: Nanos) {
         let before_ns = std::mem::replace(&mut request.charged_ns, cost_ns);
-        let agent = request.agent;
-        let time = match cost_ns.checked_sub(before_ns) {
-            Some(more_ns) => self.agents.charge(agent, more_ns),
-            None => self.agents.refund(agent, before_ns - cost_ns),
-        };
-        (self.flows.values_mut()).for_each(|flow| flow.queue.retime(agent, time));
+        if let Some(flow) = self.flows.get_mut(&request.model) {
+            flow.charge_agent(request.agent, before_ns, cost_ns);
+        }
     }
 
     fn advance(&mut self, ns: Nanos) {

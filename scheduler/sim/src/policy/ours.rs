@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bulkhead_core::{AgentBook, AgentId, Priority, Queue, RequestId, Slot};
+use bulkhead_core::{AgentBook, AgentId, LengthBook, Priority, Queue, RequestId, Slot};
 
 use super::{Policy, Request, Verdict};
 use crate::cost::cost;
@@ -15,6 +15,7 @@ use crate::workload::Arrival;
 #[derive(Debug, Default)]
 pub struct Ours {
     book: AgentBook,
+    lengths: LengthBook,
     queue: Queue,
     waiting: BTreeMap<RequestId, Request>,
     /// What the agent of each running request was charged for it, by its index.
@@ -60,7 +61,7 @@ impl Policy for Ours {
             return None;
         }
         let agent = AgentId(request.arrival.tenant);
-        let expected = self.book.expect(agent, u32::MAX);
+        let expected = self.lengths.expect(agent, u32::MAX);
         self.charge(&request, cost(request.arrival.input, expected));
         self.waiting.remove(&id);
         self.queue.remove(agent, slot(id));
@@ -83,7 +84,7 @@ impl Policy for Ours {
             output,
             ..
         } = request.arrival;
-        self.book.learn(AgentId(tenant), output);
+        self.lengths.learn(AgentId(tenant), output);
         self.charge(request, cost(input, output));
         self.charged.remove(&request.index);
     }
