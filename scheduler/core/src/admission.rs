@@ -6,7 +6,6 @@
 
 use crate::core::{Core, Request};
 use crate::memory::NoRoom;
-use crate::vtime;
 use crate::{AgentId, Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
 
 /// Bounds of the hint when to ask again.
@@ -122,15 +121,10 @@ impl Core {
         );
         let arrival = self.next_arrival;
         self.next_arrival += 1;
+        self.lift_idle(submission.tenant);
         let Some(tenant) = self.tenants.get_mut(&submission.tenant) else {
             return;
         };
-        if tenant.open == 0 && !tenant.competing {
-            // It was idle: it comes back at the floor even for its place among those that want a
-            // worker started. `reindex` lifts it again once it can run.
-            let credit = vtime::from_lane(self.limits.burst_ns, tenant.weight());
-            tenant.time = self.fair.lifted(tenant.time, credit);
-        }
         tenant.open += 1;
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(cost_ns);
@@ -214,7 +208,7 @@ impl Core {
             .map(|device| device.lanes as u128)
             .sum();
         let weight = u128::from(tenant.weight());
-        let rivals = self.share.weights().max(weight);
+        let rivals = self.competing_weights().max(weight);
         let drain = tenant.queued_cost_ns.saturating_mul(rivals) / weight / lanes.max(1);
         let hint = Nanos::try_from(drain).unwrap_or(Nanos::MAX);
         Some(hint.clamp(RETRY_AFTER_NS_MIN, RETRY_AFTER_NS_MAX))

@@ -1,8 +1,8 @@
 //! What the scheduler promises to tenants that compete, as formulas. Nothing here decides anything: `dispatch` keeps
 //! these bounds, and the simulations hold it to them.
 //!
-//! All are for a device with one lane, and for tenants that compete: a worker of theirs is ready and has work, or holds
-//! the lane. Lane time is divided by weight throughout, so a bound is in nanoseconds of lane time at weight 1.
+//! All are for a device with one lane, and for tenants that compete on it: a worker of theirs there is ready and has work,
+//! or holds the lane. What they have of other devices is no part of it. Lane time is divided by weight throughout, so a bound is in nanoseconds of lane time at weight 1.
 //!
 //! `late_ns` is what no scheduler can take back once it has noticed, or what it charges beside lane time: the time from
 //! a kill until the process is gone, jumps of the clock while a lease ran, and starts after a failure, which are charged
@@ -58,10 +58,10 @@ pub fn agents_bound_tokens(largest: u64, in_hand: u64) -> u64 {
 }
 
 impl Core {
-    /// How far a tenant's virtual time may be ahead of another's: [`Limits::lead_bound_ns`] of the least weight among
+    /// How far a tenant's virtual time on a device may be ahead of another's: [`Limits::lead_bound_ns`] of the least weight among
     /// those who compete, where nothing was late and nothing restarted. As nanoseconds of virtual time.
     pub fn lead_bound_ns(&self) -> Nanos {
-        let competing = self.tenants.values().filter(|tenant| tenant.competing);
+        let competing = self.tenants.values().filter(|tenant| tenant.competes());
         let least = competing.map(|tenant| tenant.weight()).min().unwrap_or(1);
         self.limits.lead_bound_ns(least, 0)
     }

@@ -1,8 +1,9 @@
 //! The invariants, spelt out. For tests: it walks everything and takes as long as that takes.
 
-use crate::DeviceKind;
 use crate::core::Core;
+use crate::tenant::Tenant;
 use crate::worker::Class;
+use crate::{DeviceKind, TenantId};
 
 impl Core {
     /// Checks every invariant of the state and says which one is broken, if any.
@@ -88,7 +89,7 @@ impl Core {
                     .flow(worker.tenant, worker.model)
                     .is_some_and(|flow| !flow.queue.is_empty());
                 let class = worker.class(queued);
-                let effective = self.effective_time(worker.tenant);
+                let effective = self.effective_time(worker.tenant, *id);
                 let in_order = worker
                     .wait
                     .is_none_or(|key| key.0 == effective && device.waiting.contains(&key));
@@ -146,6 +147,28 @@ impl Core {
         })
     }
 
+    fn check_standings(&self, id: TenantId, tenant: &Tenant) -> Result<(), String> {
+        let (seats, mut on_kinds) = (self.seats(id), [false; 2]);
+        for (on, device) in &self.devices {
+            let competes = seats.iter().any(|seat| seat.device == *on && seat.competes);
+            on_kinds[device.kind as usize] |= competes;
+            let in_order = competes.then(|| tenant.time_on(*on));
+            let part = tenant.parts.get(on);
+            let booked = part.is_some_and(|part| part.standing.competing);
+            need(
+                device.fair.time(id) == in_order && booked == competes,
+                || format!("{id:?}: not in the fair order of {on:?} as it should be"),
+            )?;
+        }
+        for ((standing, fair), competes) in tenant.places.iter().zip(&self.places).zip(on_kinds) {
+            let in_order = fair.time(id) == competes.then_some(standing.time);
+            need(in_order && standing.competing == competes, || {
+                format!("{id:?}: not in the order of places as it should be")
+            })?;
+        }
+        Ok(())
+    }
+
     fn check_tenants(&self) -> Result<(), String> {
         for (id, tenant) in &self.tenants {
             let mine = || {
@@ -170,10 +193,7 @@ impl Core {
             need(cost == tenant.queued_cost_ns, || {
                 format!("{id:?}: queued cost")
             })?;
-            let in_order = self.fair.time(*id) == tenant.competing.then_some(tenant.time);
-            need(in_order, || {
-                format!("{id:?}: not in the fair order as it should be")
-            })?;
+            self.check_standings(*id, tenant)?;
             for (model, flow) in &tenant.flows {
                 let wants = flow.wants_worker(self.now);
                 let indexed = flow

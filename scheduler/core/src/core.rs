@@ -14,7 +14,7 @@ use crate::lane::Device;
 use crate::map::IdMap;
 use crate::memory::QueueMemory;
 use crate::reports::Did;
-use crate::tenant::{Flow, ShareClock, Tenant};
+use crate::tenant::{Flow, Tenant};
 use crate::worker::Worker;
 use crate::{
     AgentId, DeviceId, Effect, Event, Limits, ModelId, Nanos, Priority, RequestId, Slot, TenantId,
@@ -39,8 +39,8 @@ pub struct Core {
     pub(crate) deadlines: BTreeSet<(Nanos, RequestId)>,
     pub(crate) memory: QueueMemory,
     pub(crate) costs: CostBook,
-    pub(crate) fair: FairSet<TenantId>,
-    pub(crate) share: ShareClock,
+    /// Order and floor of the tenants that compete on devices of each kind, for their places there.
+    pub(crate) places: [FairSet<TenantId>; 2],
     /// Workers that occupy a lane, on any device.
     pub(crate) leased: BTreeSet<WorkerId>,
     /// Queues that have work and no worker.
@@ -126,8 +126,7 @@ impl Core {
             deadlines: BTreeSet::new(),
             memory,
             costs: CostBook::default(),
-            fair: FairSet::default(),
-            share: ShareClock::default(),
+            places: Default::default(),
             leased: BTreeSet::new(),
             wanted: Wanted::default(),
             accelerated: BTreeSet::new(),
@@ -204,8 +203,6 @@ impl Core {
         if passed == 0 || self.leased.is_empty() {
             return;
         }
-        self.share
-            .advance(u128::from(passed) * self.leased.len() as u128);
         let mut next = self.leased.first().copied();
         while let Some(worker) = next {
             self.charge_holder(worker, passed);
@@ -219,20 +216,27 @@ impl Core {
 
     /// Charges the tenant of a worker that occupies a lane.
     fn charge_holder(&mut self, worker: WorkerId, passed: Nanos) {
-        let Some(id) = self.workers.get(&worker).map(|worker| worker.tenant) else {
+        let Some(holder) = self.workers.get(&worker) else {
             return;
         };
-        let Some(tenant) = self.tenants.get_mut(&id) else {
+        let (id, on) = (holder.tenant, holder.device);
+        let both = self.tenants.get_mut(&id).zip(self.devices.get_mut(&on));
+        let Some((tenant, device)) = both else {
             return;
         };
-        tenant.charge(passed);
+        device.share.advance(passed);
+        tenant.charge((on, device.kind), passed);
         // Where no other worker of the tenant, and no queue without one, has a place that follows from its time.
         let alone = tenant
             .flows
             .values()
             .all(|flow| flow.worker == Some(worker));
         match alone {
-            true => self.fair.set(id, tenant.time),
+            true => {
+                device.fair.set(id, tenant.time_on(on));
+                let kind = device.kind as usize;
+                self.places[kind].set(id, tenant.places[kind].time);
+            }
             false => self.reindex(id),
         }
     }
@@ -244,9 +248,13 @@ impl Core {
             .tenants
             .entry(id)
             .or_insert_with(|| Box::new(Tenant::new(settings.clone())));
-        if tenant.competing {
-            self.share.leave(&mut tenant.owed, tenant.settings.weight);
-            self.share.join(&mut tenant.owed, settings.weight);
+        let before = tenant.weight();
+        let parts = tenant.parts.iter_mut();
+        for (on, part) in parts.filter(|(_, part)| part.standing.competing) {
+            if let Some(device) = self.devices.get_mut(on) {
+                let share = &mut device.share;
+                share.reweigh(&mut part.owed, before, settings.weight);
+            }
         }
         tenant.settings = settings;
         self.reindex(id);

@@ -1,6 +1,6 @@
 //! Lanes: who gets one, how much work goes with it, and when it is asked back.
 //!
-//! A free lane goes to the waiting worker whose tenant has the least effective virtual time. With
+//! A free lane goes to the waiting worker whose tenant has the least effective virtual time on that device. With
 //! it go as many of that tenant's requests as `batch_tokens_max` allows, at least one. The lease is
 //! open-ended: while nobody else waits, work is topped up and nothing is asked back.
 //!
@@ -21,7 +21,7 @@ use crate::cost::Work;
 use crate::lane::{Lease, WaitKey};
 use crate::vtime;
 use crate::worker::{Held, Life};
-use crate::{DeviceId, Effect, KillReason, LeaseId, Nanos, RequestId, WorkerId};
+use crate::{DeviceId, Effect, KillReason, LeaseId, Nanos, RequestId, TenantId, WorkerId};
 
 /// Of agents whose turn it is alike, so many are looked at for one whose request fits.
 const HEADS_MAX: usize = 16;
@@ -194,11 +194,11 @@ impl Core {
 
     /// The running workers of a contended device that have to yield, and when: as many as there are
     /// waiting workers without a lane on its way to them.
-    fn yields(&self, device: DeviceId) -> impl Iterator<Item = (Nanos, WorkerId)> {
+    fn yields(&self, on: DeviceId) -> impl Iterator<Item = (Nanos, WorkerId)> {
         let mut pairs = Vec::new();
         if let Some(device) = self
             .devices
-            .get(&device)
+            .get(&on)
             .filter(|device| !device.waiting.is_empty())
         {
             let (mut keeping, mut coming) = (Vec::new(), 0);
@@ -217,7 +217,7 @@ impl Core {
             }
             for waiting in device.waiting.iter().skip(coming).take(device.lanes) {
                 let due = keeping.iter().enumerate().map(|(n, (id, tenant, lease))| {
-                    (self.yield_due(*waiting, *tenant, lease), *id, n)
+                    (self.yield_due(on, *waiting, *tenant, lease), *id, n)
                 });
                 let Some((at, id, n)) = due.min() else { break };
                 keeping.swap_remove(n);
@@ -228,7 +228,7 @@ impl Core {
     }
 
     /// When a lease has to give way to a waiting worker.
-    fn yield_due(&self, waiting: WaitKey, holder: crate::TenantId, lease: &Lease) -> Nanos {
+    fn yield_due(&self, on: DeviceId, waiting: WaitKey, holder: TenantId, lease: &Lease) -> Nanos {
         let (waiting_time, waiting_tenant, ..) = waiting;
         let quantum_ns = self.limits.quantum_ns;
         let quantum_end = lease.granted_at.saturating_add(quantum_ns);
@@ -241,10 +241,11 @@ impl Core {
             return quantum_end;
         }
         let lag = vtime::from_lane(quantum_ns, waiter.weight().min(runner.weight()));
-        if waiting_time.saturating_add(lag) < runner.time {
+        let running_time = runner.time_on(on);
+        if waiting_time.saturating_add(lag) < running_time {
             return self.now;
         }
-        let behind = waiting_time.saturating_sub(runner.time);
+        let behind = waiting_time.saturating_sub(running_time);
         let catches_up = self
             .now
             .saturating_add(vtime::to_lane(behind, runner.weight()));

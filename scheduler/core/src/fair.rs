@@ -3,8 +3,8 @@
 //! Virtual token counters (VTC, OSDI 2024) over virtual time: who becomes backlogged is lifted to
 //! the floor, the least virtual time among the backlogged, or that of the last one to leave where
 //! there are none, less a bounded credit. So being idle earns no more than that, and no more for being longer. Lifting
-//! never lowers, so being idle erases nothing either. The floor never goes back. Used twice: for tenants, and inside each
-//! for the agents that want one model, which have no credit.
+//! never lowers, so being idle erases nothing either. The floor never goes back. Used for the tenants on each
+//! device, for those that want places, and inside each for the agents that want one model, which have no credit.
 
 use std::collections::BTreeSet;
 use std::hash::Hash;
@@ -50,8 +50,10 @@ impl<K: Copy + Ord + Hash> FairSet<K> {
 
     /// Moves a member to `time`.
     pub(crate) fn set(&mut self, key: K, time: VTime) {
-        if let Some(old) = self.times.insert(key, time) {
-            self.order.remove(&(old, key));
+        match self.times.insert(key, time) {
+            Some(old) if old == time => return,
+            Some(old) => drop(self.order.remove(&(old, key))),
+            None => {}
         }
         self.order.insert((time, key));
         self.raise_floor();

@@ -1,128 +1,109 @@
 //! Keeps every index that depends on a tenant in step with it.
 //!
 //! Who waits, who is idle, who wants a worker, who competes, and in which order: all of it follows
-//! from the tenant's queues, workers and virtual time, and is derived here and nowhere else. The
+//! from the tenant's queues, workers and virtual times, and is derived here and nowhere else. The
 //! price is O(queues of the tenant × log n) for each event, never a walk over all tenants.
 
 use std::collections::BTreeSet;
 
 use crate::core::Core;
 use crate::vtime::{self, VTime};
-use crate::worker::{Class, Worker};
-use crate::{ModelId, TenantId};
+use crate::worker::Class;
+use crate::{DeviceId, Nanos, TenantId};
+
+/// A device on which a tenant has workers.
+pub(crate) struct Seat {
+    pub device: DeviceId,
+    /// One of them runs, or could run if it had a lane.
+    pub competes: bool,
+    /// What their running leases have reserved and not used.
+    reserved_ns: Nanos,
+}
 
 impl Core {
     /// Brings the indexes in step with a tenant. To be called after any change to it, once the
     /// change is complete: a state that is true only in between must not let it leave and rejoin.
     pub(crate) fn reindex(&mut self, id: TenantId) {
-        let competes = self.competes(id);
-        let Some(tenant) = self.tenants.get_mut(&id) else {
-            return;
-        };
-        let weight = tenant.weight();
-        let credit = vtime::from_lane(self.limits.burst_ns, weight);
-        match (tenant.competing, competes) {
-            (false, true) => {
-                tenant.time = self.fair.join(id, tenant.time, credit);
-                self.share.join(&mut tenant.owed, weight);
-            }
-            (true, true) => self.fair.set(id, tenant.time),
-            (true, false) => {
-                self.fair.set(id, tenant.time);
-                self.fair.leave(id);
-                self.share.leave(&mut tenant.owed, weight);
-            }
-            (false, false) => {}
-        }
-        tenant.competing = competes;
-        let (time, starting) = (tenant.time, tenant.starting);
-        let effective = self.effective_time(id);
-        let models: Vec<ModelId> = self
-            .tenants
-            .get(&id)
-            .map(|t| t.flows.keys().copied().collect())
-            .unwrap_or_default();
-        for model in models {
-            self.reindex_flow(id, model, time, effective, starting);
-        }
+        let seats = self.seats(id);
+        let competes_on = |on| seats.iter().any(|seat| seat.device == on && seat.competes);
+        self.follow_standings(id, competes_on);
+        self.reindex_flows(id, &seats);
     }
 
-    /// Virtual time plus what running leases have reserved and not used: what decides who is next.
-    pub(crate) fn effective_time(&self, id: TenantId) -> VTime {
+    /// The devices on which a tenant has workers that serve a queue.
+    pub(crate) fn seats(&self, id: TenantId) -> Vec<Seat> {
+        let mut seats: Vec<Seat> = Vec::new();
         let Some(tenant) = self.tenants.get(&id) else {
-            return 0;
+            return seats;
         };
-        let reserved: u64 = self
-            .workers_of(id)
-            .filter_map(|worker| worker.lease.as_ref())
-            .map(|lease| lease.reserved_left(self.now))
-            .fold(0, u64::saturating_add);
-        tenant
-            .time
-            .saturating_add(vtime::from_lane(reserved, tenant.weight()))
+        for flow in tenant.flows.values() {
+            let Some(worker) = flow.worker.and_then(|worker| self.workers.get(&worker)) else {
+                continue;
+            };
+            let class = worker.class(!flow.queue.is_empty());
+            let competes = matches!(class, Class::Waiting | Class::Leased);
+            let lease = worker.lease.as_ref();
+            let reserved_ns = lease.map_or(0, |lease| lease.reserved_left(self.now));
+            match seats.iter_mut().find(|seat| seat.device == worker.device) {
+                Some(seat) => {
+                    seat.competes |= competes;
+                    seat.reserved_ns = seat.reserved_ns.saturating_add(reserved_ns);
+                }
+                None => seats.push(Seat {
+                    device: worker.device,
+                    competes,
+                    reserved_ns,
+                }),
+            }
+        }
+        seats
     }
 
-    pub(crate) fn workers_of(&self, id: TenantId) -> impl Iterator<Item = &Worker> {
-        let flows = self
-            .tenants
-            .get(&id)
-            .into_iter()
-            .flat_map(|tenant| tenant.flows.values());
-        flows.filter_map(|flow| self.workers.get(&flow.worker?).map(Box::as_ref))
-    }
-
-    fn competes(&self, id: TenantId) -> bool {
-        let Some(tenant) = self.tenants.get(&id) else {
-            return false;
-        };
-        tenant.flows.values().any(|flow| {
-            let worker = flow.worker.and_then(|worker| self.workers.get(&worker));
-            worker.is_some_and(|worker| {
-                matches!(
-                    worker.class(!flow.queue.is_empty()),
-                    Class::Waiting | Class::Leased
-                )
-            })
+    /// Virtual time on a device plus what running leases there have reserved and not used: what decides who is next.
+    pub(crate) fn effective_time(&self, id: TenantId, on: DeviceId) -> VTime {
+        let tenant = self.tenants.get(&id);
+        tenant.map_or(0, |tenant| {
+            effective(tenant.time_on(on), tenant.weight(), &self.seats(id), on)
         })
     }
 
-    fn reindex_flow(
-        &mut self,
-        id: TenantId,
-        model: ModelId,
-        time: VTime,
-        effective: VTime,
-        starting: u32,
-    ) {
-        let Some(flow) = self
-            .tenants
-            .get_mut(&id)
-            .and_then(|t| t.flows.get_mut(&model))
-        else {
+    fn reindex_flows(&mut self, id: TenantId, seats: &[Seat]) {
+        let Some(tenant) = self.tenants.get_mut(&id) else {
             return;
         };
-        let queued = !flow.queue.is_empty();
-        let wants = flow.wants_worker(self.now);
-        let accelerates = self.accelerated.contains(&model);
-        replace(
-            self.wanted.of(accelerates),
-            &mut flow.want,
-            wants.then_some((starting, time, id, model)),
-        );
+        let (starting, weight) = (tenant.starting, tenant.weight());
+        for (model, flow) in &mut tenant.flows {
+            let accelerates = self.accelerated.contains(model);
+            let kind = self.wanted.kind_for(accelerates);
+            let wants = flow.wants_worker(self.now);
+            let time = tenant.places[kind as usize].time;
+            let want = wants.then_some((starting, time, id, *model));
+            replace(self.wanted.of(accelerates), &mut flow.want, want);
 
-        let Some(worker) = flow.worker.and_then(|worker| self.workers.get_mut(&worker)) else {
-            return;
-        };
-        let Some(device) = self.devices.get_mut(&worker.device) else {
-            return;
-        };
-        let class = worker.class(queued);
-        let wait =
-            (class == Class::Waiting).then_some((effective, id, worker.last_lease, worker.id));
-        let idle = (class == Class::Idle).then_some((worker.last_used, worker.id));
-        replace(&mut device.waiting, &mut worker.wait, wait);
-        replace(&mut device.idle, &mut worker.idle, idle);
+            let Some(worker) = flow.worker.and_then(|worker| self.workers.get_mut(&worker)) else {
+                continue;
+            };
+            let on = worker.device;
+            let Some(device) = self.devices.get_mut(&on) else {
+                continue;
+            };
+            let class = worker.class(!flow.queue.is_empty());
+            let wait = (class == Class::Waiting).then(|| {
+                let time = tenant.parts.get(&on).map_or(0, |part| part.standing.time);
+                let effective = effective(time, weight, seats, on);
+                (effective, id, worker.last_lease, worker.id)
+            });
+            let idle = (class == Class::Idle).then_some((worker.last_used, worker.id));
+            replace(&mut device.waiting, &mut worker.wait, wait);
+            replace(&mut device.idle, &mut worker.idle, idle);
+        }
     }
+}
+
+fn effective(time: VTime, weight: u32, seats: &[Seat], on: DeviceId) -> VTime {
+    let seat = seats.iter().find(|seat| seat.device == on);
+    let reserved_ns = seat.map_or(0, |seat| seat.reserved_ns);
+    time.saturating_add(vtime::from_lane(reserved_ns, weight))
 }
 
 fn replace<K: Copy + Ord>(set: &mut BTreeSet<K>, held: &mut Option<K>, new: Option<K>) {

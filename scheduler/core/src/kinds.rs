@@ -11,22 +11,34 @@ use crate::core::Core;
 use crate::lane::Device;
 use crate::tenant::WantKey;
 use crate::worker::Worker;
-use crate::{DeviceKind, ModelId};
+use crate::{DeviceKind, ModelId, TenantId};
 
 pub(crate) const KINDS: [DeviceKind; 2] = [DeviceKind::Processor, DeviceKind::Accelerator];
 
 /// Queues that have work and no worker, in the order in which they get one: of models that do not accelerate, and of
 /// those that do.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted([BTreeSet<WantKey>; 2]);
+pub(crate) struct Wanted {
+    queues: [BTreeSet<WantKey>; 2],
+    /// An accelerator takes part and has room.
+    accelerators: bool,
+}
 
 impl Wanted {
     pub(crate) fn of(&mut self, accelerates: bool) -> &mut BTreeSet<WantKey> {
-        &mut self.0[usize::from(accelerates)]
+        &mut self.queues[usize::from(accelerates)]
     }
 
     pub(crate) fn holds(&self, accelerates: bool, key: &WantKey) -> bool {
-        self.0[usize::from(accelerates)].contains(key)
+        self.queues[usize::from(accelerates)].contains(key)
+    }
+
+    /// The kind of devices that queues wait for.
+    pub(crate) fn kind_for(&self, accelerates: bool) -> DeviceKind {
+        match accelerates && self.accelerators {
+            true => DeviceKind::Accelerator,
+            false => DeviceKind::Processor,
+        }
     }
 }
 
@@ -55,17 +67,24 @@ impl Core {
         devices.any(Device::may_start)
     }
 
+    /// The first accelerator that takes part has come, or the last has gone: who waits for the other kind now stands in the
+    /// order there.
+    pub(crate) fn follow_kinds(&mut self) {
+        let accelerators = self.may_start_on(DeviceKind::Accelerator);
+        if std::mem::replace(&mut self.wanted.accelerators, accelerators) == accelerators {
+            return;
+        }
+        let [_, accelerated] = &self.wanted.queues;
+        let tenants: BTreeSet<TenantId> = accelerated.iter().map(|key| key.2).collect();
+        tenants.into_iter().for_each(|tenant| self.reindex(tenant));
+    }
+
     /// The queues that wait for devices of this kind now.
     fn waiting_for(&self, kind: DeviceKind) -> impl Iterator<Item = &BTreeSet<WantKey>> {
-        let [others, accelerated] = &self.wanted.0;
-        let theirs = match self.may_start_on(DeviceKind::Accelerator) {
-            true => DeviceKind::Accelerator,
-            false => DeviceKind::Processor,
-        };
-        let others = (kind == DeviceKind::Processor).then_some(others);
-        others
-            .into_iter()
-            .chain((kind == theirs).then_some(accelerated))
+        let queues = [false, true].into_iter().zip(&self.wanted.queues);
+        let of_kind =
+            queues.filter(move |(accelerate, _)| self.wanted.kind_for(*accelerate) == kind);
+        of_kind.map(|(_, queues)| queues)
     }
 
     /// Of those, whose turn it is.

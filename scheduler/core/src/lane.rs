@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use crate::cost::Work;
+use crate::fair::FairSet;
+use crate::standing::ShareClock;
 use crate::vtime::VTime;
 use crate::{DeviceKind, LeaseId, Nanos, TenantId, WorkerId};
 
-/// Order of waiting workers: least effective virtual time, then tenant, then (among the workers of
+/// Order of waiting workers: least effective virtual time on their device, then tenant, then (among the workers of
 /// one tenant) the one whose last turn is longest ago.
 pub(crate) type WaitKey = (VTime, TenantId, u64, WorkerId);
 
@@ -32,6 +34,10 @@ pub(crate) struct Device {
     pub running: BTreeSet<WorkerId>,
     pub waiting: BTreeSet<WaitKey>,
     pub idle: BTreeSet<IdleKey>,
+    /// Order and floor of the tenants that compete for its lanes.
+    pub fair: FairSet<TenantId>,
+    /// What they are owed.
+    pub share: ShareClock,
 }
 
 impl Device {
@@ -50,6 +56,8 @@ impl Device {
             running: BTreeSet::new(),
             waiting: BTreeSet::new(),
             idle: BTreeSet::new(),
+            fair: FairSet::default(),
+            share: ShareClock::default(),
         }
     }
 

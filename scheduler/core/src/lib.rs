@@ -6,7 +6,7 @@
 //!
 //! The rules, and where they live:
 //! - admission and its bounds: `admission`, `memory`, limits by time: `rates`
-//! - fair order among tenants and, inside each, among its agents: `fair`, `agents`, `queue`, `vtime`
+//! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `agents`, `queue`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`; what follows from them for tenants: `bounds`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
 //! - devices that come and go, and what becomes of their work: `devices`
@@ -46,6 +46,7 @@ mod queue;
 mod rates;
 mod reports;
 mod restart;
+mod standing;
 mod tenant;
 mod view;
 mod vtime;
@@ -63,7 +64,7 @@ pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, W
 pub use lengths::LengthBook;
 pub use queue::{Queue, Slot};
 pub use rates::Rate;
-pub use view::{TenantView, WorkerState, WorkerView};
+pub use view::{StandingView, TenantView, WorkerState, WorkerView};
 pub use vtime::VTime;
 
 /// The limits that the operator set. All bounds are inclusive.

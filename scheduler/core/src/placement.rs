@@ -1,7 +1,7 @@
 //! Placement: which queue gets a worker, on which device, and who makes room for it.
 //!
 //! A queue with work and no worker asks for one. Start slots go first to the tenant with the fewest
-//! workers starting, then to the least virtual time, so that nobody's many models keep another
+//! workers starting, then to the least virtual time (`standing`: that of the kind of devices), so that nobody's many models keep another
 //! tenant out. The device with the most free places gets it, of those of the kind that the model is for (`kinds`):
 //! each kind has its places, and who waits for one of them waits for no other.
 //!
@@ -26,6 +26,7 @@ const RESIDENCE_QUANTA: u64 = 8;
 
 impl Core {
     pub(crate) fn place(&mut self, effects: &mut Vec<Effect>) {
+        self.follow_kinds();
         for kind in KINDS {
             while let Some(want) = self.first_wanted(kind)
                 && let Some(device) = self.roomiest_device(kind)
@@ -63,6 +64,7 @@ impl Core {
         if let Some(tenant) = self.tenants.get_mut(&tenant) {
             tenant.starting += 1;
         }
+        self.take_part(tenant, on);
         self.reindex(tenant);
         effects.push(Effect::StartWorker {
             worker: id,
@@ -150,12 +152,13 @@ impl Core {
         let stay = residence.max(worker.ready_at.saturating_sub(worker.started_at));
         let settled_in = self.now.saturating_sub(worker.ready_at) >= stay;
         let device = self.devices.get(&worker.device)?;
+        let time = tenant.places[device.kind as usize].time;
         let may = worker.life == Life::Ready
             && !worker.retiring
             && settled_in
-            && tenant.time >= wanting
+            && time >= wanting
             && device.may_start();
-        may.then_some((tenant.time, worker.id))
+        may.then_some((time, worker.id))
     }
 
     /// Ends an idle worker in good order.

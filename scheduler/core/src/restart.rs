@@ -230,8 +230,9 @@ impl Core {
             return;
         };
         let took_ns = self.now.saturating_sub(worker.started_at);
-        if let Some(tenant) = self.tenants.get_mut(&worker.tenant) {
-            tenant.charge_restart(took_ns);
+        let (on, device) = (worker.device, self.devices.get(&worker.device));
+        if let Some((tenant, device)) = self.tenants.get_mut(&worker.tenant).zip(device) {
+            tenant.charge_restart((on, device.kind), took_ns);
         }
     }
 

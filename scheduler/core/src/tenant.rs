@@ -1,4 +1,4 @@
-//! A tenant: its settings, its virtual time, its queues and its accounts.
+//! A tenant: its settings, where it stands, its queues and its accounts.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,21 @@ use crate::agents::AgentBook;
 use crate::backoff::Backoff;
 use crate::core::Request;
 use crate::lengths::LengthBook;
+use crate::map::IdMap;
 use crate::queue::{Queue, Slot};
 use crate::rates::{Meters, Rate};
+use crate::standing::{Part, Standing};
 use crate::vtime::{self, VTime};
-use crate::{AgentId, ModelId, Nanos, TenantId, TenantSettings, WorkerId};
+use crate::{AgentId, DeviceId, DeviceKind, ModelId, Nanos, TenantId, TenantSettings, WorkerId};
 
 /// Everything the core knows of one tenant. Lives as long as the core.
 #[derive(Debug)]
 pub(crate) struct Tenant {
     pub settings: TenantSettings,
-    /// Exact up to the core's `now`: lane time of running leases counts as it passes.
-    pub time: VTime,
-    /// Competes for lanes: a worker of it runs, or could run if it had a lane.
-    pub competing: bool,
+    /// On each device on which it has ever had a worker.
+    pub parts: IdMap<DeviceId, Part>,
+    /// Among those who want places for workers, on devices of each kind.
+    pub places: [Standing; 2],
     pub flows: BTreeMap<ModelId, Flow>,
     /// How long its agents' answers are, whatever model they are from.
     pub lengths: LengthBook,
@@ -35,7 +37,6 @@ pub(crate) struct Tenant {
     pub lane_ns: Nanos,
     /// What restarts of its workers took since the core began.
     pub restart_ns: Nanos,
-    pub owed: Owed,
 }
 
 /// What of one tenant concerns one model: its queue, and the worker that serves it.
@@ -86,15 +87,16 @@ impl Flow {
     }
 }
 
-/// Order of start slots: fewest workers of the tenant starting already, then least virtual time.
+/// Order of start slots: fewest workers of the tenant starting already, then least virtual time among those who want places
+/// on devices of that kind.
 pub(crate) type WantKey = (u32, VTime, TenantId, ModelId);
 
 impl Tenant {
     pub(crate) fn new(settings: TenantSettings) -> Self {
         Tenant {
             settings,
-            time: 0,
-            competing: false,
+            parts: IdMap::default(),
+            places: Default::default(),
             flows: BTreeMap::new(),
             lengths: LengthBook::default(),
             meters: Meters::default(),
@@ -104,7 +106,6 @@ impl Tenant {
             starting: 0,
             lane_ns: 0,
             restart_ns: 0,
-            owed: Owed::default(),
         }
     }
 
@@ -125,15 +126,25 @@ impl Tenant {
         self.settings.weight
     }
 
-    /// Charges lane time.
-    pub(crate) fn charge(&mut self, lane_ns: Nanos) {
-        self.advance(lane_ns);
+    /// Competes for lanes: a worker of it runs, or could run if it had a lane.
+    pub(crate) fn competes(&self) -> bool {
+        self.places.iter().any(|standing| standing.competing)
+    }
+
+    /// Its virtual time on a device.
+    pub(crate) fn time_on(&self, device: DeviceId) -> VTime {
+        self.parts.get(&device).map_or(0, |part| part.standing.time)
+    }
+
+    /// Charges lane time of a device.
+    pub(crate) fn charge(&mut self, on: (DeviceId, DeviceKind), lane_ns: Nanos) {
+        self.advance(on, lane_ns);
         self.lane_ns = self.lane_ns.saturating_add(lane_ns);
     }
 
     /// Charges the start of a worker that had to be started again, as if it had been lane time.
-    pub(crate) fn charge_restart(&mut self, took_ns: Nanos) {
-        self.advance(took_ns);
+    pub(crate) fn charge_restart(&mut self, on: (DeviceId, DeviceKind), took_ns: Nanos) {
+        self.advance(on, took_ns);
         self.restart_ns = self.restart_ns.saturating_add(took_ns);
     }
 
@@ -146,73 +157,12 @@ impl Tenant {
         }
     }
 
-    fn advance(&mut self, ns: Nanos) {
+    fn advance(&mut self, (device, kind): (DeviceId, DeviceKind), ns: Nanos) {
         let span = vtime::from_lane(ns, self.weight());
-        self.time = self.time.saturating_add(span);
-    }
-}
-
-/// A tenant's account of the share that it was owed.
-#[derive(Debug, Default)]
-pub(crate) struct Owed {
-    settled_ns: u128,
-    joined_at: u128,
-}
-
-/// Divides the lane time that passes by weight among those who compete for it, in constant time:
-/// one sum of lane time ÷ total weight runs for all, and each reads the difference off it.
-#[derive(Debug, Default)]
-pub(crate) struct ShareClock {
-    per_weight: u128,
-    weights: u128,
-}
-
-impl ShareClock {
-    /// `lane_ns` of lane time have passed, on all lanes together.
-    pub(crate) fn advance(&mut self, lane_ns: u128) {
-        let per_weight = (lane_ns << 32).checked_div(self.weights);
-        self.per_weight += per_weight.unwrap_or(0);
-    }
-
-    pub(crate) fn join(&mut self, owed: &mut Owed, weight: u32) {
-        self.weights += u128::from(weight);
-        owed.joined_at = self.per_weight;
-    }
-
-    pub(crate) fn leave(&mut self, owed: &mut Owed, weight: u32) {
-        owed.settled_ns = self.owed_ns(owed, weight, true);
-        self.weights -= u128::from(weight);
-    }
-
-    /// The share owed so far, in nanoseconds of lane time.
-    pub(crate) fn owed_ns(&self, owed: &Owed, weight: u32, competing: bool) -> u128 {
-        if !competing {
-            return owed.settled_ns;
+        let part = self.parts.get_mut(&device).map(|part| &mut part.standing);
+        let place = &mut self.places[kind as usize];
+        for standing in part.into_iter().chain([place]) {
+            standing.time = standing.time.saturating_add(span);
         }
-        let span = self.per_weight - owed.joined_at;
-        owed.settled_ns + (span.saturating_mul(u128::from(weight)) >> 32)
-    }
-
-    /// Sum of the weights of all who compete.
-    pub(crate) fn weights(&self) -> u128 {
-        self.weights
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_owed_by_weight_and_only_while_competing() {
-        let (mut clock, mut a, mut b) = (ShareClock::default(), Owed::default(), Owed::default());
-        clock.join(&mut a, 1);
-        clock.advance(100);
-        clock.join(&mut b, 3);
-        clock.advance(400);
-        clock.leave(&mut b, 3);
-        clock.advance(50);
-        assert_eq!(clock.owed_ns(&a, 1, true), 250);
-        assert_eq!(clock.owed_ns(&b, 3, false), 300);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::core::Core;
 use crate::map::IdMap;
+use crate::tenant::Tenant;
 use crate::worker::{Class, Life, Worker};
 use crate::{DeviceId, ModelId, Nanos, TenantId, WorkerId};
 
@@ -22,14 +23,26 @@ pub struct TenantView {
     pub lane_ns: Nanos,
     /// What it was charged for workers that had to be started again, beside lane time.
     pub restart_ns: Nanos,
-    /// Share owed: the lane time that all tenants received while this one competed for it, each
-    /// moment divided by weight among those that competed. Over all tenants, the sum owed is the
-    /// sum received (to within rounding).
+    /// Share owed, of all devices together: the lane time of each that all tenants received while
+    /// this one competed for it there, each moment divided by weight among those that competed. Over
+    /// all tenants, the sum owed is the sum received (to within rounding).
     pub owed_ns: Nanos,
-    /// Virtual time in nanoseconds: lane time and restarts ÷ weight, with what lifts added.
+    /// The greatest of its virtual times ([`StandingView`]).
     pub vtime_ns: Nanos,
-    /// By how much that is ahead of the least among those who compete for lanes; 0 for one who does not. See
-    /// [`Core::lead_bound_ns`].
+    /// The greatest of its leads, over devices. See [`Core::lead_bound_ns`].
+    pub lead_ns: Nanos,
+}
+
+/// One tenant on one device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandingView {
+    pub tenant: TenantId,
+    pub device: DeviceId,
+    /// Competes for its lanes: a worker of it there is ready and has work, or holds a lane.
+    pub competing: bool,
+    /// Virtual time in nanoseconds: lane time and restarts there ÷ weight, with what lifts added.
+    pub vtime_ns: Nanos,
+    /// By how much that is ahead of the least among those who compete there; 0 for one who does not.
     pub lead_ns: Nanos,
 }
 
@@ -68,23 +81,49 @@ impl Core {
             tenant: id,
             weight: tenant.weight(),
             queued: tenant.queued,
-            competing: tenant.competing,
+            competing: tenant.competes(),
             running: tenant.open - tenant.queued,
             queue_bytes: self.memory.used(id),
             lane_ns: tenant.lane_ns,
             restart_ns: tenant.restart_ns,
-            owed_ns: clamp(
-                self.share
-                    .owed_ns(&tenant.owed, tenant.weight(), tenant.competing),
-            ),
-            vtime_ns: clamp(tenant.time >> 32),
-            lead_ns: self.lead(id),
+            owed_ns: clamp(self.owed(tenant)),
+            vtime_ns: self.greatest(id, |standing| standing.vtime_ns),
+            lead_ns: self.greatest(id, |standing| standing.lead_ns),
         })
     }
 
-    fn lead(&self, tenant: TenantId) -> Nanos {
-        let ahead = self.fair.time(tenant).zip(self.fair.least());
-        ahead.map_or(0, |(time, least)| clamp((time - least) >> 32))
+    /// How each tenant stands on each device on which it has ever had a worker, by tenant and device.
+    pub fn standings(&self) -> impl Iterator<Item = StandingView> {
+        let tenants = sorted(&self.tenants);
+        tenants.flat_map(|(id, _)| self.standings_of(id))
+    }
+
+    fn standings_of(&self, id: TenantId) -> impl Iterator<Item = StandingView> {
+        let parts = self.tenants.get(&id).map(|tenant| sorted(&tenant.parts));
+        parts.into_iter().flatten().map(move |(on, part)| {
+            let least = self.devices.get(&on).and_then(|device| device.fair.least());
+            let (time, competing) = (part.standing.time, part.standing.competing);
+            let ahead = least.filter(|_| competing).map_or(0, |least| time - least);
+            StandingView {
+                tenant: id,
+                device: on,
+                competing,
+                vtime_ns: clamp(time >> 32),
+                lead_ns: clamp(ahead >> 32),
+            }
+        })
+    }
+
+    fn greatest(&self, id: TenantId, what: impl Fn(StandingView) -> Nanos) -> Nanos {
+        self.standings_of(id).map(what).max().unwrap_or(0)
+    }
+
+    fn owed(&self, tenant: &Tenant) -> u128 {
+        let owed = tenant.parts.iter().filter_map(|(on, part)| {
+            let share = &self.devices.get(on)?.share;
+            Some(share.owed_ns(&part.owed, tenant.weight(), part.standing.competing))
+        });
+        owed.sum()
     }
 
     /// All workers that exist, by id.

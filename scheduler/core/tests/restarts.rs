@@ -235,3 +235,32 @@ fn a_restart_is_charged_and_a_first_start_is_not() {
     assert_eq!((crashing.restart_ns, steady.restart_ns), (70 * MS, 0));
     assert!(crashing.vtime_ns >= steady.vtime_ns + 70 * MS);
 }
+
+/// Fails where what a tenant has of a device begins at nothing and not at the floor: then the start that follows its first
+/// failure is lost in the lift, once it can run.
+#[test]
+fn a_newcomers_restart_is_paid_on_top_of_what_others_have_had() {
+    let mut sim = Sim::new(limits(), 1, 16);
+    for n in 2..10 {
+        let steady = sim.tenant(n, 1);
+        (0..20).for_each(|_| sim.closed_loop(steady, 100, 0));
+    }
+    sim.run_until(20 * SECOND);
+    sim.start_ns = 400 * MS;
+    let new = sim.tenant(1, 1);
+    let failure = StartFailure::Tried { permanent: false };
+    sim.unstartable.insert(new, failure);
+    sim.closed_loop(new, 100, 0);
+    sim.run_until(sim.now + 100 * MS);
+    sim.unstartable.remove(&new);
+    let lead = |sim: &Sim| {
+        let mut standings = sim.core.standings();
+        let competes = |view: &StandingView| view.tenant == new && view.competing;
+        standings.find(competes).map(|view| view.lead_ns)
+    };
+    while lead(&sim).is_none() {
+        sim.step();
+    }
+    // The others have advanced by an eighth of the second that it took.
+    assert!(lead(&sim) >= Some(200 * MS), "{:?}", lead(&sim));
+}

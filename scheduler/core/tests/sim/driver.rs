@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bulkhead_core::*;
 
-use super::{Act, Item, ModelWorker, Sim, worker};
+use super::{Act, Item, ModelWorker, Sim, Start, worker};
 
 impl Sim {
     /// Tells the core one event and carries out what it wants.
@@ -43,7 +43,7 @@ impl Sim {
     }
 
     /// What a tenant was charged is what was measured here. `came`: a start that has just come to something.
-    fn check_bill(&mut self, came: Option<(TenantId, Nanos, bool)>) {
+    fn check_bill(&mut self, came: Option<Start>) {
         for tenant in self.core.tenants() {
             let id = tenant.tenant;
             let measured = self.lane_ns.get(&id).copied().unwrap_or(0);
@@ -55,13 +55,16 @@ impl Sim {
             let charged = tenant.restart_ns - *before;
             *before = tenant.restart_ns;
             let (took, must) = match came {
-                Some((of, since, must)) if of == id => (self.now - since, must),
+                Some(start) if start.tenant == id => (self.now - start.since, start.must),
                 _ => (0, false),
             };
             assert!(
                 charged == took || charged == 0 && !must,
                 "{id:?}: a start of {took} ns was charged with {charged}"
             );
+            if let Some(start) = came.filter(|_| charged > 0) {
+                *self.restart_on_ns.entry((start.device, id)).or_default() += charged;
+            }
         }
     }
 
@@ -110,7 +113,15 @@ impl Sim {
                 model,
             } => {
                 let must = self.failed.contains(&(tenant, model));
-                self.starts.insert(worker, (tenant, self.now, must));
+                self.starts.insert(
+                    worker,
+                    Start {
+                        tenant,
+                        device,
+                        since: self.now,
+                        must,
+                    },
+                );
                 self.owners.insert(worker, tenant);
                 self.places.insert(worker, device);
                 self.assert_up(worker);

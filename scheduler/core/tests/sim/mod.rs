@@ -65,6 +65,16 @@ pub enum Act {
     Call(usize),
 }
 
+/// A start that was asked for.
+#[derive(Clone, Copy)]
+struct Start {
+    tenant: TenantId,
+    device: DeviceId,
+    since: Nanos,
+    /// It has to be charged.
+    must: bool,
+}
+
 pub struct Sim {
     pub core: Core,
     pub now: Nanos,
@@ -101,8 +111,9 @@ pub struct Sim {
     pub events: u64,
     /// Everything that the core has asked for, with its time.
     pub log: Vec<(Nanos, Effect)>,
-    /// Lane time by the simulator's own clock.
+    /// Lane time by the simulator's own clock, and what of it was each device's.
     pub lane_ns: BTreeMap<TenantId, Nanos>,
+    pub lane_on_ns: BTreeMap<(DeviceId, TenantId), Nanos>,
     pub tokens: BTreeMap<RequestId, u64>,
     /// Whose each request was.
     pub agents_of: BTreeMap<RequestId, AgentId>,
@@ -118,10 +129,11 @@ pub struct Sim {
     pub places: BTreeMap<WorkerId, DeviceId>,
     submitters: BTreeMap<RequestId, TenantId>,
     pub leases: BTreeMap<WorkerId, (LeaseId, Nanos)>,
-    /// Starts that have not come to anything: of whom, since when, and whether it has to be charged.
-    starts: BTreeMap<WorkerId, (TenantId, Nanos, bool)>,
-    /// Starts that were charged.
+    /// Starts that have not come to anything.
+    starts: BTreeMap<WorkerId, Start>,
+    /// Starts that were charged, and what of it was for each device.
     pub restart_ns: BTreeMap<TenantId, Nanos>,
+    pub restart_on_ns: BTreeMap<(DeviceId, TenantId), Nanos>,
     /// Queues whose last worker failed.
     failed: BTreeSet<(TenantId, ModelId)>,
     agenda: BTreeMap<(Nanos, u64), Act>,
@@ -161,6 +173,7 @@ impl Sim {
             events: 0,
             log: Vec::new(),
             lane_ns: BTreeMap::new(),
+            lane_on_ns: BTreeMap::new(),
             tokens: BTreeMap::new(),
             agents_of: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -173,6 +186,7 @@ impl Sim {
             leases: BTreeMap::new(),
             starts: BTreeMap::new(),
             restart_ns: BTreeMap::new(),
+            restart_on_ns: BTreeMap::new(),
             failed: BTreeSet::new(),
             agenda: BTreeMap::new(),
             backoffs: BTreeMap::new(),
@@ -302,7 +316,9 @@ impl Sim {
     pub fn pass_to(&mut self, at: Nanos) {
         let passed = at - self.now;
         for worker in self.leases.keys() {
-            *self.lane_ns.entry(self.owners[worker]).or_default() += passed;
+            let (tenant, device) = (self.owners[worker], self.places[worker]);
+            *self.lane_ns.entry(tenant).or_default() += passed;
+            *self.lane_on_ns.entry((device, tenant)).or_default() += passed;
         }
         self.now = at;
     }
@@ -358,6 +374,11 @@ impl Sim {
     /// Lane time so far, by the simulator's own clock.
     pub fn served(&self, tenant: TenantId) -> Nanos {
         self.lane_ns.get(&tenant).copied().unwrap_or(0)
+    }
+
+    /// Of a device.
+    pub fn served_on(&self, device: DeviceId, tenant: TenantId) -> Nanos {
+        self.lane_on_ns.get(&(device, tenant)).copied().unwrap_or(0)
     }
 
     /// Accepted and not ended.
