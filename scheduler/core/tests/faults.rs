@@ -1,5 +1,5 @@
-//! Promise: whatever fails, any two tenants that compete stay within a bound of each other over any interval, by weight,
-//! and whoever is behind gets the lane within a bound. The bounds are formulas of the core (`bounds`). Also checked all
+//! Promise: whatever fails, any two tenants that compete for a device stay within a bound of each other over any interval, by
+//! weight, and whoever is behind gets its lane within a bound; whatever either has of another device. The bounds are formulas of the core (`bounds`). Also checked all
 //! along: every bill is what was measured, every request ends once, and all that the core keeps is in order.
 //!
 //! A world is a seed and a number of events. Nothing here depends on anything else: no clock, no thread, no files.
@@ -8,18 +8,20 @@ mod sim;
 mod world;
 
 use proptest::prelude::*;
-use world::{Report, Seed, faults, run};
+use world::{Report, Second, Seed, faults, run};
 
 /// A long run is made of worlds of so many events.
 const WORLD_EVENTS: u64 = 200_000;
 /// Without `BULKHEAD_SIM_EVENTS`.
 const EVENTS: u64 = 100_000;
 
+const SECONDS: [Second; 3] = [Second::None, Second::Processor, Second::Accelerator];
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Fails where the lane goes out by tenant, where nothing is asked back, where who was away is not lifted, and where
-    /// some lane time is not charged.
+    /// Fails where the lane goes out by tenant, where nothing is asked back, where who was away is not lifted, where some
+    /// lane time is not charged, and where what a tenant has of one device counts on another.
     #[test]
     fn with_any_faults(seed in seeds()) {
         if let Err(broken) = run(seed, 16) {
@@ -28,11 +30,14 @@ proptest! {
     }
 }
 
-/// Shrinks to fewer events, tenants and faults.
+/// Shrinks to fewer events, tenants, devices and faults.
 fn seeds() -> impl Strategy<Value = Seed> {
     let faults = prop::bits::u16::ANY;
-    (any::<u32>(), 2u32..9, faults, 100u64..3_000)
-        .prop_map(|(drawn, tenants, faults, events)| Seed::of(drawn, tenants, faults, events))
+    (any::<u32>(), 2u32..9, 0usize..3, faults, 100u64..3_000).prop_map(
+        |(drawn, tenants, second, faults, events)| {
+            Seed::of(drawn, tenants, SECONDS[second], faults, events)
+        },
+    )
 }
 
 /// Ten million events: `BULKHEAD_SIM_EVENTS=10000000 cargo test --release -p bulkhead-core --test faults long_run --
@@ -47,7 +52,14 @@ fn long_run() {
         let mut nth = 0;
         while all.events < events {
             let left = WORLD_EVENTS.min(events / 8).min(events - all.events);
-            all.add(one(Seed::of(nth, 2 + nth % 7, faults_of(nth), left)));
+            let second = SECONDS[nth as usize % 3];
+            all.add(one(Seed::of(
+                nth,
+                2 + nth % 7,
+                second,
+                faults_of(nth),
+                left,
+            )));
             nth += 1;
         }
         for what in faults::NAMES {

@@ -1,4 +1,4 @@
-//! A world: tenants on one device with one lane, their clients, and what goes wrong with all of them. It is made from a
+//! A world: tenants on one or two devices with one lane each, their clients, and what goes wrong with all of them. It is made from a
 //! seed and runs for a number of events, and follows from these two numbers alone. What was promised is looked at after
 //! every event; nothing is remembered of what is over, so that a run may be of any length.
 
@@ -20,7 +20,7 @@ use shares::Shares;
 use waits::Waits;
 
 /// All that a world follows from. Its low 16 bits say what goes wrong (`faults`), the three above how many tenants there
-/// are beyond two, the others are drawn from.
+/// are beyond two, those above `SECOND_FROM` what devices there are; all but the faults are drawn from.
 #[derive(Clone, Copy)]
 pub struct Seed {
     pub seed: u64,
@@ -28,12 +28,34 @@ pub struct Seed {
 }
 
 impl Seed {
-    pub fn of(drawn: u32, tenants: u32, faults: u16, events: u64) -> Self {
+    pub fn of(drawn: u32, tenants: u32, second: Second, faults: u16, events: u64) -> Self {
         let tenants = u64::from(tenants.clamp(2, 8) - 2);
-        let seed = u64::from(drawn) << 19 | tenants << 16 | u64::from(faults);
+        let drawn = (second as u64) << SECOND_FROM | u64::from(drawn) << 19;
+        let seed = drawn | tenants << 16 | u64::from(faults);
         Seed { seed, events }
     }
+
+    fn second(self) -> Second {
+        match self.seed >> SECOND_FROM {
+            0 => Second::None,
+            1 => Second::Processor,
+            _ => Second::Accelerator,
+        }
+    }
 }
+
+const SECOND_FROM: u32 = 51;
+
+/// What there is beside a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second {
+    None,
+    Processor,
+    /// It takes two of the three models.
+    Accelerator,
+}
+
+const OTHER: DeviceId = DeviceId(2);
 
 /// As the command that runs this world alone.
 impl fmt::Debug for Seed {
@@ -95,6 +117,7 @@ struct World {
     /// Tenants whose workers may go wrong, with how they behave otherwise.
     wicked: Vec<(TenantId, Conduct)>,
     tenants: u32,
+    second: Second,
     workers_max: u32,
     pace_ns: Nanos,
     started: u64,
@@ -145,6 +168,7 @@ impl World {
             waits: Waits::default(),
             wicked: Vec::new(),
             tenants,
+            second: seed.second(),
             workers_max,
             pace_ns: draw.between(2, 60) * MS,
             started: 0,
@@ -152,6 +176,12 @@ impl World {
             draw,
         };
         world.clients.hurried = faults & faults::DEADLINE > 0;
+        if world.second == Second::Accelerator {
+            for model in [ModelId(2), ModelId(3)] {
+                world.sim.say(Event::ModelAccelerates { model });
+            }
+        }
+        world.device_up(OTHER);
         for id in 1..=tenants {
             world.add_tenant(TenantId(id));
         }
@@ -197,7 +227,10 @@ impl World {
         for whom in std::mem::take(&mut self.sim.calls) {
             match whom {
                 MEDDLE => self.meddle(),
-                DEVICE_UP => self.device_up(),
+                DEVICE_UP => {
+                    let down = self.sim.down.clone();
+                    down.into_iter().for_each(|device| self.device_up(device));
+                }
                 _ => (self.clients).call(whom - CALLS_FROM, &mut self.draw, &mut self.sim),
             }
             self.look()?;
@@ -292,17 +325,26 @@ impl World {
 
     fn device_down(&mut self) {
         if self.sim.down.is_empty() {
+            let device = match self.second {
+                Second::None => DEVICE,
+                _ => self.draw.one_of(&[DEVICE, OTHER]).unwrap_or(DEVICE),
+            };
             self.sim.note("a device went down");
-            self.sim.say(Event::DeviceDown { device: DEVICE });
+            self.sim.say(Event::DeviceDown { device });
             let back_ns = self.draw.between(1, 300) * MS;
             self.sim.at(self.sim.now + back_ns, Act::Call(DEVICE_UP));
         }
     }
 
-    fn device_up(&mut self) {
+    fn device_up(&mut self, device: DeviceId) {
+        let kind = match (device, self.second) {
+            (OTHER, Second::None) => return,
+            (OTHER, Second::Accelerator) => DeviceKind::Accelerator,
+            _ => DeviceKind::Processor,
+        };
         self.sim.say(Event::DeviceUp {
-            device: DEVICE,
-            kind: DeviceKind::Processor,
+            device,
+            kind,
             lanes: 1,
             workers_max: self.workers_max,
         });

@@ -1,5 +1,5 @@
-//! Watches what every two tenants got over every interval in which both compete: W_f/w_f − W_g/w_g, from the simulator's
-//! own clock, in exact integers. Virtual times of the core are never looked at.
+//! Watches what every two tenants got of a device over every interval in which both compete for it: W_f/w_f − W_g/w_g, from
+//! the simulator's own clock, in exact integers. Virtual times of the core are never looked at.
 //!
 //! W is lane time, and starts after a failure: they are charged like lane time, in one piece, when they come to
 //! something. The simulator measures both and has compared them with the bill.
@@ -37,10 +37,10 @@ struct Joint {
 
 #[derive(Default)]
 pub struct Shares {
-    sides: BTreeMap<TenantId, Side>,
-    joint: BTreeMap<(TenantId, TenantId), Joint>,
+    sides: BTreeMap<(DeviceId, TenantId), Side>,
+    joint: BTreeMap<(DeviceId, TenantId, TenantId), Joint>,
     jumps_seen: Nanos,
-    lease: Option<(LeaseId, TenantId)>,
+    leases: BTreeMap<DeviceId, (LeaseId, TenantId)>,
     /// Greatest difference ÷ bound, in thousandths.
     pub worst_milli: u128,
     pub intervals: u64,
@@ -52,24 +52,28 @@ impl Shares {
     pub fn look(&mut self, sim: &Sim, limits: &Limits) -> Result<(), String> {
         let jumped = sim.jumped_ns - self.jumps_seen;
         self.jumps_seen = sim.jumped_ns;
-        if let Some((_, holder)) = self.lease
-            && let Some(side) = self.sides.get_mut(&holder)
-        {
-            side.late_ns += jumped;
+        for (device, (_, holder)) in &self.leases {
+            if let Some(side) = self.sides.get_mut(&(*device, *holder)) {
+                side.late_ns += jumped;
+            }
         }
-        let views: Vec<TenantView> = sim.core.tenants().collect();
+        let tenants = sim.core.tenants();
+        let weights: BTreeMap<TenantId, u32> =
+            tenants.map(|one| (one.tenant, one.weight)).collect();
+        let views: Vec<StandingView> = sim.core.standings().collect();
         for view in &views {
-            let side = self.sides.entry(view.tenant).or_insert(Side {
+            let (at, weight) = ((view.device, view.tenant), weights[&view.tenant]);
+            let side = self.sides.entry(at).or_insert(Side {
                 got: 0,
                 lane_seen: 0,
                 restarts_seen: 0,
-                weight: view.weight,
-                weight_least: view.weight,
+                weight,
+                weight_least: weight,
                 late_ns: 0,
                 competing: false,
             });
-            let lane_ns = sim.served(view.tenant);
-            let restart_ns = sim.restart_ns.get(&view.tenant).copied().unwrap_or(0);
+            let lane_ns = sim.served_on(view.device, view.tenant);
+            let restart_ns = sim.restart_on_ns.get(&at).copied().unwrap_or(0);
             let (lane, restarts) = (lane_ns - side.lane_seen, restart_ns - side.restarts_seen);
             side.got += u128::from(lane + restarts) * PARTS / u128::from(side.weight);
             side.late_ns += restarts;
@@ -77,28 +81,32 @@ impl Shares {
         }
         self.judge(limits, sim.now, sim.latency_ns + sim.kill_ns)?;
         for view in &views {
-            if let Some(side) = self.sides.get_mut(&view.tenant) {
-                side.weight = view.weight;
-                side.weight_least = side.weight_least.min(view.weight);
+            if let Some(side) = self.sides.get_mut(&(view.device, view.tenant)) {
+                side.weight = weights[&view.tenant];
+                side.weight_least = side.weight_least.min(side.weight);
                 side.competing = view.competing;
             }
         }
-        let holder = sim.leases.iter().next();
-        let lease = holder.map(|(worker, (lease, _))| (*lease, sim.owners[worker]));
-        if let Some((_, tenant)) = lease.filter(|_| lease != self.lease)
-            && let Some(side) = self.sides.get_mut(&tenant)
-        {
-            (side.late_ns, side.weight_least) = (0, side.weight);
+        let leases = sim.leases.iter();
+        let leases =
+            leases.map(|(worker, (lease, _))| (sim.places[worker], (*lease, sim.owners[worker])));
+        let leases: BTreeMap<DeviceId, (LeaseId, TenantId)> = leases.collect();
+        for (device, lease) in &leases {
+            if self.leases.get(device) != Some(lease)
+                && let Some(side) = self.sides.get_mut(&(*device, lease.1))
+            {
+                (side.late_ns, side.weight_least) = (0, side.weight);
+            }
         }
-        self.lease = lease;
+        self.leases = leases;
         self.open_and_close(&views, sim.now);
         Ok(())
     }
 
     /// `kill_ns`: from a kill until the lane is free.
     fn judge(&mut self, limits: &Limits, now: Nanos, kill_ns: Nanos) -> Result<(), String> {
-        for ((f, g), joint) in &mut self.joint {
-            let (one, other) = (&self.sides[f], &self.sides[g]);
+        for ((on, f, g), joint) in &mut self.joint {
+            let (one, other) = (&self.sides[&(*on, *f)], &self.sides[&(*on, *g)]);
             let ahead = one.got as i128 - other.got as i128;
             self.longest_ns = self.longest_ns.max(now - joint.since);
             joint.least = joint.least.min(ahead);
@@ -116,7 +124,7 @@ impl Shares {
             if spread > bound {
                 let sides = joint.sides;
                 return Err(format!(
-                    "{f:?} and {g:?}: W/w differ by {} ns over an interval, bound {} ns, sides (weight, late) {sides:?}",
+                    "{f:?} and {g:?} on {on:?}: W/w differ by {} ns over an interval, bound {} ns, sides (weight, late) {sides:?}",
                     spread / PARTS,
                     bound / PARTS
                 ));
@@ -125,15 +133,16 @@ impl Shares {
         Ok(())
     }
 
-    fn open_and_close(&mut self, views: &[TenantView], now: Nanos) {
+    fn open_and_close(&mut self, views: &[StandingView], now: Nanos) {
         for (n, one) in views.iter().enumerate() {
-            for other in &views[n + 1..] {
-                let key = (one.tenant, other.tenant);
+            let on = one.device;
+            for other in views[n + 1..].iter().filter(|other| other.device == on) {
+                let key = (on, one.tenant, other.tenant);
                 if !(one.competing && other.competing) {
                     self.joint.remove(&key);
                 } else if !self.joint.contains_key(&key) {
                     self.intervals += 1;
-                    let (f, g) = (&self.sides[&key.0], &self.sides[&key.1]);
+                    let (f, g) = (&self.sides[&(on, key.1)], &self.sides[&(on, key.2)]);
                     let ahead = f.got as i128 - g.got as i128;
                     let sides = [(f.weight_least, f.late_ns), (g.weight_least, g.late_ns)];
                     let joint = Joint {

@@ -1,4 +1,4 @@
-//! Watches how long whoever is not ahead of anybody waits for the lane: at every grant, and at every event until then.
+//! Watches how long whoever is not ahead of anybody waits for a device's lane: at every grant, and at every event until then.
 //! Who has no worker that is ready waits for something else and is not looked at; who is charged for a start while it
 //! waits is ahead by that, and waits anew once it is not.
 
@@ -18,9 +18,9 @@ struct Wait {
 
 #[derive(Default)]
 pub struct Waits {
-    waits: BTreeMap<TenantId, Wait>,
-    competing: BTreeSet<TenantId>,
-    lease: Option<LeaseId>,
+    waits: BTreeMap<(DeviceId, TenantId), Wait>,
+    competing: BTreeSet<(DeviceId, TenantId)>,
+    leases: BTreeSet<LeaseId>,
     /// Greatest wait ÷ bound, in thousandths.
     pub worst_milli: u128,
     pub grants: u64,
@@ -30,60 +30,65 @@ pub struct Waits {
 impl Waits {
     /// Looks at what has happened since the last look: at most one event of the core.
     pub fn look(&mut self, sim: &Sim, limits: &Limits) -> Result<(), String> {
-        let lease = sim.leases.iter().next();
-        let holder = lease.map(|(worker, _)| sim.owners[worker]);
-        let granted = lease.map(|(_, (lease, _))| *lease);
-        if granted.is_some() && granted != self.lease {
-            self.grants += 1;
-        }
-        self.lease = granted;
-        let restarts = |id: &TenantId| sim.restart_ns.get(id).copied().unwrap_or(0);
+        let leases: BTreeSet<LeaseId> = sim.leases.values().map(|(lease, _)| *lease).collect();
+        self.grants += leases.difference(&self.leases).count() as u64;
+        self.leases = leases;
+        let restarts = |at: &(DeviceId, TenantId)| sim.restart_on_ns.get(at).copied().unwrap_or(0);
         self.waits
-            .retain(|id, wait| wait.restart_ns == restarts(id));
+            .retain(|at, wait| wait.restart_ns == restarts(at));
         self.judge(sim, limits)?;
-        let views: Vec<TenantView> = sim.core.tenants().collect();
-        let least =
-            |view: &TenantView| view.competing && view.lead_ns == 0 && Some(view.tenant) != holder;
-        let tied: BTreeSet<TenantId> = views
-            .iter()
-            .filter(|view| least(view))
-            .map(|view| view.tenant)
-            .collect();
-        for view in &views {
-            let id = view.tenant;
+        let mut on: BTreeMap<DeviceId, Vec<StandingView>> = BTreeMap::new();
+        for view in sim.core.standings() {
+            on.entry(view.device).or_default().push(view);
+        }
+        for (device, views) in on {
+            self.look_on(device, &views, sim);
+        }
+        Ok(())
+    }
+
+    /// Those that stand on one device.
+    fn look_on(&mut self, device: DeviceId, views: &[StandingView], sim: &Sim) {
+        let mut workers = sim.leases.keys();
+        let holder = workers.find(|worker| sim.places[*worker] == device);
+        let holder = holder.map(|worker| sim.owners[worker]);
+        let least = |view: &&StandingView| {
+            view.competing && view.lead_ns == 0 && Some(view.tenant) != holder
+        };
+        let tied = views.iter().filter(least).map(|view| view.tenant);
+        let tied: BTreeSet<TenantId> = tied.collect();
+        for view in views {
+            let (id, at) = (view.tenant, (device, view.tenant));
             if !view.competing || holder == Some(id) {
-                self.waits.remove(&id);
-            } else if tied.contains(&id) && !self.waits.contains_key(&id) {
+                self.waits.remove(&at);
+            } else if tied.contains(&id) && !self.waits.contains_key(&at) {
                 let wait = Wait {
                     since: sim.now,
                     jumped_ns: sim.jumped_ns,
-                    restart_ns: restarts(&id),
+                    restart_ns: sim.restart_on_ns.get(&at).copied().unwrap_or(0),
                     tied: tied.iter().copied().filter(|other| *other != id).collect(),
                 };
                 self.waited += 1;
-                self.waits.insert(id, wait);
+                self.waits.insert(at, wait);
             }
             // Who came just now, and is no further than who waits.
-            if view.competing && !self.competing.contains(&id) {
-                let times = views.iter().map(|view| (view.tenant, view.vtime_ns));
-                let no_further: BTreeSet<TenantId> = times
-                    .filter(|(other, time)| *other != id && view.vtime_ns <= *time)
-                    .map(|(other, _)| other)
-                    .collect();
-                let waits = self.waits.iter_mut();
-                for (_, wait) in waits.filter(|(other, _)| no_further.contains(other)) {
-                    wait.tied.insert(id);
+            if view.competing && self.competing.insert(at) {
+                let no_further = views.iter().filter(|other| view.vtime_ns <= other.vtime_ns);
+                for other in no_further.filter(|other| other.tenant != id) {
+                    if let Some(wait) = self.waits.get_mut(&(device, other.tenant)) {
+                        wait.tied.insert(id);
+                    }
                 }
             }
         }
-        let competing = views.iter().filter(|view| view.competing);
-        self.competing = competing.map(|view| view.tenant).collect();
-        Ok(())
+        for view in views.iter().filter(|view| !view.competing) {
+            self.competing.remove(&(device, view.tenant));
+        }
     }
 
     /// Those that got the lane just now are still in the list.
     fn judge(&mut self, sim: &Sim, limits: &Limits) -> Result<(), String> {
-        for (id, wait) in &self.waits {
+        for ((on, id), wait) in &self.waits {
             let waited = sim.now - wait.since;
             let tied = wait.tied.len() as u32;
             let kills_ns = (sim.latency_ns + sim.kill_ns) * (u64::from(tied) + 1);
@@ -93,7 +98,7 @@ impl Waits {
             self.worst_milli = self.worst_milli.max(milli);
             if waited > bound {
                 return Err(format!(
-                    "{id:?} waits for {waited} ns, behind {tied} that are as far, bound {bound} ns"
+                    "{id:?} waits for {waited} ns on {on:?}, behind {tied} that are as far, bound {bound} ns"
                 ));
             }
         }
