@@ -2,7 +2,8 @@
 //! these bounds, and the simulations hold it to them.
 //!
 //! All are for a device with one lane, and for tenants that compete on it: a worker of theirs there is ready and has work,
-//! or holds the lane. What they have of other devices is no part of it. Lane time is divided by weight throughout, so a bound is in nanoseconds of lane time at weight 1.
+//! or holds the lane. What they have of other devices is no part of it. Lane time is divided by weight throughout, so a
+//! bound is in nanoseconds of lane time at weight 1.
 //!
 //! `late_ns` is what no scheduler can take back once it has noticed, or what it charges beside lane time: the time from
 //! a kill until the process is gone, jumps of the clock while a lease ran, and starts after a failure, which are charged
