@@ -6,6 +6,7 @@
 
 use crate::core::{Core, Request};
 use crate::memory::NoRoom;
+use crate::rates::Taken;
 use crate::{AgentId, Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
 
 /// Bounds of the hint when to ask again.
@@ -21,23 +22,23 @@ impl Core {
         }
         let request = submission.request;
         match self.admit(&submission) {
-            Ok(()) => {
+            Ok(taken) => {
                 effects.push(Effect::Accepted { request });
-                self.enqueue(submission);
+                self.enqueue(submission, taken);
             }
             Err(refusal) => effects.push(Effect::Refused { request, refusal }),
         }
     }
 
     /// Reserves queue memory, and a part of what may be had a minute, where all bounds allow it.
-    fn admit(&mut self, submission: &Submission) -> Result<(), Refusal> {
+    fn admit(&mut self, submission: &Submission) -> Result<Option<Taken>, Refusal> {
         let refusal = |core: &Core, bound| Refusal {
             bound,
             retry_after_ns: core.retry_after(submission, bound),
         };
         self.check(submission)
             .map_err(|bound| refusal(self, bound))?;
-        let (agent, now, tokens) = (submission.agent, self.now, metered(submission));
+        let (agent, now, tokens) = (submission.agent, self.now, could_be(submission));
         if let Some(tenant) = self.tenants.get(&submission.tenant) {
             let may = tenant.meters.check(tenant.rates(), agent, tokens, now);
             may.map_err(|too_fast| Refusal {
@@ -50,11 +51,10 @@ impl Core {
             NoRoom::Full => refusal(self, Bound::GlobalQueue),
             NoRoom::TooLarge => refusal(self, Bound::TooLarge),
         })?;
-        if let Some(tenant) = self.tenants.get_mut(&submission.tenant) {
+        Ok(self.tenants.get_mut(&submission.tenant).map(|tenant| {
             let rates = tenant.rates();
-            tenant.meters.take(rates, agent, tokens, now);
-        }
-        Ok(())
+            tenant.meters.take(rates, agent, tokens, now)
+        }))
     }
 
     fn check(&self, submission: &Submission) -> Result<(), Bound> {
@@ -108,7 +108,7 @@ impl Core {
         deadline.saturating_sub(self.now) < least_ns
     }
 
-    fn enqueue(&mut self, submission: Submission) {
+    fn enqueue(&mut self, submission: Submission, metered: Option<Taken>) {
         let tokens_out = self.expected_answer(
             submission.tenant,
             submission.agent,
@@ -143,7 +143,7 @@ impl Core {
             tokens_out_max: submission.tokens_out_max,
             tokens_out: 0,
             cost_ns,
-            metered: metered(&submission),
+            metered,
             charged_ns: 0,
             bytes: submission.bytes,
             deadline: submission.deadline,
@@ -216,6 +216,6 @@ impl Core {
 }
 
 /// Tokens that a request could become, as far as may be told before.
-fn metered(submission: &Submission) -> u64 {
+fn could_be(submission: &Submission) -> u64 {
     u64::from(submission.tokens_in) + u64::from(submission.tokens_out_max)
 }

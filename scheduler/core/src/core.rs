@@ -13,6 +13,7 @@ use crate::kinds::Wanted;
 use crate::lane::Device;
 use crate::map::IdMap;
 use crate::memory::QueueMemory;
+use crate::rates::Taken;
 use crate::reports::Did;
 use crate::tenant::{Flow, Tenant};
 use crate::worker::Worker;
@@ -70,8 +71,8 @@ pub(crate) struct Request {
     pub tokens_out: u32,
     /// Expected when it was accepted.
     pub cost_ns: Nanos,
-    /// Tokens that it took from what its tenant may have a minute, until it is known what it came to.
-    pub metered: u64,
+    /// What it took from what its tenant may have a minute, until it is known what it came to.
+    pub metered: Option<Taken>,
     /// What its agent has been charged for it so far.
     pub charged_ns: Nanos,
     pub bytes: u64,

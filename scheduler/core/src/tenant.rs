@@ -114,12 +114,12 @@ impl Tenant {
         (self.settings.rate, self.settings.agent_rate)
     }
 
-    /// A request has come to so many tokens, and gives back what it took beyond that.
+    /// A request has come to so many tokens. Once: what it took in advance is then settled.
     pub(crate) fn meter(&mut self, request: &mut Request, tokens: u64, now: Nanos) {
-        let metered = std::mem::replace(&mut request.metered, 0);
-        let rates = self.rates();
-        let spare = metered.saturating_sub(tokens);
-        self.meters.give_back(rates, request.agent, spare, now);
+        if let Some(taken) = request.metered.take() {
+            let rates = self.rates();
+            self.meters.settle(rates, request.agent, taken, tokens, now);
+        }
     }
 
     pub(crate) fn weight(&self) -> u32 {
