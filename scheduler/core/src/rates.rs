@@ -9,6 +9,9 @@
 //! read as a queue for that: what came first leaks first, and what others gave back counts as if it had been before. So
 //! what is left after a request gave back is never less than had it taken no more in the first place.
 //!
+//! A text may turn out to have more tokens than its bytes let expect. They are taken when that is known, whether they fit
+//! or not: a level may be beyond its limit then, and nothing more comes until it is not.
+//!
 //! Exact in integers: a level is in units of 1 ÷ a minute's nanoseconds, of which a limit leaks that many a nanosecond.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,7 +104,8 @@ impl Meters {
         }
     }
 
-    /// A request has come to so many tokens, and gives back what it took beyond that, as far as it is still there.
+    /// A request has come to so many tokens: it gives back what it took beyond that, as far as it is still there, or takes
+    /// what it did not.
     pub(crate) fn settle(
         &mut self,
         (tenant, each): (Rate, Rate),
@@ -110,9 +114,13 @@ impl Meters {
         tokens: u64,
         now: Nanos,
     ) {
+        let beyond = tokens.saturating_sub(taken.tokens);
         let spare = taken.tokens.saturating_sub(tokens);
+        self.tenant.take_more(tenant, now, beyond);
         self.tenant.give_back(tenant, now, spare, taken.of_tenant);
-        if self.agents.contains_key(&agent) {
+        if beyond > 0 && !each.is_none() {
+            self.of_agent(agent, |meter| meter.take_more(each, now, beyond));
+        } else if self.agents.contains_key(&agent) {
             self.of_agent(agent, |meter| {
                 meter.give_back(each, now, spare, taken.of_agent);
             });
@@ -176,9 +184,15 @@ impl Meter {
     fn take(&mut self, rate: Rate, now: Nanos, tokens: u64) -> u128 {
         self.leak(rate, now);
         self.requests = more(self.requests, rate.requests.into(), 1);
+        self.take_more(rate, now, tokens);
+        self.left.saturating_add(self.tokens)
+    }
+
+    /// So many tokens more, of a request that was taken before.
+    fn take_more(&mut self, rate: Rate, now: Nanos, tokens: u64) {
+        self.leak(rate, now);
         self.tokens = more(self.tokens, rate.tokens, tokens);
         self.look_ahead(rate);
-        self.left.saturating_add(self.tokens)
     }
 
     /// Of tokens that lie up to there, gives so many back, less what has left.
@@ -288,6 +302,23 @@ mod tests {
         );
         meters.settle(rates, AGENT, taken, 100, 1);
         assert!(meters.check(rates, AGENT, 900, 1).is_ok());
+    }
+
+    #[test]
+    fn what_a_request_came_to_beyond_what_it_took_is_taken_then() {
+        for rates in [(tokens(1_000), NONE), (NONE, tokens(1_000))] {
+            let mut meters = Meters::default();
+            let taken = meters.take(rates, AGENT, 1_000, 0);
+            // By then its agent looks like a new one.
+            meters.take(rates, AgentId(2), 0, 60 * SECOND);
+            meters.settle(rates, AGENT, taken, 3_000, 60 * SECOND);
+            let refused = meters.check(rates, AGENT, 1_000, 60 * SECOND).unwrap_err();
+            assert_eq!(
+                refused.retry_after_ns,
+                Some(120 * SECOND),
+                "2,000 leak first"
+            );
+        }
     }
 
     /// Fails where as much is given back as was taken, or less than is still there: beside nine others, a tenth of the
