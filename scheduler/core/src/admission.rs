@@ -150,6 +150,7 @@ impl Core {
             priority: submission.priority,
             arrival,
             worker: None,
+            lane_ns_before: 0,
             answering: false,
             moved: false,
         };

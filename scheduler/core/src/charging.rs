@@ -1,9 +1,28 @@
-//! What agents are charged for their requests: as answers grow, once they have ended, and where they ended early.
+//! What agents are charged for their requests: as answers grow, once they have ended, and where they ended early. The same
+//! counts against what they may have a minute.
 //!
-//! Between tenants nothing follows from it: they are charged lane time, by the driver's clock.
+//! Between tenants nothing follows from it: they are charged lane time, by the driver's clock. And no end is free for what
+//! was in a worker's hands: an agent whose requests end so would always have the least time, and be first for ever.
 
 use crate::core::{Core, Request};
+use crate::tenant::Tenant;
 use crate::{Nanos, Outcome, RequestId, WorkerId};
+
+/// What a request came to.
+#[derive(Clone, Copy)]
+struct Came {
+    cost_ns: Nanos,
+    tokens: u64,
+}
+
+impl Came {
+    fn at_least(self, least: Came) -> Came {
+        Came {
+            cost_ns: self.cost_ns.max(least.cost_ns),
+            tokens: self.tokens.max(least.tokens),
+        }
+    }
+}
 
 impl Core {
     /// Charges an agent for an answer that has become longer than was expected, if this worker holds it. Returns by
@@ -47,58 +66,137 @@ impl Core {
     }
 
     /// Settles the difference between what an agent was charged and what its request turned out to
-    /// be, in predicted cost, and learns from its length. A worker can claim no more than the request could be. What it
-    /// refused costs as if it had been served, up to a whole batch: it held a place before its siblings' requests, and
-    /// if it cost nothing its agent would be first again.
+    /// be, in predicted cost, and learns from its length. A worker can claim no more than the request could be, and no less
+    /// than was seen of its answer. What it refused costs as if it had been served, up to a whole batch: it held a place
+    /// before its siblings' requests.
     pub(crate) fn settle_agent(&mut self, id: RequestId, tokens: (u32, u32), outcome: Outcome) {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        let (tenant, agent, model) = (request.tenant, request.agent, request.model);
-        let answers = request.tokens_out_max > 0 && outcome == Outcome::Ok;
-        let sizes = match outcome {
-            Outcome::Invalid | Outcome::OverQuota => {
-                let batch = self.limits.batch_tokens_max;
-                let tokens_in = request.tokens_in.min(batch);
-                let tokens_out = request.tokens_out_max.min(batch - tokens_in);
-                (u64::from(tokens_in), u64::from(tokens_out))
-            }
-            Outcome::Ok | Outcome::Cancelled | Outcome::Internal => request.bounded(tokens),
+        let (tokens_in, tokens_out) = request.bounded(tokens);
+        let tokens_out = tokens_out.max(u64::from(request.tokens_out));
+        let came = match outcome {
+            Outcome::Ok => self.came(request, (tokens_in, tokens_out)),
+            Outcome::Cancelled | Outcome::Internal => self.cut_short(request, tokens),
+            Outcome::Invalid | Outcome::OverQuota => self
+                .as_if_served(request, request.tokens_out_max)
+                .at_least(self.cut_short(request, tokens)),
         };
-        let cost_ns = self.predict(tenant, model, sizes);
-        if let Some(tenant) = self.tenants.get_mut(&tenant)
-            && let Some(request) = self.requests.get_mut(&id)
+        if request.tokens_out_max > 0
+            && outcome == Outcome::Ok
+            && let Some(tenant) = self.tenants.get_mut(&request.tenant)
         {
-            if answers {
-                tenant.lengths.learn(agent, tokens.1);
-            }
-            tenant.charge_agent(request, cost_ns);
-            tenant.meter(request, sizes.0 + sizes.1, self.now);
+            let answer = u32::try_from(tokens_out).unwrap_or(u32::MAX);
+            tenant.lengths.learn(request.agent, answer);
         }
+        self.settle_open(id, came);
+    }
+
+    /// The same of an open request whose device went bad under it.
+    pub(crate) fn settle_lost(&mut self, id: RequestId) {
+        if let Some(request) = self.requests.get(&id) {
+            let came = self.cut_short(request, (0, 0));
+            self.settle_open(id, came);
+        }
+    }
+
+    /// The same of an open request whose worker died under it.
+    pub(crate) fn settle_unheard(&mut self, id: RequestId) {
+        if let Some(request) = self.requests.get(&id) {
+            let came = self.unheard(request);
+            self.settle_open(id, came);
+        }
+    }
+
+    /// The same of one that had ended before: hanging up in time is no way out.
+    pub(crate) fn settle_dropped_unheard(&mut self, request: &mut Request) {
+        let came = self.unheard(request);
+        self.settle_ended(request, came);
     }
 
     /// The same of a request that had ended before its worker let go of it: what was seen of its answer is not undone by
     /// what its worker says in the end.
     pub(crate) fn settle_dropped(&mut self, request: &mut Request, tokens: (u32, u32)) {
+        let came = self.cut_short(request, tokens);
+        self.settle_ended(request, came);
+    }
+
+    fn settle_open(&mut self, id: RequestId, came: Came) {
+        if let Some(request) = self.requests.get_mut(&id)
+            && let Some(tenant) = self.tenants.get_mut(&request.tenant)
+        {
+            settle(tenant, request, came, self.now);
+        }
+    }
+
+    fn settle_ended(&mut self, request: &mut Request, came: Came) {
+        if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
+            settle(tenant, request, came, self.now);
+        }
+    }
+
+    /// What a request of a worker that died came to: as if it had been served with the answer that was expected. Which of those
+    /// in its hands a worker died of, if any, nobody can tell, so it is the same for all: who has nothing to do with it pays
+    /// about what it would have anyway; who ends worker after worker pays for each turn that it takes, and those of whom
+    /// nothing was there are before it.
+    fn unheard(&self, request: &Request) -> Came {
+        let answer = self.expected_answer(request.tenant, request.agent, request.tokens_out_max);
+        self.as_if_served(request, answer)
+            .at_least(self.cut_short(request, (0, 0)))
+    }
+
+    /// What a request would have come to with such an answer, up to a whole batch: texts may be cut, so that a large one may
+    /// not be what its bytes let expect.
+    fn as_if_served(&self, request: &Request, tokens_out: u32) -> Came {
+        let batch = self.limits.batch_tokens_max;
+        let tokens_in = request.tokens_in.min(batch);
+        let tokens_out = tokens_out.min(batch - tokens_in);
+        self.came(request, (u64::from(tokens_in), u64::from(tokens_out)))
+    }
+
+    /// What a request came to that was not served: what its worker says of it, and no less than was seen of its answer, nor
+    /// than it occupied. A text is not told of until all of it was read, so that by a worker's word there was nothing.
+    fn cut_short(&self, request: &Request, tokens: (u32, u32)) -> Came {
         let (tokens_in, tokens_out) = request.bounded(tokens);
         let seen = u64::from(request.tokens_out);
         let read = u64::from(request.tokens_in) * u64::from(seen > 0);
         let sizes = (tokens_in.max(read), tokens_out.max(seen));
-        let cost_ns = match sizes {
-            (0, 0) => 0,
-            _ => self.predict(request.tenant, request.model, sizes),
-        };
-        if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
-            tenant.charge_agent(request, cost_ns);
-            tenant.meter(request, sizes.0 + sizes.1, self.now);
+        match sizes {
+            (0, 0) => self.occupied(request),
+            _ => self.came(request, sizes).at_least(self.occupied(request)),
         }
     }
 
-    /// The same of a request whose worker died under it: its agent pays for what was seen.
-    pub(crate) fn settle_unheard(&mut self, id: RequestId) {
-        if let Some(mut request) = self.requests.remove(&id) {
-            self.settle_dropped(&mut request, (0, 0));
-            self.requests.insert(id, request);
+    /// The lane time that its worker had while it held a request, up to what was expected of that. Others may have had some
+    /// of it, but it held a place beside them. And as large a part of its text: of an answer all is told as it grows.
+    fn occupied(&self, request: &Request) -> Came {
+        let worker = request.worker.and_then(|worker| self.workers.get(&worker));
+        let lane_ns = worker.map_or(0, |worker| worker.lane_ns(self.now));
+        let expected = self.expected(request);
+        let cost_ns = lane_ns.saturating_sub(request.lane_ns_before);
+        let cost_ns = cost_ns.min(expected.cost_ns);
+        let tokens = u128::from(request.tokens_in) * u128::from(cost_ns);
+        let tokens = tokens / u128::from(expected.cost_ns.max(1));
+        Came {
+            cost_ns,
+            tokens: u64::try_from(tokens).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// What is expected of a request, its answer no shorter than it is by now.
+    fn expected(&self, request: &Request) -> Came {
+        let answer = self.expected_answer(request.tenant, request.agent, request.tokens_out_max);
+        let tokens_out = answer.max(request.tokens_out);
+        self.came(
+            request,
+            (u64::from(request.tokens_in), u64::from(tokens_out)),
+        )
+    }
+
+    fn came(&self, request: &Request, (tokens_in, tokens_out): (u64, u64)) -> Came {
+        Came {
+            cost_ns: self.predict(request.tenant, request.model, (tokens_in, tokens_out)),
+            tokens: tokens_in.saturating_add(tokens_out),
         }
     }
 
@@ -110,4 +208,9 @@ impl Core {
             tenant.charge_agent(request, cost_ns);
         }
     }
+}
+
+fn settle(tenant: &mut Tenant, request: &mut Request, came: Came, now: Nanos) {
+    tenant.charge_agent(request, came.cost_ns);
+    tenant.meter(request, came.tokens, now);
 }

@@ -81,6 +81,8 @@ pub(crate) struct Request {
     pub arrival: u64,
     /// The worker that holds it; `None` while it waits.
     pub worker: Option<WorkerId>,
+    /// Lane time that this worker had had by when it was given the request.
+    pub lane_ns_before: Nanos,
     /// A piece of its answer has gone out.
     pub answering: bool,
     /// A device has gone bad under it.

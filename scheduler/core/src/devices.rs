@@ -98,19 +98,17 @@ impl Core {
     }
 
     fn move_or_end(&mut self, id: RequestId, effects: &mut Vec<Effect>) {
-        let Some(request) = self.requests.get_mut(&id) else {
+        let Some(request) = self.requests.get(&id) else {
             return;
         };
         let may = !request.answering && !request.moved;
-        request.worker = None;
-        request.moved = true;
-        request.tokens_out = 0;
         let (tenant, bytes) = (request.tenant, request.bytes);
         // Its queue memory was given back when it was assigned, and others may have it by now.
         if may && self.memory.take(tenant, bytes).is_ok() {
             self.wait_again(id);
             effects.push(Effect::Requeued { request: id });
         } else {
+            self.settle_lost(id);
             self.end_unqueued(id, End::DeviceLost, effects);
         }
     }
@@ -118,9 +116,12 @@ impl Core {
     /// Puts a request where it stood before it was assigned, and gives back what its agent was charged.
     fn wait_again(&mut self, id: RequestId) {
         self.charge_agent(id, 0);
-        let Some(request) = self.requests.get(&id) else {
+        let Some(request) = self.requests.get_mut(&id) else {
             return;
         };
+        request.worker = None;
+        request.moved = true;
+        request.tokens_out = 0;
         let slot = request.slot(id);
         let Some(tenant) = self.tenants.get_mut(&request.tenant) else {
             return;

@@ -152,10 +152,11 @@ impl Core {
         // While it waits: an agent of which nothing else does would be forgotten before, and charged from the floor.
         self.charge_agent(request_id, cost_ns);
         self.leave_queue(request_id);
-        if let Some(request) = self.requests.get_mut(&request_id) {
-            request.worker = Some(id);
-        }
         if let Some(worker) = self.workers.get_mut(&id) {
+            if let Some(request) = self.requests.get_mut(&request_id) {
+                request.worker = Some(id);
+                request.lane_ns_before = worker.lane_ns(self.now);
+            }
             debug_assert_eq!(
                 worker.tenant, tenant,
                 "a worker only ever gets its own tenant's requests"

@@ -92,7 +92,8 @@ impl Core {
         if let Some(deadline) = request.deadline {
             self.deadlines.remove(&(deadline, id));
         }
-        let never_ran = request.worker.is_none();
+        // One that waits again after its device went bad has run, and keeps what it took in advance.
+        let never_ran = request.worker.is_none() && !request.moved;
         let agent = (request.agent, request.tenant);
         if let Some(open) = self.agents.get_mut(&agent) {
             open.remove(&id);

@@ -157,6 +157,7 @@ impl Core {
         if let Some(device) = self.devices.get_mut(&worker.device) {
             device.running.remove(&id);
         }
+        worker.released_ns = worker.released_ns.saturating_add(lane_ns);
         worker.unpriced_ns = worker.unpriced_ns.saturating_add(lane_ns);
         let (tenant, model) = (worker.tenant, worker.model);
         if !lease.work.is_none() {

@@ -78,16 +78,19 @@ impl Core {
             return self.worker_failed(id, failure, effects);
         }
         self.settle(id, effects);
-        let Some(mut worker) = self.forget_worker(id) else {
+        let all = self.workers.get_mut(&id).map(|one| one.let_go_of_all());
+        let (held, mut dropped) = all.unwrap_or_default();
+        for request in &held {
+            self.settle_unheard(*request);
+        }
+        for request in &mut dropped {
+            self.settle_dropped_unheard(request);
+        }
+        let Some(worker) = self.forget_worker(id) else {
             return;
         };
-        let (held, dropped) = worker.let_go_of_all();
         for request in held {
-            self.settle_unheard(request);
             self.end(request, End::WorkerLost, effects);
-        }
-        for mut request in dropped {
-            self.settle_dropped(&mut request, (0, 0));
         }
         self.after_life(&worker, life, effects);
         self.reindex(worker.tenant);

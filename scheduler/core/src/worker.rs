@@ -51,6 +51,8 @@ pub(crate) struct Worker {
     pub last_lease: u64,
     /// Leases in a row that came back unasked without any progress.
     pub fruitless: u32,
+    /// Lane time of all leases that it has given back.
+    pub released_ns: Nanos,
     /// Lane time of leases in which no token was done to its end: it belongs to those that are done next.
     pub unpriced_ns: Nanos,
     /// Gets nothing new, so that another can have its place.
@@ -93,6 +95,7 @@ impl Worker {
             last_used: now,
             last_lease: 0,
             fruitless: 0,
+            released_ns: 0,
             unpriced_ns: 0,
             retiring: false,
             abandoned: false,
@@ -137,6 +140,13 @@ impl Worker {
     /// Lane time that what it holds was expected to take.
     pub(crate) fn expected_ns(&self) -> Nanos {
         self.cost_ns
+    }
+
+    /// Lane time that it has had in all its life.
+    pub(crate) fn lane_ns(&self, now: Nanos) -> Nanos {
+        let lease = self.lease.as_ref();
+        let lease_ns = lease.map_or(0, |lease| now.saturating_sub(lease.granted_at));
+        self.released_ns.saturating_add(lease_ns)
     }
 
     pub(crate) fn holds_of(&self, agent: AgentId) -> bool {

@@ -67,3 +67,120 @@ fn tokens_beyond_the_estimate_are_paid_for() {
     }
     assert_eq!(done, 30 * 300, "over half an hour, as much as the limit");
 }
+
+/// Fails where an answer that was seen is given back because its worker says in the end that there was none, or that it
+/// failed.
+#[test]
+fn what_was_seen_of_an_answer_is_not_given_back() {
+    for outcome in [Outcome::Ok, Outcome::Internal, Outcome::Cancelled] {
+        let mut world = world(1_000);
+        let first = world.submit(1, X, (10, 900));
+        let worker = world.ready(X);
+        world.step(worker, 890, vec![(first, 890)]);
+        world.finish(worker, first, (0, 0), outcome);
+        let second = world.submit(1, X, (10, 900));
+        let refused = world.refused.get(&second).map(|refusal| refusal.bound);
+        assert_eq!(refused, Some(Bound::TenantRate), "{outcome:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_lost_its_device_counts_as_far_as_it_was_seen() {
+    let mut world = world(1_000);
+    let first = world.submit(1, X, (10, 900));
+    let worker = world.ready(X);
+    world.step(worker, 500, vec![(first, 500)]);
+    world.tell(Event::Answering {
+        worker,
+        request: first,
+    });
+    world.tell(Event::DeviceDown {
+        device: DeviceId(1),
+    });
+    assert_eq!(world.ended[&first], End::DeviceLost);
+    world.tell(Event::DeviceUp {
+        device: DeviceId(1),
+        kind: DeviceKind::Processor,
+        lanes: 1,
+        workers_max: 16,
+    });
+    let too_much = world.submit(1, X, (500, 0));
+    assert_eq!(world.refused[&too_much].bound, Bound::TenantRate);
+    let rest = world.submit(1, X, (400, 0));
+    assert!(
+        !world.refused.contains_key(&rest),
+        "the rest was given back"
+    );
+}
+
+/// It was given to a worker, the device of that went down, and its caller hangs up while it waits for another. Fails
+/// where it counts as one that never ran.
+#[test]
+fn what_has_met_a_device_has_run() {
+    let mut world = world(1_000);
+    world.tell(Event::DeviceUp {
+        device: DeviceId(2),
+        kind: DeviceKind::Processor,
+        lanes: 1,
+        workers_max: 16,
+    });
+    let first = world.submit(1, X, (10, 900));
+    let worker = world.ready(X);
+    world.step(worker, 800, vec![(first, 800)]);
+    let on = world.core.workers().find(|view| view.worker == worker);
+    world.tell(Event::DeviceDown {
+        device: on.expect("it lives").device,
+    });
+    world.hang_up(first);
+    let second = world.submit(1, X, (500, 0));
+    assert_eq!(world.refused[&second].bound, Bound::TenantRate);
+}
+
+/// A text that was being read when its caller hung up, of which its worker says nothing.
+#[test]
+fn what_was_read_of_a_text_counts() {
+    let mut world = world(1_000);
+    let first = world.submit(1, X, (1_000, 0));
+    let worker = world.ready(X);
+    world.now += 50 * MS;
+    world.hang_up(first);
+    world.finish(worker, first, (0, 0), Outcome::Cancelled);
+    let second = world.submit(1, X, (800, 0));
+    assert_eq!(world.refused[&second].bound, Bound::TenantRate);
+    let third = world.submit(1, X, (400, 0));
+    assert!(
+        !world.refused.contains_key(&third),
+        "half of it was not read"
+    );
+}
+
+/// What its agent's answers are expected to have is learnt from what was possible. Fails where a worker can teach that a
+/// batch has no room.
+#[test]
+fn a_worker_teaches_no_longer_answers_than_there_could_be() {
+    let mut world = World::new(Limits {
+        batch_tokens_max: 1_000,
+        ..sim::limits()
+    });
+    world.tenant(TENANT, sim::settings(1));
+    for _ in 0..100 {
+        world.submit(1, X, (1, 10));
+    }
+    let worker = world.ready(X);
+    for _ in 0..60 {
+        let first = world.first_held(worker);
+        world.step(worker, 10, vec![(first, 10)]);
+        world.finish(worker, first, (1, u32::MAX), Outcome::Ok);
+    }
+    for request in world.held[&worker].clone() {
+        world.finish(worker, request, (1, 10), Outcome::Ok);
+    }
+    for _ in 0..100 {
+        world.submit(1, X, (1, 4_000));
+    }
+    assert!(
+        world.held[&worker].len() > 8,
+        "{}",
+        world.held[&worker].len()
+    );
+}

@@ -1,0 +1,191 @@
+//! Promise: an agent pays for what its requests occupied, however they end. One whose requests end in a way that costs
+//! nothing would always be the one with the least time, and its siblings would never be served.
+
+mod by_hand;
+mod sim;
+
+use bulkhead_core::*;
+use by_hand::*;
+
+fn world(batch_tokens_max: u32) -> World {
+    let mut world = World::new(Limits {
+        batch_tokens_max,
+        ..sim::limits()
+    });
+    world.tenant(TENANT, sim::settings(1));
+    world
+}
+
+/// Two agents have texts of 100 tokens, one of which fits at a time and takes 10 ms. What becomes of the first one's is
+/// `ends`; the second one's are served. Returns how many turns each of them had.
+fn turns(ends: impl Fn(&mut World, WorkerId, RequestId)) -> (u32, u32) {
+    let mut world = world(100);
+    for _ in 0..500 {
+        world.submit(1, X, (100, 0));
+        world.submit(2, X, (100, 0));
+    }
+    let worker = world.ready(X);
+    let (mut first, mut second) = (0, 0);
+    for _ in 0..400 {
+        world.now += 10 * MS;
+        let request = world.first_held(worker);
+        if agent_of(request) == 1 {
+            first += 1;
+            ends(&mut world, worker, request);
+        } else {
+            second += 1;
+            world.step(worker, 100, vec![]);
+            world.finish(worker, request, (100, 0), Outcome::Ok);
+        }
+    }
+    (first, second)
+}
+
+/// A worker says that there was nothing while a text is being read. Fails where that is all that is looked at.
+#[test]
+fn texts_that_are_hung_up_while_they_are_read_are_paid_for() {
+    let (first, second) = turns(|world, worker, request| {
+        world.hang_up(request);
+        world.finish(worker, request, (0, 0), Outcome::Cancelled);
+    });
+    assert!(first.abs_diff(second) <= 20, "{first} and {second}");
+}
+
+#[test]
+fn what_fails_in_a_worker_is_paid_for() {
+    let (first, second) = turns(|world, worker, request| {
+        world.finish(worker, request, (0, 0), Outcome::Internal);
+    });
+    assert!(first.abs_diff(second) <= 20, "{first} and {second}");
+}
+
+/// Texts of megabytes, of which a worker has read a part. While it reads one, nothing else fits.
+#[test]
+fn large_texts_that_are_hung_up_leave_their_siblings_a_turn() {
+    let mut world = world(4_096);
+    world.submit(1, X, (1_400_000, 0));
+    for _ in 0..100 {
+        world.submit(2, X, (50, 0));
+    }
+    let worker = world.ready(X);
+    let mut served = 0;
+    for _ in 0..4 {
+        world.submit(1, X, (1_400_000, 0));
+        world.now += 500 * MS;
+        for request in world.held[&worker].clone() {
+            if agent_of(request) == 1 {
+                world.hang_up(request);
+                world.finish(worker, request, (0, 0), Outcome::Cancelled);
+            } else {
+                served += 1;
+                world.step(worker, 50, vec![]);
+                world.finish(worker, request, (50, 0), Outcome::Ok);
+            }
+        }
+    }
+    assert!(served >= 90, "{served} of 100");
+}
+
+/// Fails where a request costs lane time that its worker had before it, or more than was expected of it.
+#[test]
+fn who_hangs_up_pays_no_more_than_for_a_whole_turn() {
+    let mut world = world(100);
+    for _ in 0..500 {
+        world.submit(1, X, (100, 0));
+        world.submit(2, X, (100, 0));
+    }
+    let worker = world.ready(X);
+    let (mut first, mut second) = (0, 0);
+    for _ in 0..400 {
+        let request = world.first_held(worker);
+        if agent_of(request) == 1 {
+            first += 1;
+            // Ten times as long as expected, since the worker waits for its lane.
+            world.now += if first % 2 == 0 { 100 * MS } else { 0 };
+            world.hang_up(request);
+            world.finish(worker, request, (0, 0), Outcome::Cancelled);
+        } else {
+            second += 1;
+            world.now += 10 * MS;
+            world.step(worker, 100, vec![]);
+            world.finish(worker, request, (100, 0), Outcome::Ok);
+        }
+    }
+    assert!((250..=300).contains(&first), "{first} and {second}");
+}
+
+/// How often each of two agents had its turn, where the worker dies of each of the first one's requests. Two do not fit
+/// together, or both would be in its hands; and the second agent comes first, as who comes to an empty queue alone begins
+/// nobody's account.
+fn turns_beside_deaths(dies: impl Fn(&mut World, WorkerId, RequestId)) -> (u32, u32) {
+    let mut world = world(100);
+    let (mut deaths, mut served) = (0, 0);
+    for _ in 0..200 {
+        // Longer than any backoff.
+        world.now += 40 * SECOND;
+        world.tell(Event::Tick);
+        world.submit(2, X, (300, 0));
+        world.submit(1, X, (300, 0));
+        let worker = world.ready(X);
+        let request = world.first_held(worker);
+        if agent_of(request) == 1 {
+            deaths += 1;
+            dies(&mut world, worker, request);
+        } else {
+            served += 1;
+            world.step(worker, 300, vec![]);
+            world.finish(worker, request, (300, 0), Outcome::Ok);
+            world.die(worker);
+        }
+        world.ended.clear();
+    }
+    (deaths, served)
+}
+
+#[test]
+fn a_request_that_ends_its_worker_is_paid_for() {
+    let (deaths, served) = turns_beside_deaths(|world, worker, _| world.die(worker));
+    assert!(
+        served.abs_diff(deaths) <= 10,
+        "{deaths} deaths, {served} served"
+    );
+}
+
+#[test]
+fn hanging_up_before_the_worker_dies_is_no_way_out() {
+    let (deaths, served) = turns_beside_deaths(|world, worker, request| {
+        world.hang_up(request);
+        world.die(worker);
+    });
+    assert!(
+        served.abs_diff(deaths) <= 10,
+        "{deaths} deaths, {served} served"
+    );
+}
+
+/// A worker dies with a text of a megabyte in its hands, of which it would have read a part. Fails where its agent has to
+/// wait until siblings have had as much as the bytes let expect.
+#[test]
+fn a_death_costs_who_is_innocent_no_more_than_a_batch() {
+    let mut world = world(1_000);
+    world.submit(1, X, (333_333, 0));
+    for _ in 0..400 {
+        world.submit(2, X, (50, 0));
+    }
+    let worker = world.ready(X);
+    world.die(worker);
+    // The backoff is short enough to wait it out in the queue.
+    world.now += SECOND;
+    world.tell(Event::Tick);
+    world.submit(1, X, (50, 0));
+    let worker = world.ready(X);
+    let mut before = 0;
+    while agent_of(world.first_held(worker)) == 2 {
+        let request = world.first_held(worker);
+        world.now += 5 * MS;
+        world.step(worker, 50, vec![]);
+        world.finish(worker, request, (50, 0), Outcome::Ok);
+        before += 1;
+    }
+    assert!((15..=60).contains(&before), "{before} turns of 400");
+}
