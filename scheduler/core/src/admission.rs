@@ -145,6 +145,7 @@ impl Core {
             cost_ns,
             metered,
             charged_ns: 0,
+            passed_by: 0,
             bytes: submission.bytes,
             deadline: submission.deadline,
             priority: submission.priority,

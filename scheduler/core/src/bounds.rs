@@ -54,6 +54,9 @@ impl Limits {
 /// charged less, so it is ahead by at most that one request, and by what those in the worker's hands turn out to be
 /// beyond, or short of, what was expected of them. `largest`: tokens of the largest request, in and out; `in_hand`: the
 /// most that the worker ever had of one agent. Where lengths are as expected that is at most twice `batch_tokens_max`.
+///
+/// Of others so much as one `batch_tokens_max` may go past a request that does not fit beside what runs, though its agent
+/// has been charged less: where there are such the bound is that much more.
 pub fn agents_bound_tokens(largest: u64, in_hand: u64) -> u64 {
     largest.saturating_add(in_hand).saturating_mul(2)
 }

@@ -75,6 +75,8 @@ pub(crate) struct Request {
     pub metered: Option<Taken>,
     /// What its agent has been charged for it so far.
     pub charged_ns: Nanos,
+    /// Tokens of requests that went past it while it was first and did not fit.
+    pub passed_by: u64,
     pub bytes: u64,
     pub deadline: Option<Nanos>,
     pub priority: Priority,

@@ -23,7 +23,7 @@ use crate::vtime;
 use crate::worker::{Held, Life};
 use crate::{DeviceId, Effect, KillReason, LeaseId, Nanos, RequestId, TenantId, WorkerId};
 
-/// Of agents whose turn it is alike, so many are looked at for one whose request fits.
+/// So many agents are looked at for one whose request fits.
 const HEADS_MAX: usize = 16;
 
 impl Core {
@@ -100,34 +100,63 @@ impl Core {
     /// Moves requests from a worker's queue into its hands, as far as its token budget goes.
     fn take_batch(&mut self, id: WorkerId) -> Vec<RequestId> {
         let mut batch = Vec::new();
-        while let Some(request) = self.next_fitting(id) {
+        while let Some((request, passes)) = self.next_fitting(id) {
+            if let Some(first) = passes {
+                self.pass(first, request);
+            }
             self.assign_one(id, request);
             batch.push(request);
         }
         batch
     }
 
-    /// The next request for a worker. One that does not fit holds up those behind it, or a large one would never run. An
-    /// agent of whose the worker has nothing may go beyond the budget, up to twice, so that long answers do not keep their
+    /// The next request for a worker, and the one that it goes past. Of those whose turn it is alike, the first that fits.
+    /// An agent of whose the worker has nothing may go beyond the budget, up to twice, so that long answers do not keep their
     /// siblings out; of those whose turn it is alike, it is first.
-    fn next_fitting(&self, id: WorkerId) -> Option<RequestId> {
+    ///
+    /// One of an agent of whose the worker has nothing, and that does not fit all the same, has to wait until there is less
+    /// beside it. It pays nothing for that, and can be hung up and sent again: so it does not hold up those behind it at
+    /// once, but others go past it, whoever's they are, as many as one budget has room for. Then none does, or a large one
+    /// would never run.
+    fn next_fitting(&self, id: WorkerId) -> Option<(RequestId, Option<RequestId>)> {
         let worker = self.workers.get(&id)?;
-        if worker.retiring {
+        let budget = u64::from(self.limits.batch_tokens_max);
+        let full = worker.holds_work() && worker.tokens() >= 2 * budget;
+        if worker.retiring || full {
             return None;
         }
         let queue = &self.flow(worker.tenant, worker.model)?.queue;
-        let budget = u64::from(self.limits.batch_tokens_max);
-        for next in queue.heads_alike().take(HEADS_MAX) {
-            let request = self.requests.get(&next)?;
-            let tokens = worker.tokens().saturating_add(self.counted(request));
-            if tokens <= budget || !worker.holds_work() {
-                return Some(next);
+        let (least, _) = queue.heads().next()?;
+        let mut waits: Option<(RequestId, u64)> = None;
+        for (time, next) in queue.heads().take(HEADS_MAX) {
+            if waits.is_none() && time > least {
+                return None;
             }
-            if !worker.holds_of(request.agent) {
-                return (tokens <= 2 * budget).then_some(next);
+            let request = self.requests.get(&next)?;
+            let counted = self.counted(request);
+            let tokens = worker.tokens().saturating_add(counted);
+            let first_of_agent = !worker.holds_of(request.agent);
+            let fits =
+                tokens <= budget || !worker.holds_work() || first_of_agent && tokens <= 2 * budget;
+            match waits {
+                None if fits => return Some((next, None)),
+                None if first_of_agent => waits = Some((next, request.passed_by)),
+                Some((first, by)) if fits && by.saturating_add(counted) <= budget => {
+                    return Some((next, Some(first)));
+                }
+                None | Some(_) => {}
             }
         }
         None
+    }
+
+    /// A request goes past one that is first and does not fit.
+    fn pass(&mut self, first: RequestId, by: RequestId) {
+        let request = self.requests.get(&by);
+        let tokens = request.map_or(0, |request| self.counted(request));
+        if let Some(first) = self.requests.get_mut(&first) {
+            first.passed_by = first.passed_by.saturating_add(tokens);
+        }
     }
 
     /// What a request counts for in a batch: its tokens in, and those that its answer has or is expected to have, at most

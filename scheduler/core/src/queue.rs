@@ -54,12 +54,12 @@ impl Queue {
         self.agents.get(agent)?.slots.first().map(|slot| slot.3)
     }
 
-    /// The first request of each agent whose virtual time is the least.
-    pub(crate) fn heads_alike(&self) -> impl Iterator<Item = RequestId> + '_ {
-        let least = self.order.first().map(|(time, _)| *time);
-        let alike = (self.order.iter()).take_while(move |(time, _)| Some(*time) == least);
-        let queues = alike.filter_map(|(_, agent)| self.agents.get(agent));
-        queues.filter_map(|queue| queue.slots.first().map(|slot| slot.3))
+    /// The first request of each agent, in the agents' order, and that agent's virtual time.
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (VTime, RequestId)> + '_ {
+        self.order.iter().filter_map(|(time, agent)| {
+            let first = self.agents.get(agent)?.slots.first()?;
+            Some((*time, first.3))
+        })
     }
 
     /// Takes a request out.

@@ -1,5 +1,6 @@
-//! Promise: an agent pays for what its requests occupied, however they end. One whose requests end in a way that costs
-//! nothing would always be the one with the least time, and its siblings would never be served.
+//! Promise: an agent pays for what its requests occupied, however they end, and holds nobody up with what costs nothing.
+//! One whose requests end in a way that costs nothing would always be the one with the least time, and its siblings would
+//! never be served.
 
 mod by_hand;
 mod sim;
@@ -188,4 +189,51 @@ fn a_death_costs_who_is_innocent_no_more_than_a_batch() {
         before += 1;
     }
     assert!((15..=60).contains(&before), "{before} turns of 400");
+}
+
+/// A long answer runs beside which there is room. An agent keeps a text in the queue that does not fit beside it, hangs it
+/// up and sends it again. Fails where what does not fit and costs nothing keeps siblings out.
+#[test]
+fn what_does_not_fit_and_is_sent_again_and_again_holds_up_nobody() {
+    let mut world = world(1_000);
+    world.submit(2, X, (10, 4_000));
+    let worker = world.ready(X);
+    let long = world.first_held(worker);
+    let mut large = world.submit(1, X, (5_000, 0));
+    for n in 1..400 {
+        world.now += 20 * MS;
+        world.step(worker, 1, vec![(long, n)]);
+        let another = world.submit(1, X, (5_000, 0));
+        world.hang_up(large);
+        large = another;
+        let small = world.submit(3, X, (10, 0));
+        assert!(world.holds(worker, small), "at {n}");
+        world.finish(worker, small, (10, 0), Outcome::Ok);
+    }
+}
+
+/// Fails where what is large never runs, since there is always something small that fits.
+#[test]
+fn what_does_not_fit_runs_after_one_batch_of_others() {
+    let mut world = world(1_000);
+    for _ in 0..2_000 {
+        world.submit(2, X, (10, 0));
+        world.submit(3, X, (10, 0));
+    }
+    let worker = world.ready(X);
+    for _ in 0..200 {
+        let first = world.first_held(worker);
+        world.now += MS;
+        world.finish(worker, first, (10, 0), Outcome::Ok);
+    }
+    let large = world.submit(1, X, (5_000, 0));
+    let mut before = 0;
+    while !world.holds(worker, large) {
+        let first = world.first_held(worker);
+        world.now += MS;
+        world.finish(worker, first, (10, 0), Outcome::Ok);
+        before += 1;
+        assert!(before <= 300, "what was there, and what one batch holds");
+    }
+    assert_eq!(world.held[&worker], [large]);
 }
