@@ -127,6 +127,7 @@ impl Busy {
             agent: AgentId(tenant * 4 + turn),
             model: MODEL,
             tokens_in: TOKENS,
+            tokens_read_min: TOKENS,
             tokens_out_max: 0,
             bytes: 200,
             deadline: self.next.is_multiple_of(2).then_some(Nanos::MAX - 1),

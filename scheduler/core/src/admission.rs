@@ -104,7 +104,8 @@ impl Core {
         };
         let at = (submission.tenant, submission.model, worker.device);
         let tokens_out = u64::from(submission.tokens_out_max.min(1));
-        let least_ns = (self.costs).at_least(at, u64::from(submission.tokens_in), tokens_out);
+        let tokens_in = u64::from(submission.tokens_read_min.min(submission.tokens_in));
+        let least_ns = self.costs.at_least(at, tokens_in, tokens_out);
         deadline.saturating_sub(self.now) < least_ns
     }
 

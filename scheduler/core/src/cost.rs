@@ -4,6 +4,10 @@
 //! would have been right (multiplicative algebraic reconstruction: Gordon, Bender and Herman, 1970), a quarter of the
 //! way. A lease counts for at most a factor of four, so that one odd lease moves little.
 //!
+//! Whether a deadline is too soon is asked of rates of their own, what tokens took in the leases that were best: one that
+//! took less lowers them at once, and one that took more raises them slowly. So an agent's requests that take long hardly
+//! have its siblings' refused.
+//!
 //! What is learnt from a tenant's workers is used for that tenant alone: a worker that lies about its tokens changes no
 //! other tenant's order or hints. Predictions order a tenant's own agents, and size reservations and retry hints. The
 //! bill among tenants is what the driver's clock measured, never this.
@@ -24,6 +28,8 @@ const PRIOR: Rates = Rates {
     steps: ONE,
     tokens: 16 * ONE,
     error: 0,
+    least_in: 0,
+    least_out: 0,
     leases: 0,
 };
 /// No rate is ever less, 1 ns: work that costs nothing would have no order.
@@ -37,6 +43,8 @@ const RATE_WEIGHT: i128 = 4;
 const MEAN_WEIGHT: i128 = 8;
 /// After so many leases rates are known well enough to refuse by.
 const LEASES_KNOWN: u64 = 32;
+/// A lease raises these by 1/64 of the difference.
+const RISE_WEIGHT: u64 = 64;
 
 /// Whose rates, and where.
 pub(crate) type Place = (TenantId, ModelId, DeviceId);
@@ -72,7 +80,9 @@ struct Rates {
     tokens: u64,
     /// Mean of how far predictions were off, of what it was, 2^-16.
     error: u64,
-    /// Those that taught something.
+    /// What a token in and a token out take where it goes well, and of how many leases that was learnt.
+    least_in: u64,
+    least_out: u64,
     leases: u64,
 }
 
@@ -92,9 +102,8 @@ impl CostBook {
         nanos(scaled >> SHIFT)
     }
 
-    /// What a request of so many tokens takes at the very least: a quarter of what is predicted for it, as its tokens were
-    /// estimated and some of them may be kept from before, and less by twice as far as predictions were off of late. 0 where
-    /// little is known.
+    /// What a request of so many tokens takes at the very least: a quarter of what they take where it goes well, as they were
+    /// estimated, and less by twice as far as predictions were off of late. 0 where little is known.
     pub(crate) fn at_least(&self, at: Place, tokens_in: u64, tokens_out: u64) -> Nanos {
         let Some(rates) = self
             .rates
@@ -104,8 +113,8 @@ impl CostBook {
             return 0;
         };
         let sure = ONE.saturating_sub(rates.error.saturating_mul(2));
-        let scaled = (u128::from(rates.token_in) * u128::from(tokens_in))
-            .saturating_add(u128::from(rates.token_out) * u128::from(tokens_out));
+        let scaled = (u128::from(rates.least_in) * u128::from(tokens_in))
+            .saturating_add(u128::from(rates.least_out) * u128::from(tokens_out));
         nanos((scaled >> SHIFT).saturating_mul(u128::from(sure)) / u128::from(4 * ONE))
     }
 
@@ -114,7 +123,9 @@ impl CostBook {
         if work.is_none() || lane_ns == 0 {
             return;
         }
-        self.rates.entry(at).or_insert(PRIOR).learn(work, lane_ns);
+        let rates = self.rates.entry(at).or_insert(PRIOR);
+        rates.learn_least(work, lane_ns);
+        rates.learn(work, lane_ns);
     }
 
     /// How far predictions were off of late, in thousandths of what it was: for each model, as a mean over tenants and
@@ -134,6 +145,28 @@ impl CostBook {
 }
 
 impl Rates {
+    /// How long a lease took, of what was predicted: 2^-16.
+    fn ratio(&self, work: Work, lane_ns: Nanos) -> u128 {
+        let predicted = u128::from(self.token_in) * u128::from(work.tokens_in)
+            + u128::from(self.token_out) * u128::from(work.tokens_out)
+            + u128::from(self.step) * u128::from(work.steps);
+        let truth = u128::from(lane_ns) << SHIFT;
+        truth.saturating_mul(u128::from(ONE)) / predicted.max(1)
+    }
+
+    fn learn_least(&mut self, work: Work, lane_ns: Nanos) {
+        let ratio = self.ratio(work, lane_ns);
+        let took = |rate: u64| u128::from(rate).saturating_mul(ratio) / u128::from(ONE);
+        let (took_in, took_out) = (took(self.token_in), took(self.token_out));
+        if work.tokens_in > 0 {
+            self.least_in = best(self.least_in, took_in);
+        }
+        if work.tokens_out > 0 {
+            self.least_out = best(self.least_out, took_out);
+        }
+        self.leases += 1;
+    }
+
     fn learn(&mut self, work: Work, lane_ns: Nanos) {
         let terms = [
             (&mut self.token_in, work.tokens_in),
@@ -157,11 +190,19 @@ impl Rates {
             *rate = narrow(i128::from(*rate) + by).max(RATE_MIN);
         }
         let off = truth.abs_diff(predicted).saturating_mul(one) / truth;
-        self.leases += 1;
         self.error = drawn_to(self.error, off.min(most));
         let tokens = work.tokens_in.saturating_add(work.tokens_out);
         self.tokens = faded(self.tokens).saturating_add(tokens.saturating_mul(ONE));
         self.steps = faded(self.steps).saturating_add(work.steps.saturating_mul(ONE));
+    }
+}
+
+/// The best of values that come: down at once, up slowly.
+fn best(least: u64, value: u128) -> u64 {
+    let value = u64::try_from(value).unwrap_or(u64::MAX);
+    match value.checked_sub(least) {
+        Some(more) => least + more / RISE_WEIGHT,
+        None => value,
     }
 }
 

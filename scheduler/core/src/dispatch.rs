@@ -63,6 +63,7 @@ impl Core {
             reserved_ns,
             work: Work::default(),
             progress: false,
+            untold: false,
             had_work: worker.holds_work(),
         });
         self.leased.insert(id);

@@ -124,6 +124,9 @@ pub struct Submission {
     pub model: ModelId,
     /// Input tokens, estimated from its bytes.
     pub tokens_in: u32,
+    /// Of those, as many as have to be read in any case: less where texts are cut at the model's length, none where parts of
+    /// prompts are kept from before.
+    pub tokens_read_min: u32,
     /// Most output tokens; 0 for embeddings.
     pub tokens_out_max: u32,
     /// Bytes of queue memory that it takes while it waits.

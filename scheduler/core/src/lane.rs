@@ -101,6 +101,8 @@ pub(crate) struct Lease {
     pub work: Work,
     /// A step or a finished request was reported.
     pub progress: bool,
+    /// A request was let go of that was cut short, and of which nothing was told: what its time went into is not known.
+    pub untold: bool,
     /// The worker held work already when the lane was granted.
     pub had_work: bool,
 }

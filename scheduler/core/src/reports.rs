@@ -96,10 +96,16 @@ impl Core {
             return self.kill(id, KillReason::Protocol, effects);
         }
         worker.last_used = now;
-        if let Some(lease) = worker.lease.as_mut() {
-            lease.progress |= !matches!(spoken, Spoken::Again);
-        }
         let tenant = worker.tenant;
+        let seen = match &spoken {
+            Spoken::Live => self.requests.get(&request).map(|one| one.tokens_out),
+            Spoken::Dropped(dropped) => Some(dropped.tokens_out),
+            Spoken::Again | Spoken::NeverGiven => None,
+        };
+        if let Some(lease) = worker.lease.as_mut() {
+            lease.progress |= seen.is_some();
+            lease.untold |= seen == Some(0) && tokens == (0, 0);
+        }
         match spoken {
             Spoken::Live => {
                 worker.finished_any = true;
@@ -160,7 +166,10 @@ impl Core {
         worker.released_ns = worker.released_ns.saturating_add(lane_ns);
         worker.unpriced_ns = worker.unpriced_ns.saturating_add(lane_ns);
         let (tenant, model) = (worker.tenant, worker.model);
-        if !lease.work.is_none() {
+        if lease.untold {
+            // Whoever was cut short has paid for it. It is no part of what its siblings' tokens take.
+            worker.unpriced_ns = 0;
+        } else if !lease.work.is_none() {
             let took_ns = std::mem::take(&mut worker.unpriced_ns);
             let at = (tenant, model, worker.device);
             self.costs.observe(at, lease.work, took_ns);

@@ -69,6 +69,7 @@ impl Worker {
             agent: AgentId(agent),
             model: sim::MODEL,
             tokens_in: (bytes / 3) as u32,
+            tokens_read_min: (bytes / 3) as u32,
             tokens_out_max,
             bytes,
             deadline: None,

@@ -261,6 +261,7 @@ fn thin_air() -> impl Strategy<Value = Event> {
                 agent: AgentId(request as u32 % 3),
                 model: ModelId(model),
                 tokens_in: tokens,
+                tokens_read_min: tokens,
                 tokens_out_max: tokens,
                 bytes: u64::from(tokens) % 5_000,
                 deadline,

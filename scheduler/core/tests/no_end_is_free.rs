@@ -115,6 +115,34 @@ fn who_hangs_up_pays_no_more_than_for_a_whole_turn() {
     assert!((250..=300).contains(&first), "{first} and {second}");
 }
 
+/// The same, each in a lease of its own. Fails where the time that went into what was hung up is the price of its siblings'
+/// tokens: they would pay twice as much as it does, and so be dearer with each turn that they lose.
+#[test]
+fn what_was_hung_up_is_not_the_price_of_siblings_tokens() {
+    let mut world = world(100);
+    for _ in 0..400 {
+        world.submit(1, X, (300, 0));
+        world.submit(2, X, (300, 0));
+    }
+    let worker = world.ready(X);
+    let (mut first, mut second) = (0, 0);
+    for _ in 0..400 {
+        let request = world.first_held(worker);
+        world.now += 30 * MS;
+        if agent_of(request) == 1 {
+            first += 1;
+            world.hang_up(request);
+            world.finish(worker, request, (0, 0), Outcome::Cancelled);
+        } else {
+            second += 1;
+            world.step(worker, 300, vec![]);
+            world.finish(worker, request, (300, 0), Outcome::Ok);
+        }
+        world.release(worker);
+    }
+    assert!(u32::abs_diff(first, second) <= 20, "{first} and {second}");
+}
+
 /// How often each of two agents had its turn, where the worker dies of each of the first one's requests. Two do not fit
 /// together, or both would be in its hands; and the second agent comes first, as who comes to an empty queue alone begins
 /// nobody's account.

@@ -108,6 +108,7 @@ fn submission(n: u32) -> Submission {
         agent: AgentId(n % TENANTS),
         model: ModelId(1),
         tokens_in: 10,
+        tokens_read_min: 10,
         tokens_out_max: 0,
         bytes: 100,
         deadline: None,

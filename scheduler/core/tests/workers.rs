@@ -292,6 +292,7 @@ fn a_worker_that_never_runs_what_it_holds_is_killed() {
         agent: AgentId(1),
         model: MODEL,
         tokens_in: 1,
+        tokens_read_min: 1,
         tokens_out_max: 0,
         bytes: 1,
         deadline: None,

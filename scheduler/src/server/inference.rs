@@ -178,9 +178,12 @@ impl InferenceService {
                 Some(self.app.submitter.clock.now_ns().saturating_add(timeout))
             }
         };
+        let keeps = &self.app.config.models.prefix_cache;
+        let keeps = keeps.iter().any(|name| **name == *model.name);
         Ok(Work {
             job,
             model: model.id,
+            read_tokens_max: if keeps { 0 } else { model.context_tokens },
             context,
             deadline_ns,
             priority: match priority {

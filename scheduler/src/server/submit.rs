@@ -45,6 +45,9 @@ const ID_BYTES: usize = 16;
 pub struct Work {
     pub job: Job,
     pub model: ModelId,
+    /// Most tokens that its model reads of each text or prompt, where it has to read them: 0 where that is not known yet, or
+    /// parts of prompts may be kept from before.
+    pub read_tokens_max: u32,
     pub context: Option<Context>,
     /// When the caller gives up, on the server's clock.
     pub deadline_ns: Option<u64>,
@@ -168,12 +171,18 @@ impl Keeper {
                 (bytes + ids * BYTES_PER_TOKEN, items, ids, job.max_tokens)
             }
         };
+        let read = |bytes: usize| (bytes / BYTES_PER_TOKEN).min(work.read_tokens_max as usize);
+        let tokens_read_min: usize = match &work.job {
+            Job::Embed(job) => job.texts.iter().map(|text| read(text.len())).sum(),
+            Job::Generate(_) => read(bytes),
+        };
         Submission {
             request: self.id,
             tenant: TenantId(self.permit.principal().tenant_number()),
             agent: AgentId(self.permit.principal().agent_number()),
             model: work.model,
             tokens_in: u32::try_from(bytes / BYTES_PER_TOKEN + 2 * items).unwrap_or(u32::MAX),
+            tokens_read_min: u32::try_from(tokens_read_min).unwrap_or(u32::MAX),
             tokens_out_max,
             bytes: (bytes + items * ITEM_BYTES + ids * ID_BYTES + REQUEST_BYTES) as u64,
             deadline: work.deadline_ns,

@@ -105,6 +105,7 @@ impl World {
             agent: AgentId(agent),
             model,
             tokens_in,
+            tokens_read_min: tokens_in,
             tokens_out_max,
             bytes: u64::from(tokens_in) * 3,
             deadline: None,

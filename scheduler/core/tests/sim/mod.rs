@@ -222,6 +222,7 @@ impl Sim {
             agent: AgentId(tenant.0),
             model: MODEL,
             tokens_in: tokens,
+            tokens_read_min: tokens,
             tokens_out_max: 0,
             bytes: 100,
             deadline: None,

@@ -112,6 +112,7 @@ impl Case {
                 agent: AgentId(1),
                 model,
                 tokens_in: 1,
+                tokens_read_min: 1,
                 tokens_out_max: 10,
                 bytes: 100,
                 deadline: None,
