@@ -36,8 +36,10 @@ impl Core {
             bound,
             retry_after_ns: core.retry_after(submission, bound),
         };
-        self.check(submission)
-            .map_err(|bound| refusal(self, bound))?;
+        if let Err(bound) = self.check(submission) {
+            self.turn_away(submission, bound);
+            return Err(refusal(self, bound));
+        }
         let (agent, now, tokens) = (submission.agent, self.now, could_be(submission));
         if let Some(tenant) = self.tenants.get(&submission.tenant) {
             let may = tenant.meters.check(tenant.rates(), agent, tokens, now);
@@ -85,13 +87,30 @@ impl Core {
                 false => Bound::Backoff,
             });
         }
-        if tenant.open >= tenant.settings.open_requests_max {
-            return Err(Bound::TenantOpen);
-        }
-        if tenant.queued >= tenant.settings.queue_requests_max {
-            return Err(Bound::TenantQueue);
+        let own = self.open_of(submission);
+        for bound in [Bound::TenantOpen, Bound::TenantQueue] {
+            let room = tenant.room(bound);
+            if room.is_some_and(|room| !tenant.agent_places.may(own, room, self.now)) {
+                return Err(bound);
+            }
         }
         Ok(())
+    }
+
+    /// Remembers that an agent found no place, where that is what stood in its way.
+    fn turn_away(&mut self, submission: &Submission, bound: Bound) {
+        let own = self.open_of(submission);
+        if let Some(tenant) = self.tenants.get_mut(&submission.tenant)
+            && let Some(room) = tenant.room(bound)
+        {
+            tenant.agent_places.turned_away(own, room, self.now);
+        }
+    }
+
+    /// Open requests of its agent.
+    fn open_of(&self, submission: &Submission) -> u32 {
+        let open = self.agents.get(&(submission.agent, submission.tenant));
+        open.map_or(0, |open| u32::try_from(open.len()).unwrap_or(u32::MAX))
     }
 
     /// Whether a deadline could not be met were the lane free now: reading the text and one token of an answer alone take
@@ -129,10 +148,11 @@ impl Core {
         tenant.open += 1;
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(cost_ns);
-        self.agents
+        let open = (self.agents)
             .entry((submission.agent, submission.tenant))
-            .or_default()
-            .insert(submission.request);
+            .or_default();
+        tenant.agent_places.agents += u32::from(open.is_empty());
+        open.insert(submission.request);
         if let Some(deadline) = submission.deadline {
             self.deadlines.insert((deadline, submission.request));
         }

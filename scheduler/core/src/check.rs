@@ -1,5 +1,7 @@
 //! The invariants, spelt out. For tests: it walks everything and takes as long as that takes.
 
+use std::collections::BTreeSet;
+
 use crate::core::Core;
 use crate::tenant::Tenant;
 use crate::worker::Class;
@@ -184,6 +186,10 @@ impl Core {
             )?;
             need(mine().count() == tenant.open as usize, || {
                 format!("{id:?}: open requests")
+            })?;
+            let agents: BTreeSet<_> = mine().map(|request| request.agent).collect();
+            need(agents.len() == tenant.agent_places.agents as usize, || {
+                format!("{id:?}: agents with open requests")
             })?;
             let bytes: u64 = waiting().map(|request| request.bytes).sum();
             need(bytes == self.memory.used(*id), || {

@@ -95,15 +95,18 @@ impl Core {
         // One that waits again after its device went bad has run, and keeps what it took in advance.
         let never_ran = request.worker.is_none() && !request.moved;
         let agent = (request.agent, request.tenant);
-        if let Some(open) = self.agents.get_mut(&agent) {
+        let open = self.agents.get_mut(&agent);
+        let was_last = open.is_some_and(|open| {
             open.remove(&id);
-            if open.is_empty() {
-                self.agents.remove(&agent);
-            }
+            open.is_empty()
+        });
+        if was_last {
+            self.agents.remove(&agent);
         }
         if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
             debug_assert!(tenant.open > 0, "a tenant ended more than it had open");
             tenant.open = tenant.open.saturating_sub(1);
+            tenant.agent_places.agents -= u32::from(was_last);
             if never_ran {
                 tenant.meter(&mut request, 0, self.now);
             }

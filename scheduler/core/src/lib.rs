@@ -5,7 +5,7 @@
 //! give the same effects, so that a simulator and the server drive the same code.
 //!
 //! The rules, and where they live:
-//! - admission and its bounds: `admission`, `memory`, limits by time: `rates`
+//! - admission and its bounds: `admission`, `memory`, `places`, limits by time: `rates`
 //! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `agents`, `queue`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`; what follows from them for tenants: `bounds`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
@@ -42,6 +42,7 @@ mod lengths;
 mod map;
 mod memory;
 mod placement;
+mod places;
 mod queue;
 mod rates;
 mod reports;

@@ -7,11 +7,14 @@ use crate::backoff::Backoff;
 use crate::core::Request;
 use crate::lengths::LengthBook;
 use crate::map::IdMap;
+use crate::places::{AgentPlaces, Room};
 use crate::queue::{Queue, Slot};
 use crate::rates::{Meters, Rate};
 use crate::standing::{Part, Standing};
 use crate::vtime::{self, VTime};
-use crate::{AgentId, DeviceId, DeviceKind, ModelId, Nanos, TenantId, TenantSettings, WorkerId};
+use crate::{
+    AgentId, Bound, DeviceId, DeviceKind, ModelId, Nanos, TenantId, TenantSettings, WorkerId,
+};
 
 /// Everything the core knows of one tenant. Lives as long as the core.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct Tenant {
     /// How long its agents' answers are, whatever model they are from.
     pub lengths: LengthBook,
     pub meters: Meters,
+    /// Agents that have requests open, and who of them is let in.
+    pub agent_places: AgentPlaces,
     /// Accepted, waiting.
     pub queued: u32,
     /// Accepted, not yet ended.
@@ -100,6 +105,7 @@ impl Tenant {
             flows: BTreeMap::new(),
             lengths: LengthBook::default(),
             meters: Meters::default(),
+            agent_places: AgentPlaces::default(),
             queued: 0,
             open: 0,
             queued_cost_ns: 0,
@@ -120,6 +126,16 @@ impl Tenant {
             let rates = self.rates();
             self.meters.settle(rates, request.agent, taken, tokens, now);
         }
+    }
+
+    /// What is taken of a bound on its requests; `None` where it is another's.
+    pub(crate) fn room(&self, bound: Bound) -> Option<Room> {
+        let (taken, max) = match bound {
+            Bound::TenantOpen => (self.open, self.settings.open_requests_max),
+            Bound::TenantQueue => (self.queued, self.settings.queue_requests_max),
+            _ => return None,
+        };
+        Some(Room { taken, max })
     }
 
     pub(crate) fn weight(&self) -> u32 {
