@@ -210,7 +210,8 @@ impl Core {
     }
 
     /// When the tenant's own queue should have drained at its share of the lanes, as predicted; or when
-    /// its backoff is over.
+    /// its backoff is over. The share is that of one among a power of two of its like: it tells what others have to do
+    /// within a factor of two, and no closer whatever the tenant has in its own queue.
     fn retry_after(&self, submission: &Submission, bound: Bound) -> Option<Nanos> {
         match bound {
             Bound::Backoff => return self.hopeless(submission),
@@ -232,7 +233,8 @@ impl Core {
             .sum();
         let weight = u128::from(tenant.weight());
         let rivals = self.competing_weights().max(weight);
-        let drain = tenant.queued_cost_ns.saturating_mul(rivals) / weight / lanes.max(1);
+        let like_it = rivals.div_ceil(weight).next_power_of_two();
+        let drain = tenant.queued_cost_ns.saturating_mul(like_it) / lanes.max(1);
         let hint = Nanos::try_from(drain).unwrap_or(Nanos::MAX);
         Some(hint.clamp(RETRY_AFTER_NS_MIN, RETRY_AFTER_NS_MAX))
     }

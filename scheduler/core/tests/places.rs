@@ -1,4 +1,5 @@
-//! Promise: no agent has all of its tenant's places for itself once another of its agents wants one.
+//! Promise: no agent has all of its tenant's places for itself once another of its agents wants one, and the hint when to
+//! try again tells a tenant no more of others than it has to.
 
 mod by_hand;
 mod sim;
@@ -66,4 +67,35 @@ fn an_agent_that_is_alone_may_have_all_places() {
     }
     let beyond = world.submit(1, X, (100, 0));
     assert_eq!(world.refused[&beyond].bound, Bound::TenantQueue);
+}
+
+/// The hint of a tenant whose queue is full, beside so many others that compete.
+fn hint_beside(others: u32, tokens: u32) -> Nanos {
+    let mut world = world(3, 60);
+    for other in 2..2 + others {
+        world.tenant(TenantId(other), sim::settings(1));
+        let mut submission = world.submission(other, X, (900, 0));
+        submission.tenant = TenantId(other);
+        world.offer(submission);
+        world.ready_of(TenantId(other), X);
+    }
+    for _ in 0..3 {
+        world.submit(1, Y, (tokens, 0));
+    }
+    let refused = world.submit(1, Y, (tokens, 0));
+    world.refused[&refused].retry_after_ns.expect("a hint")
+}
+
+/// Fails where a hint is proportional to what others have to do, and where it is only rounded: with a queue of the right
+/// length it would tell on which side of any number they are.
+#[test]
+fn hints_tell_others_load_within_a_factor_of_two() {
+    for tokens in [500, 700, 900, 1_111] {
+        let hint = |others| hint_beside(others, tokens);
+        let alone = hint(0);
+        assert_eq!(hint(1), alone);
+        assert_eq!(hint(2), 2 * alone);
+        assert_eq!([hint(3), hint(4)], [4 * alone; 2]);
+        assert_eq!([hint(5), hint(6), hint(7), hint(8)], [8 * alone; 4]);
+    }
 }

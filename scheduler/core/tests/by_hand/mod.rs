@@ -115,8 +115,11 @@ impl World {
 
     /// The latest worker of the tenant for a model, ready from now on.
     pub fn ready(&mut self, model: ModelId) -> WorkerId {
-        let of =
-            |(_, tenant, of): &&(WorkerId, TenantId, ModelId)| (*tenant, *of) == (TENANT, model);
+        self.ready_of(TENANT, model)
+    }
+
+    pub fn ready_of(&mut self, tenant: TenantId, model: ModelId) -> WorkerId {
+        let of = |one: &&(WorkerId, TenantId, ModelId)| (one.1, one.2) == (tenant, model);
         let worker = self.started.iter().rev().find(of).expect("none started").0;
         self.tell(Event::WorkerReady { worker });
         worker
