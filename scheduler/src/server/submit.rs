@@ -167,8 +167,7 @@ impl Keeper {
                 let bytes = turns + job.prompt.len() + text_bytes(&job.stop);
                 let items = job.messages.len() + job.stop.len() + 1;
                 let ids = job.logit_bias.len() + job.stop_token_ids.len();
-                // Each is read for each token of the answer.
-                (bytes + ids * BYTES_PER_TOKEN, items, ids, job.max_tokens)
+                (bytes, items, ids, job.max_tokens)
             }
         };
         let read = |bytes: usize| (bytes / BYTES_PER_TOKEN).min(work.read_tokens_max as usize);
@@ -181,7 +180,8 @@ impl Keeper {
             tenant: TenantId(self.permit.principal().tenant_number()),
             agent: AgentId(self.permit.principal().agent_number()),
             model: work.model,
-            tokens_in: u32::try_from(bytes / BYTES_PER_TOKEN + 2 * items).unwrap_or(u32::MAX),
+            // Ids count too: each is looked at for each token of the answer.
+            tokens_in: u32::try_from(bytes / BYTES_PER_TOKEN + 2 * items + ids).unwrap_or(u32::MAX),
             tokens_read_min: u32::try_from(tokens_read_min).unwrap_or(u32::MAX),
             tokens_out_max,
             bytes: (bytes + items * ITEM_BYTES + ids * ID_BYTES + REQUEST_BYTES) as u64,

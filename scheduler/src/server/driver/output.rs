@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn there_are_as_many_vectors_as_texts_and_none_of_an_answer() {
         let vector = |bytes| Vector {
-            values: vec![0; bytes].into(),
+            values: vec![0; bytes],
             ..Vector::default()
         };
         let job = EmbedJob {
