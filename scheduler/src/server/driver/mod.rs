@@ -20,6 +20,7 @@ mod lease;
 mod outbox;
 mod output;
 mod request;
+mod speech;
 mod status;
 mod unleased;
 mod worker;
