@@ -5,8 +5,6 @@
 //! a decision. It never parses what a user sent, and never looks into a prompt: it only carries it from
 //! the front door to the worker's socket.
 
-#[cfg(test)]
-mod case;
 mod closing;
 mod counting;
 mod effects;
@@ -360,3 +358,7 @@ impl Driver {
         self.setup.known.name(model)
     }
 }
+
+#[cfg(test)]
+#[path = "case_tests.rs"]
+mod case;
