@@ -394,4 +394,15 @@ impl Sim {
     pub fn end_of(&self, request: RequestId) -> Option<End> {
         self.ended.get(&request).map(|(end, _)| *end)
     }
+
+    pub fn is_ok(&self, request: RequestId) -> bool {
+        self.end_of(request) == Some(End::Worker(Outcome::Ok))
+    }
+
+    /// The device of its worker that lives.
+    pub fn place_of(&self, tenant: TenantId) -> DeviceId {
+        let mut workers = self.core.workers().filter(|w| w.tenant == tenant);
+        let living = workers.find(|worker| worker.state != WorkerState::Dying);
+        living.expect("it has a worker").device
+    }
 }
