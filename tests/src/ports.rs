@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     net::TcpListener,
     ops::Range,
+    os::unix::fs::OpenOptionsExt as _,
 };
 
 const RANGE: Range<u16> = 20_000..32_000;
@@ -27,7 +28,13 @@ impl Port {
         let first = usize::try_from(std::process::id()).expect("it fits") * 16 % RANGE.len();
         let mut numbers = RANGE.cycle().skip(first).take(RANGE.len());
         let free = numbers.find_map(|number| {
-            let lock = File::create(folder.join(number.to_string())).expect("a lock");
+            // Whatever somebody else may have put there is not touched.
+            let mut options = File::options();
+            let options = options
+                .write(true)
+                .create(true)
+                .custom_flags(nix::libc::O_NOFOLLOW);
+            let lock = options.open(folder.join(number.to_string())).ok()?;
             lock.try_lock().ok()?;
             TcpListener::bind(("127.0.0.1", number)).ok()?;
             Some(Port {
