@@ -167,6 +167,7 @@ impl Core {
             metered,
             charged_ns: 0,
             passed_by: 0,
+            passed_ns: 0,
             bytes: submission.bytes,
             deadline: submission.deadline,
             priority: submission.priority,

@@ -145,6 +145,24 @@ impl Core {
             .at_least(self.cut_short(request, (0, 0)))
     }
 
+    /// What an agent is charged when a request is given to its worker. No more than was a whole batch: texts are cut at what
+    /// their model reads, and what was charged beyond that would hold siblings back until it was given back.
+    pub(crate) fn in_advance_ns(&self, request: &Request) -> Nanos {
+        let answer = self.expected_answer(request.tenant, request.agent, request.tokens_out_max);
+        self.as_if_served(request, answer).cost_ns
+    }
+
+    /// A request ends that was first, and did not fit, and that others went past. They had the turn that it gives up, so
+    /// it costs as much: or its agent would be as far behind as ever, with siblings that owe it all that they had.
+    pub(crate) fn give_up_turn(&mut self, id: RequestId) {
+        if let Some(request) = self.requests.get(&id)
+            && request.passed_ns > 0
+        {
+            let so_far_ns = request.charged_ns.saturating_add(request.passed_ns);
+            self.charge_agent(id, so_far_ns);
+        }
+    }
+
     /// What a request would have come to with such an answer, up to a whole batch: texts may be cut, so that a large one may
     /// not be what its bytes let expect.
     fn as_if_served(&self, request: &Request, tokens_out: u32) -> Came {

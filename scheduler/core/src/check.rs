@@ -22,7 +22,7 @@ impl Core {
 
     fn check_workers(&self) -> Result<(), String> {
         for (id, worker) in &self.workers {
-            let dropped = worker.dropped.values().map(|(held, _)| held);
+            let dropped = worker.dropped.values().map(|dropped| &dropped.held);
             let held = worker.assigned.values().chain(dropped);
             let (tokens, cost_ns) =
                 held.fold((0, 0), |(t, c), one| (t + one.tokens, c + one.cost_ns));

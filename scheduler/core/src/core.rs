@@ -75,8 +75,9 @@ pub(crate) struct Request {
     pub metered: Option<Taken>,
     /// What its agent has been charged for it so far.
     pub charged_ns: Nanos,
-    /// Tokens of requests that went past it while it was first and did not fit.
+    /// Tokens of requests that went past it while it was first and did not fit, and what they cost.
     pub passed_by: u64,
+    pub passed_ns: Nanos,
     pub bytes: u64,
     pub deadline: Option<Nanos>,
     pub priority: Priority,

@@ -19,8 +19,8 @@
 use crate::core::{Core, Request};
 use crate::cost::Work;
 use crate::lane::{Lease, WaitKey};
-use crate::vtime;
-use crate::worker::{Held, Life};
+use crate::vtime::{self, VTime};
+use crate::worker::{Held, Life, Worker};
 use crate::{DeviceId, Effect, KillReason, LeaseId, Nanos, RequestId, TenantId, WorkerId};
 
 /// So many agents are looked at for one whose request fits.
@@ -115,10 +115,10 @@ impl Core {
     /// An agent of whose the worker has nothing may go beyond the budget, up to twice, so that long answers do not keep their
     /// siblings out; of those whose turn it is alike, it is first.
     ///
-    /// One of an agent of whose the worker has nothing, and that does not fit all the same, has to wait until there is less
-    /// beside it. It pays nothing for that, and can be hung up and sent again: so it does not hold up those behind it at
-    /// once, but others go past it, whoever's they are, as many as one budget has room for. Then none does, or a large one
-    /// would never run.
+    /// One of an agent of whose the worker has nothing, or that is larger than any budget, and that does not fit all the
+    /// same, has to wait until there is less beside it. So it does not hold up those behind it at once, but others go past it,
+    /// whoever's they are, as many as one budget has room for, and none whose agent has had a budget's worth more. Then none
+    /// does, or a large one would never run. Where it is hung up instead, what went past it was its turn (`give_up_turn`).
     fn next_fitting(&self, id: WorkerId) -> Option<(RequestId, Option<RequestId>)> {
         let worker = self.workers.get(&id)?;
         let budget = u64::from(self.limits.batch_tokens_max);
@@ -128,6 +128,7 @@ impl Core {
         }
         let queue = &self.flow(worker.tenant, worker.model)?.queue;
         let (least, _) = queue.heads().next()?;
+        let lead_max = least.saturating_add(self.budget_time(worker));
         let mut waits: Option<(RequestId, u64)> = None;
         for (time, next) in queue.heads().take(HEADS_MAX) {
             if waits.is_none() && time > least {
@@ -141,8 +142,12 @@ impl Core {
                 tokens <= budget || !worker.holds_work() || first_of_agent && tokens <= 2 * budget;
             match waits {
                 None if fits => return Some((next, None)),
-                None if first_of_agent => waits = Some((next, request.passed_by)),
-                Some((first, by)) if fits && by.saturating_add(counted) <= budget => {
+                None if first_of_agent || counted > budget => {
+                    waits = Some((next, request.passed_by));
+                }
+                Some((first, by))
+                    if fits && by.saturating_add(counted) <= budget && time <= lead_max =>
+                {
                     return Some((next, Some(first)));
                 }
                 None | Some(_) => {}
@@ -151,12 +156,23 @@ impl Core {
         None
     }
 
+    /// What a whole budget costs an agent of this worker's, at the most.
+    fn budget_time(&self, worker: &Worker) -> VTime {
+        let budget = u64::from(self.limits.batch_tokens_max);
+        let costs = [(budget, 0), (0, budget)];
+        let costs = costs.map(|sizes| self.predict(worker.tenant, worker.model, sizes));
+        vtime::from_lane(costs[0].max(costs[1]), 1)
+    }
+
     /// A request goes past one that is first and does not fit.
     fn pass(&mut self, first: RequestId, by: RequestId) {
-        let request = self.requests.get(&by);
-        let tokens = request.map_or(0, |request| self.counted(request));
+        let Some(request) = self.requests.get(&by) else {
+            return;
+        };
+        let (tokens, cost_ns) = (self.counted(request), self.in_advance_ns(request));
         if let Some(first) = self.requests.get_mut(&first) {
             first.passed_by = first.passed_by.saturating_add(tokens);
+            first.passed_ns = first.passed_ns.saturating_add(cost_ns);
         }
     }
 
@@ -176,9 +192,7 @@ impl Core {
         let (tenant, agent) = (request.tenant, request.agent);
         // Anew: answers that have ended since it was accepted tell of this one.
         let tokens = self.counted(request);
-        let tokens_out = self.expected_answer(tenant, agent, request.tokens_out_max);
-        let sizes = (u64::from(request.tokens_in), u64::from(tokens_out));
-        let cost_ns = self.predict(tenant, request.model, sizes);
+        let cost_ns = self.in_advance_ns(request);
         // While it waits: an agent of which nothing else does would be forgotten before, and charged from the floor.
         self.charge_agent(request_id, cost_ns);
         self.leave_queue(request_id);
@@ -283,26 +297,32 @@ impl Core {
         quantum_end.max(catches_up)
     }
 
-    /// Kills workers that kept their lane past a yield and its grace.
+    /// Kills workers that kept their lane past a yield and its grace, or a request for as long after it had ended: a place
+    /// that somebody else may be waiting for.
     pub(crate) fn kill_overdue(&mut self, effects: &mut Vec<Effect>) {
-        let overdue: Vec<WorkerId> = self
-            .grace_ends()
-            .filter(|(at, _)| *at <= self.now)
-            .map(|(_, id)| id)
-            .collect();
-        for id in overdue {
-            self.kill(id, KillReason::HeldLane, effects);
+        let overdue = self.grace_ends().filter(|(at, ..)| *at <= self.now);
+        let overdue: Vec<(WorkerId, KillReason)> = overdue.map(|(_, id, why)| (id, why)).collect();
+        for (id, why) in overdue {
+            self.kill(id, why, effects);
         }
     }
 
-    fn grace_ends(&self) -> impl Iterator<Item = (Nanos, WorkerId)> {
+    fn grace_ends(&self) -> impl Iterator<Item = (Nanos, WorkerId, KillReason)> {
         self.leased.iter().filter_map(|id| {
             let worker = self
                 .workers
                 .get(id)
                 .filter(|worker| worker.life == Life::Ready)?;
-            let asked = worker.lease.as_ref()?.yield_at?;
-            Some((asked.saturating_add(self.limits.release_grace_ns), *id))
+            let grace_ns = self.limits.release_grace_ns;
+            let asked = worker.lease.as_ref()?.yield_at;
+            let keeps = asked.map(|at| (at.saturating_add(grace_ns), KillReason::HeldLane));
+            let ended = worker.let_go_by(grace_ns);
+            let ended = ended.map(|at| (at, KillReason::HeldRequest));
+            let (at, why) = [keeps, ended]
+                .into_iter()
+                .flatten()
+                .min_by_key(|(at, _)| *at)?;
+            Some((at, *id, why))
         })
     }
 
@@ -314,7 +334,7 @@ impl Core {
             .keys()
             .flat_map(|device| self.yields(*device))
             .map(|(at, _)| at);
-        let graces = self.grace_ends().map(|(at, _)| at);
+        let graces = self.grace_ends().map(|(at, ..)| at);
         let next = deadline
             .into_iter()
             .chain(self.retire_wake())

@@ -108,6 +108,8 @@ pub enum BackoffCause {
 pub enum KillReason {
     /// It kept its lane past a yield and the grace that it had.
     HeldLane,
+    /// It had a request in hand for lane time beyond that grace after it was told to drop it.
+    HeldRequest,
     /// It spoke of requests or leases that are not its own.
     Protocol,
     /// Its device went down. No fault of its own.

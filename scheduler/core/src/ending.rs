@@ -60,7 +60,7 @@ impl Core {
         if let Some(request) = ended
             && let Some(worker) = holder.and_then(|worker| self.workers.get_mut(&worker))
         {
-            worker.drop_later(id, request);
+            worker.drop_later(id, request, self.now);
         }
     }
 
@@ -76,6 +76,7 @@ impl Core {
             .get(&id)
             .is_some_and(|request| request.worker.is_none())
         {
+            self.give_up_turn(id);
             self.leave_queue(id);
         }
         self.end_unqueued(id, end, effects)

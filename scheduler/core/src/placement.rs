@@ -94,7 +94,8 @@ impl Core {
     /// Evicts or retires one worker for each queue that wants a worker and finds no place.
     fn make_room(&mut self, kind: DeviceKind, effects: &mut Vec<Effect>) {
         let wanted = self.wanted_on(kind);
-        while self.places_coming(kind) < wanted {
+        // Whoever retires may take its time, and an idle one takes none.
+        while self.places_leaving(kind) < wanted {
             let idle = (self.devices.values())
                 .filter(|device| device.kind == kind && device.may_start())
                 .filter_map(|device| device.idle.first())
@@ -246,11 +247,15 @@ impl Core {
         at.map(|kind| self.retire_at[kind as usize]).min()
     }
 
-    /// Places that are on their way to become free.
-    fn places_coming(&self, kind: DeviceKind) -> usize {
+    /// Places of workers that were told to end.
+    fn places_leaving(&self, kind: DeviceKind) -> usize {
         let devices = self.devices.values().filter(|device| device.kind == kind);
-        let coming: usize = devices.map(Device::coming).sum();
+        devices.map(Device::coming).sum()
+    }
+
+    /// Those, and the places of workers that will be told so once they have done what they hold.
+    fn places_coming(&self, kind: DeviceKind) -> usize {
         let retiring = self.retiring.iter().filter_map(|id| self.workers.get(id));
-        coming + retiring.filter(|one| self.is_on(one, kind)).count()
+        self.places_leaving(kind) + retiring.filter(|one| self.is_on(one, kind)).count()
     }
 }

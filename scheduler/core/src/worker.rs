@@ -1,5 +1,6 @@
 //! A worker: one process, for one tenant and one model, on one device, in its whole life.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::core::Request;
@@ -64,7 +65,9 @@ pub(crate) struct Worker {
     /// Held by it and not ended.
     pub assigned: BTreeMap<RequestId, Held>,
     /// Ended for everybody else (cancelled, out of time), but it has not said so yet.
-    pub dropped: BTreeMap<RequestId, (Held, Request)>,
+    pub dropped: BTreeMap<RequestId, Dropped>,
+    /// How many of both each agent has.
+    agents: BTreeMap<AgentId, usize>,
     /// Sums over both.
     tokens: u64,
     cost_ns: Nanos,
@@ -103,6 +106,7 @@ impl Worker {
             lease: None,
             assigned: BTreeMap::new(),
             dropped: BTreeMap::new(),
+            agents: BTreeMap::new(),
             tokens: 0,
             cost_ns: 0,
             finished_any: false,
@@ -150,12 +154,22 @@ impl Worker {
     }
 
     pub(crate) fn holds_of(&self, agent: AgentId) -> bool {
-        let live = self.assigned.values();
-        let dropped = self.dropped.values().map(|(held, _)| held);
-        live.chain(dropped).any(|held| held.agent == agent)
+        self.agents.contains_key(&agent)
+    }
+
+    /// When it has to have let go of what has ended, if it keeps the lane that it has: so much of its lane time after it
+    /// was told. Without a lane it cannot say so.
+    pub(crate) fn let_go_by(&self, grace_ns: Nanos) -> Option<Nanos> {
+        let granted_at = self.lease.as_ref()?.granted_at;
+        let first = self.dropped.values().map(|dropped| dropped.lane_ns).min()?;
+        let left_ns = first
+            .saturating_add(grace_ns)
+            .saturating_sub(self.released_ns);
+        Some(granted_at.saturating_add(left_ns))
     }
 
     pub(crate) fn take_in(&mut self, request: RequestId, held: Held) {
+        *self.agents.entry(held.agent).or_default() += 1;
         self.tokens = self.tokens.saturating_add(held.tokens);
         self.cost_ns = self.cost_ns.saturating_add(held.cost_ns);
         self.assigned.insert(request, held);
@@ -171,9 +185,15 @@ impl Worker {
     }
 
     /// The request has ended for everybody but this worker.
-    pub(crate) fn drop_later(&mut self, id: RequestId, request: Request) {
+    pub(crate) fn drop_later(&mut self, id: RequestId, request: Request, now: Nanos) {
         if let Some(held) = self.assigned.remove(&id) {
-            self.dropped.insert(id, (held, request));
+            let lane_ns = self.lane_ns(now);
+            let dropped = Dropped {
+                held,
+                request,
+                lane_ns,
+            };
+            self.dropped.insert(id, dropped);
         }
     }
 
@@ -181,7 +201,7 @@ impl Worker {
     pub(crate) fn let_go(&mut self, id: RequestId) -> Spoken {
         let (held, spoken) = if let Some(held) = self.assigned.remove(&id) {
             (held, Spoken::Live)
-        } else if let Some((held, request)) = self.dropped.remove(&id) {
+        } else if let Some(Dropped { held, request, .. }) = self.dropped.remove(&id) {
             (held, Spoken::Dropped(Box::new(request)))
         } else if self.recent_requests.contains(&id) {
             return Spoken::Again;
@@ -190,6 +210,12 @@ impl Worker {
         };
         self.tokens = self.tokens.saturating_sub(held.tokens);
         self.cost_ns = self.cost_ns.saturating_sub(held.cost_ns);
+        if let Entry::Occupied(mut of_agent) = self.agents.entry(held.agent) {
+            *of_agent.get_mut() -= 1;
+            if *of_agent.get() == 0 {
+                of_agent.remove();
+            }
+        }
         self.recent_requests.push(id);
         spoken
     }
@@ -197,11 +223,12 @@ impl Worker {
     /// Takes everything from it: what has not ended, and what had.
     pub(crate) fn let_go_of_all(&mut self) -> (Vec<RequestId>, Vec<Request>) {
         (self.tokens, self.cost_ns) = (0, 0);
+        self.agents.clear();
         let held = std::mem::take(&mut self.assigned);
         let dropped = std::mem::take(&mut self.dropped).into_values();
         (
             held.into_keys().collect(),
-            dropped.map(|(_, request)| request).collect(),
+            dropped.map(|dropped| dropped.request).collect(),
         )
     }
 }
@@ -214,6 +241,15 @@ pub(crate) struct Held {
     pub tokens: u64,
     /// Lane time that it was expected to take.
     pub cost_ns: Nanos,
+}
+
+/// A request in a worker's hands that has ended for everybody else.
+#[derive(Debug)]
+pub(crate) struct Dropped {
+    pub held: Held,
+    pub request: Request,
+    /// Lane time that the worker had had by then.
+    lane_ns: Nanos,
 }
 
 /// How a request that a worker named stands to it.

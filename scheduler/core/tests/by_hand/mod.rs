@@ -21,6 +21,7 @@ pub struct World {
     pub held: BTreeMap<WorkerId, Vec<RequestId>>,
     pub refused: BTreeMap<RequestId, Refusal>,
     pub ended: BTreeMap<RequestId, End>,
+    pub killed: BTreeMap<WorkerId, KillReason>,
     started: Vec<(WorkerId, TenantId, ModelId)>,
     leases: BTreeMap<WorkerId, LeaseId>,
     next: u64,
@@ -34,6 +35,7 @@ impl World {
             held: BTreeMap::new(),
             refused: BTreeMap::new(),
             ended: BTreeMap::new(),
+            killed: BTreeMap::new(),
             started: Vec::new(),
             leases: BTreeMap::new(),
             next: 1,
@@ -74,6 +76,7 @@ impl World {
                     self.refused.insert(request, refusal);
                 }
                 Effect::Ended { request, end } => drop(self.ended.insert(request, end)),
+                Effect::KillWorker { worker, why } => drop(self.killed.insert(worker, why)),
                 _ => {}
             }
         }

@@ -134,6 +134,7 @@ impl Sim {
             Effect::KillWorker { worker, why } => {
                 match why {
                     KillReason::HeldLane => self.note("held its lane"),
+                    KillReason::HeldRequest => self.note("held a request"),
                     KillReason::DeviceDown => self.forgive(worker),
                     KillReason::Protocol => {}
                 }

@@ -17,6 +17,8 @@ pub(super) enum Cause {
     Refused,
     /// It kept its lane past a yield and the grace that it had.
     HeldLane,
+    /// It kept a request for as long after it was told to drop it.
+    HeldRequest,
     /// It spoke of requests or leases that are not its own, or out of turn.
     Protocol,
     /// It used the processor without a lease.
@@ -41,6 +43,7 @@ impl From<KillReason> for Cause {
     fn from(reason: KillReason) -> Self {
         match reason {
             KillReason::HeldLane => Cause::HeldLane,
+            KillReason::HeldRequest => Cause::HeldRequest,
             KillReason::Protocol => Cause::Protocol,
             KillReason::DeviceDown => Cause::DeviceDown,
         }
@@ -94,6 +97,7 @@ fn words(cause: Option<Cause>, exited: &Exited) -> (&'static str, &'static str) 
         Some(Cause::Evicted) => ("evicted", "idle"),
         Some(Cause::Refused) => ("refused", "start"),
         Some(Cause::HeldLane) => ("killed", "held_lane"),
+        Some(Cause::HeldRequest) => ("killed", "held_request"),
         Some(Cause::Protocol) => ("killed", "protocol"),
         Some(Cause::Unleased) => ("killed", "no_lease"),
         Some(Cause::Unread) => ("killed", "unread"),
