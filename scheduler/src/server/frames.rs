@@ -18,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 /// times.
 const ENTRIES_MAX: usize = 1 << 17;
 
+/// Bytes of a frame that may say nothing, beside as many as say something: fields that nobody knows take time to read, too.
+const PADDING_BYTES_MAX: usize = 1024;
+
 /// The fields of a message that become values of their own, and those within.
 struct Entries(&'static [(u32, Entries)]);
 
@@ -53,7 +56,14 @@ pub async fn from_worker(
             max: ENTRIES_MAX,
         });
     }
-    Ok(Some(FromWorker::decode(body.as_slice())?))
+    let message = FromWorker::decode(body.as_slice())?;
+    if body.len() > 2 * message.encoded_len() + PADDING_BYTES_MAX {
+        return Err(FrameError::TooLong {
+            bytes: body.len(),
+            max: message.encoded_len(),
+        });
+    }
+    Ok(Some(message))
 }
 
 async fn body(input: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, FrameError> {
@@ -170,5 +180,26 @@ mod tests {
         assert!(many.len() < frame::FRAME_BYTES_MAX);
         let read = from_worker(&mut many.as_slice()).await;
         assert!(matches!(read, Err(FrameError::TooLong { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_says_little_at_length_is_refused() {
+        let refused = |reason: String| {
+            let refused = Refused {
+                reason,
+                ..Refused::default()
+            };
+            let message = Some(Said::Refused(refused));
+            FromWorker { message }.encode_to_vec()
+        };
+        // A field that nobody knows, and a text of which another takes the place.
+        let unknown = [&[0x7a, 0xff, 0x7f][..], &[0; 16_383]].concat();
+        let twice = [refused("x".repeat(16_383)), refused("y".into())].concat();
+        for body in [unknown, twice] {
+            let length = u32::try_from(body.len()).unwrap();
+            let frame = [&length.to_le_bytes()[..], &body].concat();
+            let read = from_worker(&mut frame.as_slice()).await;
+            assert!(matches!(read, Err(FrameError::TooLong { .. })), "{read:?}");
+        }
     }
 }

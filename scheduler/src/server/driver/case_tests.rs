@@ -129,6 +129,14 @@ impl Case {
         told
     }
 
+    pub fn hang_up(&mut self, request: u64) {
+        self.driver.take(super::Message::Cancel {
+            request: RequestId(request),
+            why: bulkhead_core::CancelReason::Client,
+        });
+        self.driver.end_turn();
+    }
+
     /// What the launcher was told since the last time.
     pub fn asked(&mut self) -> Vec<to_launcher::Message> {
         std::iter::from_fn(|| self.launcher.try_recv().ok()?.message).collect()
@@ -166,6 +174,22 @@ impl Case {
         let frame = Box::new(FromWorker { message });
         self.driver.worker_said(worker, Heard::Frame(frame));
         self.driver.end_turn();
+    }
+
+    /// A step in which the first request of a worker came to so many tokens, of which nothing is to be seen.
+    pub fn tokens(&mut self, worker: WorkerId, lease: u64, output_tokens: u32) {
+        let piece = Piece {
+            request: 1,
+            output_tokens,
+            ..Piece::default()
+        };
+        let step = Step {
+            lease,
+            tokens: output_tokens,
+            pieces: vec![piece],
+            ..Step::default()
+        };
+        self.says(worker, from_worker::Message::Step(step));
     }
 
     pub fn steps(

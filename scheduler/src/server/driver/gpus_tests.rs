@@ -20,6 +20,8 @@ async fn what_a_bad_gpu_held_runs_on_another_and_what_it_says_of_it_is_not_heard
         "an application's error takes no device"
     );
 
+    // Two tokens of which nothing may go out yet, as where a stop string has begun.
+    case.tokens(first, lease, 2);
     case.happens("xid cuda:0 79");
     let (second, device, mut socket) = case.start();
     assert_eq!(device, "cuda:1");
@@ -27,6 +29,7 @@ async fn what_a_bad_gpu_held_runs_on_another_and_what_it_says_of_it_is_not_heard
     assert_eq!(prompts, [PROMPT], "all of it again");
     case.steps(first, lease, Some(1), Some(1));
     assert!(end_of(&mut told).is_none());
+    // Fails where it is held to what the first one told.
     case.steps(second, next, Some(1), Some(1));
     let ended = end_of(&mut told).expect("it is done");
     assert_eq!(

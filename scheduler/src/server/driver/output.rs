@@ -80,14 +80,16 @@ impl Output {
     }
 
     /// Counts a piece: there is one for each token, and one for what was held back until the end. False where it is more
-    /// than there can be.
+    /// than the tokens that were told can be, so that a worker cannot say much more than it tells.
     pub fn admits(&mut self, piece: &Piece) -> bool {
         let tokens = u64::from(self.tokens_max);
         let before = std::mem::replace(&mut self.told, piece.output_tokens);
         self.pieces += 1;
-        if self.pieces > tokens + 1 || !(before..=self.tokens_max).contains(&self.told) {
+        let counts = self.pieces <= u64::from(self.told) + 1;
+        if !counts || !(before..=self.tokens_max).contains(&self.told) {
             return false;
         }
+        let told = u64::from(self.told);
         self.text_bytes += piece.text.len() as u64;
         self.logprobs_tokens += piece.logprobs.len() as u64;
         self.logprobs_bytes += bytes_of(&piece.logprobs);
@@ -95,7 +97,7 @@ impl Output {
             let most = self.logprobs.map(|most| most as usize);
             most.is_some_and(|most| entry.top.len() <= most)
         };
-        self.text_bytes <= tokens * TOKEN_BYTES_MAX
+        self.text_bytes <= told * TOKEN_BYTES_MAX
             && self.logprobs_tokens <= tokens
             && self.logprobs_bytes <= tokens * LOGPROB_BYTES_MAX
             && piece.logprobs.iter().all(asked)
@@ -123,9 +125,10 @@ mod tests {
         Output::of(tokens_max, &Job::Generate(job))
     }
 
-    fn text(bytes: usize) -> Piece {
+    fn text(bytes: usize, told: u32) -> Piece {
         Piece {
             text: "x".repeat(bytes),
+            output_tokens: told,
             ..Piece::default()
         }
     }
@@ -148,10 +151,20 @@ mod tests {
     #[test]
     fn text_is_taken_up_to_what_the_tokens_can_be() {
         let mut output = output(2, None);
-        assert!(output.admits(&text(1024)));
-        assert!(output.admits(&text(1024)));
-        assert!(!output.admits(&text(1)));
-        assert!(!Output::of(0, &Job::Embed(EmbedJob::default())).admits(&text(1)));
+        assert!(output.admits(&text(1024, 1)));
+        assert!(!{ output }.admits(&text(1024, 1)), "what was told");
+        assert!(output.admits(&text(1024, 2)));
+        assert!(!output.admits(&text(1, 2)));
+        assert!(!Output::of(0, &Job::Embed(EmbedJob::default())).admits(&text(1, 0)));
+    }
+
+    #[test]
+    fn there_are_no_more_pieces_than_tokens_that_were_told_and_one() {
+        let mut output = output(9, None);
+        for told in [1, 2, 2] {
+            assert!(output.admits(&text(0, told)), "{told}");
+        }
+        assert!(!output.admits(&text(0, 2)));
     }
 
     #[test]

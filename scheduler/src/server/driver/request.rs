@@ -83,8 +83,7 @@ pub(super) struct Request {
     pub output_tokens: u32,
     /// A piece of its answer has gone out, and the core knows.
     pub answering: bool,
-    /// What its worker said of its answer so far.
-    pub output: Output,
+    pub tokens_out_max: u32,
 }
 
 impl Driver {
@@ -97,7 +96,6 @@ impl Driver {
             );
             return;
         }
-        let output = Output::of(new.submission.tokens_out_max, &new.job);
         let request = Request {
             tenant: new.submission.tenant,
             agent: new.submission.agent,
@@ -110,7 +108,7 @@ impl Driver {
             finished: None,
             output_tokens: 0,
             answering: false,
-            output,
+            tokens_out_max: new.submission.tokens_out_max,
         };
         self.requests.insert(id, request);
         let model = new.submission.model;
@@ -143,12 +141,14 @@ impl Driver {
                 true => request.job.clone(),
                 false => request.job.take(),
             };
-            let job = match job? {
+            let job = job?;
+            let output = Output::of(request.tokens_out_max, &job);
+            let job = match job {
                 Job::Embed(job) => work_item::Job::Embed(job),
                 Job::Generate(job) => work_item::Job::Generate(job),
             };
             items.push(WorkItem {
-                request: given.request(*id),
+                request: given.request(*id, output),
                 job: Some(job),
                 agent: given.agent(request.agent),
                 agent_weight: AGENT_WEIGHT,
@@ -161,6 +161,9 @@ impl Driver {
     pub(super) fn requeued(&mut self, id: RequestId) {
         if let Some(request) = self.requests.get_mut(&id) {
             request.worker = None;
+            // Another begins anew. Nothing of it has gone out, or it would not be done again.
+            request.output_tokens = 0;
+            request.finished = None;
         }
     }
 
@@ -182,7 +185,10 @@ impl Driver {
         }
         let usage = Usage {
             input_tokens: finished.input_tokens,
-            output_tokens: finished.output_tokens.max(request.output_tokens),
+            output_tokens: finished
+                .output_tokens
+                .min(request.tokens_out_max)
+                .max(request.output_tokens),
             cached_tokens: finished.cached_tokens.min(finished.input_tokens),
         };
         let queue_ns = request

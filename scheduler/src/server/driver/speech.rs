@@ -17,6 +17,9 @@ use bulkhead_proto::internal::{
 
 /// Why a generation may end.
 const FINISH_REASONS: [&str; 2] = ["stop", "length"];
+/// The layers of a seal, and the name of one, bytes.
+const LAYERS_MAX: usize = 32;
+const LAYER_BYTES_MAX: usize = 64;
 /// The longest explanation taken from a worker, bytes.
 const DETAIL_BYTES_MAX: usize = 512;
 /// The longest stop string that a worker may name, bytes: that of the longest a request may have.
@@ -58,7 +61,11 @@ impl Driver {
             return self.kill_worker(worker, Cause::Protocol);
         }
         entry.state = State::Idle;
-        entry.seal.extend(ready.seal.iter().cloned());
+        let layers = ready.seal.iter().take(LAYERS_MAX).cloned();
+        entry.seal.extend(layers.map(|mut layer| {
+            cut(&mut layer, LAYER_BYTES_MAX);
+            layer
+        }));
         let seal = entry.seal.clone();
         let (tenant, model, device) = (entry.tenant, entry.model, entry.device);
         let Some(facts) = self.tenants.get(&tenant) else {
@@ -127,6 +134,9 @@ impl Driver {
             return self.kill_worker(worker, Cause::Protocol);
         };
         let (step_ns, between_ns) = lease.stepped(now, step.step_ns);
+        if lease.hurries(now) {
+            return self.kill_worker(worker, Cause::Protocol);
+        }
         let (lease, tenant, model) = (lease.id, entry.tenant, entry.model);
         // First: where memory was not clean nothing of the frame counts.
         let released = step.released.iter().map(|released| released.scrub);
@@ -176,19 +186,20 @@ impl Driver {
     /// Hands on a piece of an answer. Returns of which request, or none where the worker is to end for it.
     fn piece(&mut self, worker: WorkerId, piece: Piece) -> Option<RequestId> {
         let may_lose_device = self.may_lose_device(worker);
-        let entry = self.workers.get(&worker)?;
-        let Some(id) = entry.given.spoken_of(piece.request) else {
+        let entry = self.workers.get_mut(&worker)?;
+        let Some(one) = entry.given.spoken_of(piece.request) else {
             self.kill_worker(worker, Cause::Protocol);
             return None;
         };
+        let id = one.request;
+        if !one.output.admits(&piece) {
+            self.kill_worker(worker, Cause::Output);
+            return None;
+        }
         // It has ended, and the worker does not know yet.
         let Some(request) = self.requests.get_mut(&id) else {
             return Some(id);
         };
-        if !request.output.admits(&piece) {
-            self.kill_worker(worker, Cause::Output);
-            return None;
-        }
         request.output_tokens = piece.output_tokens;
         let text = Text {
             text: piece.text,
@@ -211,9 +222,13 @@ impl Driver {
     fn finished(&mut self, worker: WorkerId, mut finished: internal::Finished) {
         bound_words(&mut finished);
         let entry = self.workers.get_mut(&worker);
-        let Some(id) = entry.and_then(|entry| entry.given.let_go(finished.request)) else {
+        let Some(one) = entry.and_then(|entry| entry.given.let_go(finished.request)) else {
             return self.kill_worker(worker, Cause::Protocol);
         };
+        if !one.output.admits_vectors(&finished.vectors) {
+            return self.kill_worker(worker, Cause::Output);
+        }
+        let id = one.request;
         let event = Event::Finished {
             worker,
             request: id,
@@ -227,9 +242,6 @@ impl Driver {
             .get_mut(&id)
             .map(|closing| &mut closing.request);
         if let Some(request) = open.or(closing) {
-            if !request.output.admits_vectors(&finished.vectors) {
-                return self.kill_worker(worker, Cause::Output);
-            }
             // The first word counts: by it the core ends the request, which may still have to be told.
             request.finished.get_or_insert(finished);
             self.close(id);

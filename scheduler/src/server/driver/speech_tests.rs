@@ -106,3 +106,31 @@ async fn one_that_does_not_read_fills_no_memory() {
     let mib = ended.expect("it is ended");
     assert!((30..40).contains(&mib), "after {mib} MiB");
 }
+
+/// Fails where what is said of an answer is counted for as long as somebody waits for it: each piece takes a part of
+/// everybody's time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_more_is_heard_of_an_answer_that_nobody_waits_for() {
+    let mut case = Case::new();
+    let mut told = case.submit(1);
+    let (worker, _, mut socket) = case.start();
+    let (_, lease) = given(&mut socket);
+    case.hang_up(1);
+    assert!(end_of(&mut told).is_some());
+    let step = |pieces: u32| Step {
+        lease,
+        tokens: pieces,
+        pieces: (1..=pieces)
+            .map(|nth| Piece {
+                request: 1,
+                output_tokens: nth,
+                ..Piece::default()
+            })
+            .collect(),
+        ..Step::default()
+    };
+    case.says(worker, from_worker::Message::Step(step(10)));
+    assert!(!killed(&mut case, worker), "as many as its tokens");
+    case.says(worker, from_worker::Message::Step(step(10)));
+    assert!(killed(&mut case, worker));
+}
