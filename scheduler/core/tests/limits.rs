@@ -47,6 +47,24 @@ fn nothing_is_saved_up_in_requests_that_wait() {
     }
 }
 
+/// Its sibling's waits, and its caller hangs up. Fails where what the sibling gives back is taken for what the older one
+/// had, which could then give nothing back though nothing of it had leaked.
+#[test]
+fn hanging_up_costs_a_sibling_nothing() {
+    let mut world = world(10_000);
+    let first = world.submit(1, X, (1_000, 4_000));
+    let worker = world.ready(X);
+    let second = world.submit(2, Y, (1_000, 4_000));
+    assert!(world.refused.is_empty());
+    world.hang_up(second);
+    world.step(worker, 1_100, vec![(first, 100)]);
+    world.finish(worker, first, (1_000, 100), Outcome::Ok);
+    let rest = world.submit(1, X, (8_900, 0));
+    assert!(!world.refused.contains_key(&rest), "3,900 came back");
+    let more = world.submit(1, X, (1, 0));
+    assert_eq!(world.refused[&more].bound, Bound::TenantRate);
+}
+
 /// Three times as many tokens as the bytes let expect, as texts in some scripts have. Fails where what is beyond the
 /// estimate counts for nothing.
 #[test]
