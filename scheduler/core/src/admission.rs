@@ -6,12 +6,17 @@
 
 use crate::core::{Core, Request};
 use crate::memory::NoRoom;
+use crate::places::Bytes;
 use crate::rates::Taken;
 use crate::{AgentId, Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
 
 /// Bounds of the hint when to ask again.
 const RETRY_AFTER_NS_MIN: Nanos = 10_000_000;
 const RETRY_AFTER_NS_MAX: Nanos = 10_000_000_000;
+
+/// An agent that has more requests open counts as one that has its part of the queue memory: nobody waits for a walk
+/// through more of them.
+const WALKED_MAX: usize = 256;
 
 impl Core {
     /// Accepts or refuses. A second submission of a request that is still open is ignored: the
@@ -48,11 +53,12 @@ impl Core {
                 retry_after_ns: too_fast.retry_after_ns,
             })?;
         }
-        let taken = self.memory.take(submission.tenant, submission.bytes);
-        taken.map_err(|no_room| match no_room {
-            NoRoom::Full => refusal(self, Bound::GlobalQueue),
-            NoRoom::TooLarge => refusal(self, Bound::TooLarge),
-        })?;
+        if let Err(no_room) = self.take_memory(submission) {
+            return Err(match no_room {
+                NoRoom::Full => refusal(self, Bound::GlobalQueue),
+                NoRoom::TooLarge => refusal(self, Bound::TooLarge),
+            });
+        }
         Ok(self.tenants.get_mut(&submission.tenant).map(|tenant| {
             let rates = tenant.rates();
             tenant.meters.take(rates, agent, tokens, now)
@@ -104,6 +110,47 @@ impl Core {
             && let Some(room) = tenant.room(bound)
         {
             tenant.agent_places.turned_away(own, room, self.now);
+        }
+    }
+
+    /// Takes queue memory, but for what is kept for siblings of its agent, and remembers who found none.
+    fn take_memory(&mut self, submission: &Submission) -> Result<(), NoRoom> {
+        let (id, bytes) = (submission.tenant, submission.bytes);
+        if let Some(tenant) = self.tenants.get(&id)
+            && let Some(kept) = tenant.agent_places.bytes_kept(self.now)
+            && bytes <= self.memory.reachable(id)
+            && !self.memory.leaves(id, bytes, kept)
+            && !tenant
+                .agent_places
+                .is_within_part(self.would_have(submission))
+        {
+            return Err(NoRoom::Full);
+        }
+        let taken = self.memory.take(id, bytes);
+        if taken == Err(NoRoom::Full) {
+            let (would_have, own) = (self.would_have(submission), self.open_of(submission));
+            if let Some(tenant) = self.tenants.get_mut(&id) {
+                let places = &mut tenant.agent_places;
+                places.found_no_memory(bytes, would_have, own, self.now);
+            }
+        }
+        taken
+    }
+
+    /// Queue memory that its agent would have with it.
+    fn would_have(&self, submission: &Submission) -> Bytes {
+        let open = self.agents.get(&(submission.agent, submission.tenant));
+        let waiting = |id| {
+            let request = self.requests.get(id);
+            request.map_or(0, |one| if one.worker.is_none() { one.bytes } else { 0 })
+        };
+        let own = open.map_or(0, |open| match open.len() > WALKED_MAX {
+            true => u64::MAX,
+            false => open.iter().map(waiting).sum(),
+        });
+        Bytes {
+            own: own.saturating_add(submission.bytes),
+            reachable: self.memory.reachable(submission.tenant),
         }
     }
 

@@ -68,27 +68,37 @@ impl QueueMemory {
 
     /// Takes `bytes` for a waiting request.
     pub(crate) fn take(&mut self, tenant: TenantId, bytes: u64) -> Result<(), NoRoom> {
-        let Some(part) = self.parts.get_mut(&tenant) else {
+        let Some(part) = self.parts.get(&tenant) else {
             return Err(NoRoom::Full);
         };
-        let before = part.committed(self.reserved);
-        let grown = Part {
-            used: part.used.saturating_add(bytes),
-            funded: part.funded,
-        };
-        let grows = grown.committed(self.reserved) - before;
+        let grown = part.grown(bytes);
+        let grows = grown.committed(self.reserved) - part.committed(self.reserved);
         if self.committed.saturating_add(grows) > self.bytes_max {
-            let others = self.funded - u64::from(part.funded);
-            let reachable = self.bytes_max - others * self.reserved;
-            return Err(if bytes > reachable {
+            return Err(if bytes > self.reachable(tenant) {
                 NoRoom::TooLarge
             } else {
                 NoRoom::Full
             });
         }
-        *part = grown;
+        self.parts.insert(tenant, grown);
         self.committed += grows;
         Ok(())
+    }
+
+    /// Whether `bytes` for a tenant leave it room for so many more. What is within its reserved part always does.
+    pub(crate) fn leaves(&self, tenant: TenantId, bytes: u64, more: u64) -> bool {
+        self.parts.get(&tenant).is_none_or(|part| {
+            let both = part.grown(bytes).grown(more).committed(self.reserved);
+            let grows = both - part.committed(self.reserved);
+            let is_own = part.funded && part.grown(bytes).used <= self.reserved;
+            is_own || self.committed.saturating_add(grows) <= self.bytes_max
+        })
+    }
+
+    /// The most that a tenant could ever have: its part and all that could be lent.
+    pub(crate) fn reachable(&self, tenant: TenantId) -> u64 {
+        let own = self.parts.get(&tenant).is_some_and(|part| part.funded);
+        self.bytes_max - (self.funded - u64::from(own)) * self.reserved
     }
 
     /// Gives `bytes` back.
@@ -161,6 +171,13 @@ impl QueueMemory {
 }
 
 impl Part {
+    fn grown(&self, bytes: u64) -> Part {
+        Part {
+            used: self.used.saturating_add(bytes),
+            funded: self.funded,
+        }
+    }
+
     fn committed(&self, reserved: u64) -> u64 {
         if self.funded {
             self.used.max(reserved)

@@ -5,6 +5,9 @@
 //! place, the last one is kept for such agents: who has its part already does not get it, however often it tries, and the
 //! next that becomes free goes to who was turned away. Kept for as long as it may take to come back; it costs nobody a
 //! place that is held.
+//!
+//! The same goes for queue memory: once an agent that would have no more than its part of what its tenant can reach found
+//! none, as much as it asked for is kept for such agents.
 
 use crate::Nanos;
 
@@ -17,6 +20,15 @@ pub(crate) struct AgentPlaces {
     /// Agents that have open requests.
     pub agents: u32,
     kept_until: Nanos,
+    /// Queue memory that is kept, and until when.
+    bytes_kept: (u64, Nanos),
+}
+
+/// Queue memory that an agent would have, of what its tenant can reach.
+#[derive(Clone, Copy)]
+pub(crate) struct Bytes {
+    pub own: u64,
+    pub reachable: u64,
 }
 
 /// A bound, and what is taken of it.
@@ -38,6 +50,25 @@ impl AgentPlaces {
         if self.is_below_part(own, room.max) {
             self.kept_until = now.saturating_add(KEPT_NS);
         }
+    }
+
+    /// Queue memory that is kept for some agents now.
+    pub(crate) fn bytes_kept(&self, now: Nanos) -> Option<u64> {
+        let (bytes, until) = self.bytes_kept;
+        (now < until).then_some(bytes)
+    }
+
+    /// An agent found no queue memory for so many bytes. Where it is alone nothing has to be kept from anybody.
+    pub(crate) fn found_no_memory(&mut self, bytes: u64, would_have: Bytes, own: u32, now: Nanos) {
+        if self.agents + u32::from(own == 0) > 1 && self.is_within_part(would_have) {
+            let kept = self.bytes_kept(now).unwrap_or(0).max(bytes);
+            self.bytes_kept = (kept, now.saturating_add(KEPT_NS));
+        }
+    }
+
+    /// Divided by those that have open requests and one more, who may be the one that found nothing.
+    pub(crate) fn is_within_part(&self, would_have: Bytes) -> bool {
+        would_have.own <= would_have.reachable / u64::from(self.agents.saturating_add(1).max(2))
     }
 
     /// Somebody was turned away, so there are two at least.

@@ -58,6 +58,56 @@ fn a_busy_agent_leaves_its_siblings_places() {
     }
 }
 
+/// A pool full of the requests of so many agents, which fill it again as soon as one of them ends; one more wants little.
+/// Returns how often it was accepted.
+fn beside_a_full_pool(busy: u32, rounds: u32) -> u32 {
+    let mut world = World::new(Limits {
+        queue_bytes_max: 6_400,
+        tenant_reserved_bytes: 640,
+        ..sim::limits()
+    });
+    for tenant in [TENANT, TenantId(2)] {
+        world.tenant(tenant, sim::settings(1));
+    }
+    let offer = |world: &mut World, agent, tenant, bytes| {
+        let mut submission = world.submission(agent, X, (10, 0));
+        (submission.tenant, submission.bytes) = (tenant, bytes);
+        world.offer(submission)
+    };
+    let mut held = Vec::new();
+    for n in 0..57 {
+        let agent = 1 + n % busy;
+        held.push((agent, offer(&mut world, agent, TENANT, 100)));
+    }
+    assert!(world.refused.is_empty());
+    let mut accepted = 0;
+    for _ in 0..rounds {
+        world.now += 10 * MS;
+        let (agent, ended) = held.remove(0);
+        world.hang_up(ended);
+        for _ in 0..2 {
+            let again = offer(&mut world, agent, TENANT, 100);
+            if !world.refused.contains_key(&again) {
+                held.push((agent, again));
+            }
+        }
+        let other = offer(&mut world, 8, TENANT, 100);
+        match world.refused.get(&other) {
+            Some(refusal) => assert_eq!(refusal.bound, Bound::GlobalQueue),
+            None => accepted += 1,
+        }
+        let stranger = offer(&mut world, 9, TenantId(2), 32);
+        assert!(!world.refused.contains_key(&stranger), "another's part");
+    }
+    accepted
+}
+
+/// Fails where memory belongs to whoever tries first: all but the first, which says that somebody is there, are let in.
+#[test]
+fn busy_agents_leave_their_siblings_queue_memory() {
+    assert_eq!([1, 2].map(|busy| beside_a_full_pool(busy, 14)), [13, 13]);
+}
+
 #[test]
 fn an_agent_that_is_alone_may_have_all_places() {
     let mut world = world(50, 60);
