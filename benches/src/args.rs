@@ -196,6 +196,9 @@ pub struct Sim {
     /// Runs with arrivals moved by up to a second, beside that of the trace as it is
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub runs: u64,
+    /// Draw what turns of several lengths come to into this file, SVG
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Group)]

@@ -1,4 +1,5 @@
-//! The published table of fair scheduling on the arena trace, with our own row beside it.
+//! The published table of fair scheduling on the arena trace, with our own row beside it; and the price of batches that hold
+//! one tenant each.
 //!
 //! All of it in virtual time, in the simulator: no server, no clock, and no figure of this machine. Each policy runs on
 //! the trace as it is, and on it with arrivals moved by up to a second, since a single run says little.
@@ -6,6 +7,8 @@
 use crate::{Failure, Figure, args};
 use bulkhead_sim::{Engine, Fcfs, Ours, Policy, Row, Rpm, Vtc, Workload, run, workload};
 use comfy_table::{CellAlignment, Table, presets};
+
+mod pure;
 
 /// A published row: greatest and average difference, tokens a second, served, TTFT p99 of the three heaviest and of
 /// the other 24, s. From the raw results of the VTC paper's artefact, by the paper's metric.
@@ -66,6 +69,13 @@ const COLUMNS: [(&str, &str, bool); 6] = [
 /// Runs the scenario.
 pub fn measure(args: &args::Sim) -> Result<Vec<Figure>, Failure> {
     let arena = workload::arena().map_err(|error| format!("the trace does not parse: {error}"))?;
+    let mut figures = shared(&arena, args.runs);
+    figures.extend(pure::measure(&arena, args.plot.as_deref())?);
+    Ok(figures)
+}
+
+/// All policies where all share one batch.
+fn shared(arena: &Workload, runs: u64) -> Vec<Figure> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
@@ -73,12 +83,12 @@ pub fn measure(args: &args::Sim) -> Result<Vec<Figure>, Failure> {
     ]);
     let mut figures = Vec::new();
     for (name, make, published) in LINES {
-        let single = values(&arena, make());
-        let moved = (1..=args.runs).map(|seed| values(&arena.moved(seed), make()));
+        let single = values(arena, make());
+        let moved = (1..=runs).map(|seed| values(&arena.moved(seed), make()));
         let means = mean(moved.collect());
         let label = make().name();
         table.add_row(row(&label, single));
-        table.add_row(row(&format!("  mean of {} moved", args.runs), means));
+        table.add_row(row(&format!("  mean of {} moved", runs), means));
         if let Some(published) = published {
             table.add_row(row("  published", published));
         }
@@ -93,7 +103,7 @@ pub fn measure(args: &args::Sim) -> Result<Vec<Figure>, Failure> {
                 unit,
                 format!(
                     "{beside}; mean of {} runs with arrivals moved: {:.2}",
-                    args.runs, means[at]
+                    runs, means[at]
                 ),
             ));
         }
@@ -104,7 +114,7 @@ pub fn measure(args: &args::Sim) -> Result<Vec<Figure>, Failure> {
         }
     });
     eprintln!("{table}");
-    Ok(figures)
+    figures
 }
 
 /// In the order of the columns; a wait of nobody is 0.
@@ -140,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_policy_has_all_its_figures_under_the_promised_names() {
-        let figures = measure(&args::Sim { runs: 1 }).unwrap();
+        let figures = shared(&workload::arena().unwrap(), 1);
         assert_eq!(figures.len(), LINES.len() * COLUMNS.len());
         let named = |name: &str| figures.iter().find(|figure| figure.name == name).unwrap();
         assert_eq!(named("arena/shared/bulkhead/served").value, 1500.0);

@@ -5,7 +5,7 @@
 
 mod support;
 
-use bulkhead_sim::{Arrival, Draw, Engine, Outcome, Workload, run};
+use bulkhead_sim::{Arrival, Draw, Engine, Outcome, Turns, Workload, run, run_pure};
 use support::policies;
 
 const SEEDS: u64 = 25;
@@ -57,6 +57,27 @@ fn every_arrival_is_served_or_rejected_once_and_the_pool_holds() {
             assert_eq!(accounted(&outcome), wanted);
             assert!(outcome.kv_held_max <= engine.kv_tokens_max);
             check_times(&engine, &outcome);
+        }
+    }
+}
+
+/// The same where no batch holds two tenants. What a cache holds beyond the pool lies in the host's memory.
+#[test]
+fn nothing_is_lost_and_the_pool_holds_where_tenants_take_turns() {
+    let engine = Engine::a10g();
+    for seed in 0..SEEDS / 3 {
+        let workload = drawn(seed);
+        for quantum_ms in [100, 5_000] {
+            println!("seed {seed}, turns of {quantum_ms} ms");
+            let turns = Turns::a10g(quantum_ms * 1_000_000, 0);
+            let pure = run_pure(&engine, turns, &workload);
+            assert_eq!(accounted(&pure.outcome), sorted(workload.arrivals.clone()));
+            let cannot = workload.arrivals.iter().filter(|a| !engine.can_run(a));
+            assert!(pure.outcome.rejected.iter().eq(cannot));
+            assert!(pure.outcome.kv_held_max <= engine.kv_tokens_max);
+            assert_eq!(pure.pauses_ns.len(), pure.outcome.served.len());
+            check_times(&engine, &pure.outcome);
+            assert_eq!(pure, run_pure(&engine, turns, &workload), "the same again");
         }
     }
 }

@@ -1,0 +1,98 @@
+//! The frontier as an SVG: throughput against how unfair it was, a point for each length of a turn. Text made by hand; no
+//! figure is made here.
+
+use super::Line;
+use std::fmt::Write as _;
+
+const WIDTH: f64 = 640.0;
+const HEIGHT: f64 = 420.0;
+const LEFT: f64 = 70.0;
+const TOP: f64 = 60.0;
+const RIGHT: f64 = 30.0;
+const BOTTOM: f64 = 60.0;
+
+/// The whole plot; the first line is the shared batch.
+pub fn svg(lines: &[Line]) -> String {
+    let most = lines
+        .iter()
+        .map(|line| line.mean[1])
+        .fold(1.0, f64::max)
+        .ceil();
+    let x = |share: f64| LEFT + share * (WIDTH - LEFT - RIGHT);
+    let y = |diff: f64| HEIGHT - BOTTOM - diff / most * (HEIGHT - TOP - BOTTOM);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
+         font-size=\"11\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n"
+    );
+    text(
+        &mut svg,
+        (LEFT, 22.0),
+        15,
+        "What it costs that no batch holds two tenants (arena trace, simulated)",
+    );
+    text(
+        &mut svg,
+        (LEFT, 40.0),
+        11,
+        "each point: turns of that length; light tenants' first token, p99",
+    );
+    for tenth in 0..=10 {
+        let at = x(f64::from(tenth) / 10.0);
+        rule(&mut svg, (at, y(0.0)), (at, y(most)));
+        text(
+            &mut svg,
+            (at - 8.0, HEIGHT - BOTTOM + 16.0),
+            11,
+            &format!("{}", tenth * 10),
+        );
+    }
+    for nth in 0..=most as u32 {
+        let at = y(f64::from(nth));
+        rule(&mut svg, (x(0.0), at), (x(1.0), at));
+        text(&mut svg, (LEFT - 18.0, at + 4.0), 11, &format!("{nth}"));
+    }
+    text(
+        &mut svg,
+        (LEFT, HEIGHT - 20.0),
+        11,
+        "tokens/s, % of the shared batch's under VTC",
+    );
+    let _ = writeln!(
+        svg,
+        "<text transform=\"translate(24 {}) rotate(-90)\">greatest difference in service ÷ tokens/s</text>",
+        HEIGHT - BOTTOM
+    );
+    for (nth, line) in lines.iter().enumerate() {
+        let at = (x(line.mean[0]), y(line.mean[1]));
+        let colour = if nth == 0 { "#d29922" } else { "#1f6feb" };
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/>",
+            at.0, at.1
+        );
+        let label = format!("{}: {:.0} s", line.name, line.mean[2]);
+        let left = if at.0 > WIDTH / 2.0 {
+            at.0 - 8.0 - 5.6 * label.len() as f64
+        } else {
+            at.0 + 8.0
+        };
+        text(&mut svg, (left, at.1 + 4.0), 11, &label);
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn text(svg: &mut String, (x, y): (f64, f64), size: u32, words: &str) {
+    let _ = writeln!(
+        svg,
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\">{words}</text>"
+    );
+}
+
+fn rule(svg: &mut String, from: (f64, f64), to: (f64, f64)) {
+    let _ = writeln!(
+        svg,
+        "<line x1=\"{:.1}\" y1=\"{:.1}\" x2=\"{:.1}\" y2=\"{:.1}\" stroke=\"#d0d7de\"/>",
+        from.0, from.1, to.0, to.1
+    );
+}
