@@ -11,15 +11,17 @@ const TOP: f64 = 60.0;
 const RIGHT: f64 = 30.0;
 const BOTTOM: f64 = 60.0;
 
+/// The differences that have a line.
+const DIFFS: [f64; 5] = [0.25, 0.5, 1.0, 2.0, 8.0];
+
 /// The whole plot; the first line is the shared batch.
 pub fn svg(lines: &[Line]) -> String {
-    let most = lines
-        .iter()
-        .map(|line| line.mean[1])
-        .fold(1.0, f64::max)
-        .ceil();
     let x = |share: f64| LEFT + share * (WIDTH - LEFT - RIGHT);
-    let y = |diff: f64| HEIGHT - BOTTOM - diff / most * (HEIGHT - TOP - BOTTOM);
+    // Logarithmic: those in the middle lie close together.
+    let (low, high) = (DIFFS[0].log10(), DIFFS[DIFFS.len() - 1].log10());
+    let tall = HEIGHT - TOP - BOTTOM;
+    let y = |diff: f64| HEIGHT - BOTTOM - (diff.log10() - low) / (high - low) * tall;
+    let (bottom, top) = (HEIGHT - BOTTOM, TOP);
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
          font-size=\"11\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n"
@@ -34,11 +36,11 @@ pub fn svg(lines: &[Line]) -> String {
         &mut svg,
         (LEFT, 40.0),
         11,
-        "each point: turns of that length; light tenants' first token, p99",
+        "each number: turns of a length, and p99 of the lighter tenants' first tokens",
     );
     for tenth in 0..=10 {
         let at = x(f64::from(tenth) / 10.0);
-        rule(&mut svg, (at, y(0.0)), (at, y(most)));
+        rule(&mut svg, (at, bottom), (at, top));
         text(
             &mut svg,
             (at - 8.0, HEIGHT - BOTTOM + 16.0),
@@ -46,10 +48,10 @@ pub fn svg(lines: &[Line]) -> String {
             &format!("{}", tenth * 10),
         );
     }
-    for nth in 0..=most as u32 {
-        let at = y(f64::from(nth));
+    for diff in DIFFS {
+        let at = y(diff);
         rule(&mut svg, (x(0.0), at), (x(1.0), at));
-        text(&mut svg, (LEFT - 18.0, at + 4.0), 11, &format!("{nth}"));
+        text(&mut svg, (LEFT - 26.0, at + 4.0), 11, &format!("{diff}"));
     }
     text(
         &mut svg,
@@ -59,7 +61,7 @@ pub fn svg(lines: &[Line]) -> String {
     );
     let _ = writeln!(
         svg,
-        "<text transform=\"translate(24 {}) rotate(-90)\">greatest difference in service ÷ tokens/s</text>",
+        "<text transform=\"translate(24 {}) rotate(-90)\">greatest difference in service ÷ tokens/s, log</text>",
         HEIGHT - BOTTOM
     );
     for (nth, line) in lines.iter().enumerate() {
@@ -70,13 +72,19 @@ pub fn svg(lines: &[Line]) -> String {
             "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/>",
             at.0, at.1
         );
-        let label = format!("{}: {:.0} s", line.name, line.mean[2]);
-        let left = if at.0 > WIDTH / 2.0 {
-            at.0 - 8.0 - 5.6 * label.len() as f64
-        } else {
-            at.0 + 8.0
-        };
-        text(&mut svg, (left, at.1 + 4.0), 11, &label);
+        text(
+            &mut svg,
+            (at.0 + 6.0, at.1 - 4.0),
+            10,
+            &format!("{}", nth + 1),
+        );
+        let key = format!("{}: {}, {:.0} s", nth + 1, line.name, line.mean[2]);
+        text(
+            &mut svg,
+            (x(0.66), top + 18.0 + 14.0 * nth as f64),
+            11,
+            &key,
+        );
     }
     svg.push_str("</svg>\n");
     svg
