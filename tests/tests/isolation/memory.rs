@@ -190,7 +190,11 @@ async fn ran(server: &Server, job: Job) -> Traces {
 fn found(server: &Server, traces: &Traces) -> BTreeMap<String, Found> {
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
     for process in server.all_processes() {
-        let of_it = traces.found_in(process.pid).expect("root may read it");
+        let of_it = match traces.found_in(process.pid) {
+            // It has ended since it was listed, and its memory with it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            read => read.expect("root may read it"),
+        };
         found.entry(process.name).or_default().extend(of_it);
     }
     assert!(found.contains_key(SCHEDULER), "it is among {found:?}");
