@@ -10,18 +10,23 @@ const OTHER: DeviceId = DeviceId(2);
 
 /// A processor with many places, an accelerator with two, and a model for it.
 fn with_accelerator() -> Sim {
-    let mut sim = Sim::new(limits(), 1, 4);
+    with_places(4, 2)
+}
+
+/// A processor and an accelerator with so many places each, and a model for the latter.
+fn with_places(processor: u32, accelerated: u32) -> Sim {
+    let mut sim = Sim::new(limits(), 1, processor);
     sim.say(Event::ModelAccelerates { model: MODEL });
-    sim.say(accelerator());
+    sim.say(accelerator(accelerated));
     sim
 }
 
-fn accelerator() -> Event {
+fn accelerator(workers_max: u32) -> Event {
     Event::DeviceUp {
         device: OTHER,
         kind: DeviceKind::Accelerator,
         lanes: 1,
-        workers_max: 2,
+        workers_max,
     }
 }
 
@@ -79,7 +84,7 @@ fn without_an_accelerator_what_accelerates_runs_on_a_processor() {
     assert!(sim.is_ok(request));
     assert_eq!(sim.place_of(tenant), DEVICE);
     // One that is there and has room for nobody is none either.
-    sim.say(accelerator());
+    sim.say(accelerator(2));
     sim.say(Event::DeviceRoom {
         device: OTHER,
         workers: 0,
@@ -118,15 +123,8 @@ fn keeps_plain(sim: &mut Sim, tenant: TenantId) {
 
 /// Nine tenants share an accelerator, and another has had a processor with so many places to itself for 10 s.
 fn with_a_crowd_elsewhere(places: u32) -> (Sim, TenantId) {
-    let mut sim = Sim::new(limits(), 1, places);
+    let mut sim = with_places(places, 9);
     sim.check_every = 16;
-    sim.say(Event::ModelAccelerates { model: MODEL });
-    sim.say(Event::DeviceUp {
-        device: OTHER,
-        kind: DeviceKind::Accelerator,
-        lanes: 1,
-        workers_max: 9,
-    });
     let alone = sim.tenant(1, 1);
     keeps_plain(&mut sim, alone);
     for n in 2..=10 {
@@ -196,14 +194,7 @@ fn what_a_tenant_has_of_one_device_costs_it_nothing_on_another() {
 /// Fails where queues that waited for a place on an accelerator keep their place in its order once it has gone.
 #[test]
 fn who_waited_for_an_accelerator_that_has_gone_takes_turns_at_a_processor() {
-    let mut sim = Sim::new(limits(), 1, 1);
-    sim.say(Event::ModelAccelerates { model: MODEL });
-    sim.say(Event::DeviceUp {
-        device: OTHER,
-        kind: DeviceKind::Accelerator,
-        lanes: 1,
-        workers_max: 1,
-    });
+    let mut sim = with_places(1, 1);
     let accelerated = [1, 2, 3].map(|n| sim.tenant(n, 1));
     for tenant in accelerated {
         (0..20).for_each(|_| sim.closed_loop(tenant, 100, 0));

@@ -125,6 +125,20 @@ fn what_was_hung_up_is_not_the_price_of_siblings_tokens() {
     assert!(u32::abs_diff(first, second) <= 20, "{first} and {second}");
 }
 
+/// How many texts of the first agent, of so many tokens, are served before its worker is given a request.
+fn served_before(world: &mut World, worker: WorkerId, request: RequestId, tokens: u32) -> u32 {
+    let mut before = 0;
+    while !world.holds(worker, request) {
+        let next = world.held[&worker].iter().find(|one| agent_of(**one) == 1);
+        let next = *next.expect("it is its turn");
+        world.now += u64::from(tokens) * MS / 10;
+        world.step(worker, tokens, vec![]);
+        world.finish(worker, next, (tokens, 0), Outcome::Ok);
+        before += 1;
+    }
+    before
+}
+
 /// How often each of two agents had its turn, where the worker dies of each of the first one's requests. Two do not fit
 /// together, or both would be in its hands; and the second agent comes first, as who comes to an empty queue alone begins
 /// nobody's account.
@@ -263,14 +277,7 @@ fn what_a_text_looked_like_holds_back_nobody_who_comes_meanwhile() {
     world.step(worker, 500, vec![]);
     world.finish(worker, large, (500, 0), Outcome::Ok);
     let other = world.submit(2, X, (100, 0));
-    let mut before = 0;
-    while !world.holds(worker, other) {
-        let first = world.first_held(worker);
-        world.now += 10 * MS;
-        world.step(worker, 100, vec![]);
-        world.finish(worker, first, (100, 0), Outcome::Ok);
-        before += 1;
-    }
+    let before = served_before(&mut world, worker, other, 100);
     assert!(before <= 30, "{before} turns of 200");
 }
 
@@ -298,14 +305,7 @@ fn turns_that_are_given_up_are_no_credit() {
     }
     world.hang_up(large);
     let small = world.submit(3, X, (50, 0));
-    let mut before = 0;
-    while !world.holds(worker, small) {
-        let next = world.held[&worker].iter().find(|one| agent_of(**one) == 1);
-        let next = *next.expect("it is its turn");
-        world.now += 5 * MS;
-        world.finish(worker, next, (50, 0), Outcome::Ok);
-        before += 1;
-    }
+    let before = served_before(&mut world, worker, small, 50);
     assert!(before <= 60, "{before} turns of 400");
 }
 
