@@ -7,4 +7,5 @@ pub mod noisy;
 pub mod overhead;
 pub mod scrub;
 pub mod sim;
+mod svg;
 pub mod weights;

@@ -3,6 +3,7 @@
 //! The axis is logarithmic, since the orders are far apart. It is text made by hand; no figure is made here.
 
 use super::{Pair, victim::Victim};
+use crate::scenario::svg::{begin, text};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 760.0;
@@ -53,10 +54,7 @@ pub fn svg(pairs: &[Pair]) -> String {
 
 fn draw(panels: &[(&str, Vec<Group<'_>>)]) -> String {
     let height = TOP + PANEL * panels.len() as f64;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" \
-         font-size=\"11\">\n<rect width=\"{WIDTH}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
-    );
+    let mut svg = begin(WIDTH, height);
     text(
         &mut svg,
         (LEFT, 22.0),
@@ -135,13 +133,6 @@ fn panel(svg: &mut String, top: f64, (low, high): (f64, f64), title: &str, group
     }
     let middle = LEFT + (WIDTH - LEFT - RIGHT) / 2.0;
     text(svg, (middle, base + 32.0), "middle", 11, "aggressor");
-}
-
-fn text(svg: &mut String, (x, y): (f64, f64), anchor: &str, size: u32, words: &str) {
-    let _ = writeln!(
-        svg,
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\">{words}</text>"
-    );
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! figure is made here.
 
 use super::Line;
+use crate::scenario::svg::{begin, text};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 640.0;
@@ -22,19 +23,18 @@ pub fn svg(lines: &[Line]) -> String {
     let tall = HEIGHT - TOP - BOTTOM;
     let y = |diff: f64| HEIGHT - BOTTOM - (diff.log10() - low) / (high - low) * tall;
     let (bottom, top) = (HEIGHT - BOTTOM, TOP);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
-         font-size=\"11\">\n<rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"#ffffff\"/>\n"
-    );
+    let mut svg = begin(WIDTH, HEIGHT);
     text(
         &mut svg,
         (LEFT, 22.0),
+        "start",
         15,
         "What it costs that no batch holds two tenants (arena trace, simulated)",
     );
     text(
         &mut svg,
         (LEFT, 40.0),
+        "start",
         11,
         "each number: turns of a length, and p99 of the lighter tenants' first tokens",
     );
@@ -44,6 +44,7 @@ pub fn svg(lines: &[Line]) -> String {
         text(
             &mut svg,
             (at - 8.0, HEIGHT - BOTTOM + 16.0),
+            "start",
             11,
             &format!("{}", tenth * 10),
         );
@@ -51,11 +52,18 @@ pub fn svg(lines: &[Line]) -> String {
     for diff in DIFFS {
         let at = y(diff);
         rule(&mut svg, (x(0.0), at), (x(1.0), at));
-        text(&mut svg, (LEFT - 26.0, at + 4.0), 11, &format!("{diff}"));
+        text(
+            &mut svg,
+            (LEFT - 26.0, at + 4.0),
+            "start",
+            11,
+            &format!("{diff}"),
+        );
     }
     text(
         &mut svg,
         (LEFT, HEIGHT - 20.0),
+        "start",
         11,
         "tokens/s, % of the shared batch's under VTC",
     );
@@ -75,6 +83,7 @@ pub fn svg(lines: &[Line]) -> String {
         text(
             &mut svg,
             (at.0 + 6.0, at.1 - 4.0),
+            "start",
             10,
             &format!("{}", nth + 1),
         );
@@ -82,19 +91,13 @@ pub fn svg(lines: &[Line]) -> String {
         text(
             &mut svg,
             (x(0.66), top + 18.0 + 14.0 * nth as f64),
+            "start",
             11,
             &key,
         );
     }
     svg.push_str("</svg>\n");
     svg
-}
-
-fn text(svg: &mut String, (x, y): (f64, f64), size: u32, words: &str) {
-    let _ = writeln!(
-        svg,
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\">{words}</text>"
-    );
 }
 
 fn rule(svg: &mut String, from: (f64, f64), to: (f64, f64)) {
