@@ -128,7 +128,6 @@ impl Core {
         }
         let queue = &self.flow(worker.tenant, worker.model)?.queue;
         let (least, _) = queue.heads().next()?;
-        let lead_max = least.saturating_add(self.budget_time(worker));
         let mut waits: Option<(RequestId, u64)> = None;
         for (time, next) in queue.heads().take(HEADS_MAX) {
             if waits.is_none() && time > least {
@@ -146,7 +145,9 @@ impl Core {
                     waits = Some((next, request.passed_by));
                 }
                 Some((first, by))
-                    if fits && by.saturating_add(counted) <= budget && time <= lead_max =>
+                    if fits
+                        && by.saturating_add(counted) <= budget
+                        && time <= least.saturating_add(self.budget_time(worker)) =>
                 {
                     return Some((next, Some(first)));
                 }

@@ -1,7 +1,7 @@
 //! A worker: one process, for one tenant and one model, on one device, in its whole life.
 
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::core::Request;
 use crate::lane::{IdleKey, Lease, WaitKey};
@@ -66,6 +66,8 @@ pub(crate) struct Worker {
     pub assigned: BTreeMap<RequestId, Held>,
     /// Ended for everybody else (cancelled, out of time), but it has not said so yet.
     pub dropped: BTreeMap<RequestId, Dropped>,
+    /// Lane time that it had had by when each of those ended.
+    dropped_at: BTreeSet<(Nanos, RequestId)>,
     /// How many of both each agent has.
     agents: BTreeMap<AgentId, usize>,
     /// Sums over both.
@@ -106,6 +108,7 @@ impl Worker {
             lease: None,
             assigned: BTreeMap::new(),
             dropped: BTreeMap::new(),
+            dropped_at: BTreeSet::new(),
             agents: BTreeMap::new(),
             tokens: 0,
             cost_ns: 0,
@@ -161,8 +164,8 @@ impl Worker {
     /// was told. Without a lane it cannot say so.
     pub(crate) fn let_go_by(&self, grace_ns: Nanos) -> Option<Nanos> {
         let granted_at = self.lease.as_ref()?.granted_at;
-        let first = self.dropped.values().map(|dropped| dropped.lane_ns).min()?;
-        let left_ns = first
+        let (first_ns, _) = self.dropped_at.first()?;
+        let left_ns = first_ns
             .saturating_add(grace_ns)
             .saturating_sub(self.released_ns);
         Some(granted_at.saturating_add(left_ns))
@@ -194,6 +197,7 @@ impl Worker {
                 lane_ns,
             };
             self.dropped.insert(id, dropped);
+            self.dropped_at.insert((lane_ns, id));
         }
     }
 
@@ -201,8 +205,9 @@ impl Worker {
     pub(crate) fn let_go(&mut self, id: RequestId) -> Spoken {
         let (held, spoken) = if let Some(held) = self.assigned.remove(&id) {
             (held, Spoken::Live)
-        } else if let Some(Dropped { held, request, .. }) = self.dropped.remove(&id) {
-            (held, Spoken::Dropped(Box::new(request)))
+        } else if let Some(dropped) = self.dropped.remove(&id) {
+            self.dropped_at.remove(&(dropped.lane_ns, id));
+            (dropped.held, Spoken::Dropped(Box::new(dropped.request)))
         } else if self.recent_requests.contains(&id) {
             return Spoken::Again;
         } else {
@@ -224,6 +229,7 @@ impl Worker {
     pub(crate) fn let_go_of_all(&mut self) -> (Vec<RequestId>, Vec<Request>) {
         (self.tokens, self.cost_ns) = (0, 0);
         self.agents.clear();
+        self.dropped_at.clear();
         let held = std::mem::take(&mut self.assigned);
         let dropped = std::mem::take(&mut self.dropped).into_values();
         (

@@ -5,11 +5,6 @@
 
 use bulkhead_core::{LeaseId, Nanos};
 
-/// No step is shorter than that on average, nanoseconds: one of the null model takes twice as long.
-const STEP_NS_MIN: Nanos = 20_000;
-/// Steps of a lease that may be heard of at once, since the driver was elsewhere.
-const STEPS_AT_ONCE: u64 = 64;
-
 /// A lease, and what was heard under it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {
@@ -17,7 +12,6 @@ pub(super) struct Lease {
     /// What its worker knows it by.
     pub number: u64,
     since: Nanos,
-    steps: u64,
     /// When the last step was heard of.
     heard: Option<Nanos>,
     /// From its grant until the first step was heard of, without that step.
@@ -31,7 +25,6 @@ impl Lease {
             id,
             number,
             since: now,
-            steps: 0,
             heard: None,
             there_ns: 0,
         }
@@ -40,7 +33,6 @@ impl Lease {
     /// A step is heard of, and its worker says that it took `step_ns`. Returns how long it can have taken at most, and what
     /// passed beside it since the step before; none where it is the first.
     pub(super) fn stepped(&mut self, now: Nanos, step_ns: Nanos) -> (Nanos, Option<Nanos>) {
-        self.steps += 1;
         let before = self.heard.replace(now);
         let passed_ns = now.saturating_sub(before.unwrap_or(self.since));
         let step_ns = step_ns.min(passed_ns);
@@ -52,11 +44,6 @@ impl Lease {
                 (step_ns, None)
             }
         }
-    }
-
-    /// True where it tells of more steps than anything could do: each takes a part of the driver's time, which is everybody's.
-    pub(super) fn hurries(&self, now: Nanos) -> bool {
-        self.steps > STEPS_AT_ONCE + now.saturating_sub(self.since) / STEP_NS_MIN
     }
 
     /// It is over: the way to its first step, and from its last until now. None where it had no step.
@@ -77,18 +64,6 @@ mod tests {
         assert_eq!(lease.stepped(160, 50), (50, None));
         assert_eq!(lease.stepped(240, 77), (77, Some(3)));
         assert_eq!(lease.dispatch_ns(245), Some(10 + 5));
-    }
-
-    #[test]
-    fn more_steps_than_can_be_are_seen() {
-        let mut lease = Lease::new(LeaseId(1), 1, 100);
-        let now = 100 + 10 * STEP_NS_MIN;
-        for _ in 0..STEPS_AT_ONCE + 10 {
-            lease.stepped(now, 0);
-            assert!(!lease.hurries(now));
-        }
-        lease.stepped(now, 0);
-        assert!(lease.hurries(now) && !lease.hurries(now + STEP_NS_MIN));
     }
 
     #[test]

@@ -134,9 +134,6 @@ impl Driver {
             return self.kill_worker(worker, Cause::Protocol);
         };
         let (step_ns, between_ns) = lease.stepped(now, step.step_ns);
-        if lease.hurries(now) {
-            return self.kill_worker(worker, Cause::Protocol);
-        }
         let (lease, tenant, model) = (lease.id, entry.tenant, entry.model);
         // First: where memory was not clean nothing of the frame counts.
         let released = step.released.iter().map(|released| released.scrub);
