@@ -26,15 +26,16 @@ const WIDE: Limits = Limits {
 /// A process has one launcher, and that one folder for its groups.
 static ONE: Mutex<()> = Mutex::new(());
 
-/// Groups, where the machine grants those of this controller.
-fn granted(controller: Controller) -> Option<(Groups, MutexGuard<'static, ()>)> {
+/// Groups, where the machine grants those of this controller. The lock comes first: what is bound last goes first, and
+/// groups that go after it take the next test's folders along.
+fn granted(controller: Controller) -> Option<(MutexGuard<'static, ()>, Groups)> {
     let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (groups, told) = Groups::set_up();
     let told = told
         .into_iter()
         .find(|(name, _)| *name == layer(controller));
     match told {
-        Some((_, Ok(_))) => Some((groups, one)),
+        Some((_, Ok(_))) => Some((one, groups)),
         other => {
             println!("not run: {other:?}");
             None
@@ -63,7 +64,7 @@ fn run(groups: &mut Groups, limits: Limits, script: &str) -> (Ended, bool) {
 
 #[test]
 fn who_takes_more_memory_than_its_group_may_have_ends_and_it_is_known_why() {
-    let Some((mut groups, _one)) = granted(Controller::Memory) else {
+    let Some((_one, mut groups)) = granted(Controller::Memory) else {
         return;
     };
     let narrow = Limits {
@@ -80,7 +81,7 @@ fn who_takes_more_memory_than_its_group_may_have_ends_and_it_is_known_why() {
 
 #[test]
 fn who_has_as_many_processes_as_its_group_may_gets_no_more() {
-    let Some((mut groups, _one)) = granted(Controller::Tasks) else {
+    let Some((_one, mut groups)) = granted(Controller::Tasks) else {
         return;
     };
     let narrow = Limits { tasks: 4, ..WIDE };
@@ -90,7 +91,7 @@ fn who_has_as_many_processes_as_its_group_may_gets_no_more() {
 
 #[test]
 fn a_process_is_moved_whole_and_its_group_goes_after_it() {
-    let Some((mut groups, _one)) = granted(Controller::Memory) else {
+    let Some((_one, mut groups)) = granted(Controller::Memory) else {
         return;
     };
     let (theirs, ours) = std::io::pipe().expect("a pipe");
