@@ -146,19 +146,23 @@ impl Core {
     }
 
     /// What an agent is charged when a request is given to its worker. No more than was a whole batch: texts are cut at what
-    /// their model reads, and what was charged beyond that would hold siblings back until it was given back.
+    /// their model reads, and what was charged beyond that would hold siblings back until it was given back. And no more of
+    /// its answer than counts in that batch; what is beyond is charged as it comes.
     pub(crate) fn in_advance_ns(&self, request: &Request) -> Nanos {
         let answer = self.expected_answer(request.tenant, request.agent, request.tokens_out_max);
+        let answer = answer.min(self.answer_counted_max());
         self.as_if_served(request, answer).cost_ns
     }
 
     /// A request ends that was first, and did not fit, and that others went past. They had the turn that it gives up, so
-    /// it costs as much: or its agent would be as far behind as ever, with siblings that owe it all that they had.
+    /// it costs as much: or its agent would be as far behind as ever, with siblings that owe it all that they had. But no more
+    /// than it would have cost: what went past may have been hung up since, and have paid for less.
     pub(crate) fn give_up_turn(&mut self, id: RequestId) {
         if let Some(request) = self.requests.get(&id)
             && request.passed_ns > 0
         {
-            let so_far_ns = request.charged_ns.saturating_add(request.passed_ns);
+            let turn_ns = request.passed_ns.min(self.in_advance_ns(request));
+            let so_far_ns = request.charged_ns.saturating_add(turn_ns);
             self.charge_agent(id, so_far_ns);
         }
     }

@@ -182,8 +182,13 @@ impl Core {
     pub(crate) fn counted(&self, request: &Request) -> u64 {
         let expected = self.expected_answer(request.tenant, request.agent, request.tokens_out_max);
         let tokens_out = expected.max(request.tokens_out);
-        let tokens_out = tokens_out.min(self.limits.batch_tokens_max / 4);
+        let tokens_out = tokens_out.min(self.answer_counted_max());
         (u64::from(request.tokens_in) + u64::from(tokens_out)).max(1)
+    }
+
+    /// The most tokens of an answer that count in a batch.
+    pub(crate) fn answer_counted_max(&self) -> u32 {
+        self.limits.batch_tokens_max / 4
     }
 
     fn assign_one(&mut self, id: WorkerId, request_id: RequestId) {

@@ -309,6 +309,50 @@ fn turns_that_are_given_up_are_no_credit() {
     assert!(before <= 60, "{before} turns of 400");
 }
 
+/// A sibling goes past what does not fit, hangs up at once, and does so again. Fails where an agent whose deadline passes
+/// meanwhile owes all of that, though it had nothing, and nobody else had much.
+#[test]
+fn a_turn_that_is_given_up_costs_no_more_than_the_turn() {
+    let mut world = world(1_000);
+    let answers = [0; 6].map(|_| world.submit(2, X, (10, 4_000)));
+    let worker = world.ready(X);
+    for request in answers {
+        world.now += SECOND;
+        world.step(worker, 4_000, vec![(request, 4_000)]);
+        world.finish(worker, request, (10, 4_000), Outcome::Ok);
+    }
+    for _ in 0..2 {
+        world.submit(2, X, (10, 4_000));
+    }
+    let large = world.submit(1, X, (2_000, 0));
+    assert!(!world.holds(worker, large));
+    let mut passed = 0;
+    for _ in 0..3 {
+        let past = world.submit(2, X, (10, 4_000));
+        passed += u32::from(world.holds(worker, past));
+        world.hang_up(past);
+        if world.holds(worker, past) {
+            world.finish(worker, past, (0, 0), Outcome::Cancelled);
+        }
+    }
+    assert!(passed > 0);
+    world.hang_up(large);
+    for _ in 0..400 {
+        world.submit(3, X, (50, 0));
+    }
+    let small = world.submit(1, X, (50, 0));
+    let mut before = 0;
+    while !world.holds(worker, small) {
+        let next = world.held[&worker].iter().find(|one| agent_of(**one) == 3);
+        let next = *next.expect("it is its turn");
+        world.now += 5 * MS;
+        world.step(worker, 50, vec![]);
+        world.finish(worker, next, (50, 0), Outcome::Ok);
+        before += 1;
+    }
+    assert!(before <= 60, "{before} turns of 400");
+}
+
 /// Its agent has an answer that runs. Fails where what is larger than any budget holds siblings up for as long.
 #[test]
 fn what_never_fits_holds_up_nobody_beside_its_agents_own() {

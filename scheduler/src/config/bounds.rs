@@ -46,8 +46,8 @@ impl Config {
         bound(
             "scheduling.release_grace_ms",
             s.release_grace_ms,
-            |n| n >= s.step_limit_ms,
-            "must be at least step_limit_ms",
+            |n| n >= 4 * s.step_limit_ms,
+            "must be at least four times step_limit_ms",
         )?;
         bound(
             "scheduling.batch_tokens_max",

@@ -42,10 +42,18 @@ pub async fn read<M: Message + Default>(
     }
 }
 
+/// A worker's message, and how much it is: bytes, and entries that it holds.
+#[derive(Debug)]
+pub struct Spoken {
+    pub message: FromWorker,
+    pub bytes: usize,
+    pub entries: usize,
+}
+
 /// The next message of a worker, which may say no more than one could have to say.
 pub async fn from_worker(
     input: &mut (impl AsyncRead + Unpin),
-) -> Result<Option<FromWorker>, FrameError> {
+) -> Result<Option<Spoken>, FrameError> {
     let Some(body) = body(input).await? else {
         return Ok(None);
     };
@@ -63,7 +71,11 @@ pub async fn from_worker(
             max: message.encoded_len(),
         });
     }
-    Ok(Some(message))
+    Ok(Some(Spoken {
+        message,
+        bytes: body.len(),
+        entries,
+    }))
 }
 
 async fn body(input: &mut (impl AsyncRead + Unpin)) -> Result<Option<Vec<u8>>, FrameError> {
@@ -169,8 +181,9 @@ mod tests {
                 message: Some(said),
             };
             let bytes = frame::encode(&message);
-            let read = from_worker(&mut bytes.as_slice()).await;
-            assert_eq!(read.unwrap(), Some(message));
+            let read = from_worker(&mut bytes.as_slice()).await.unwrap().unwrap();
+            assert_eq!(read.bytes, bytes.len() - HEADER_BYTES);
+            assert_eq!(read.message, message);
         }
     }
 

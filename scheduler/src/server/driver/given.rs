@@ -49,6 +49,11 @@ impl Given {
         self.key.hash_one(agent)
     }
 
+    /// How many requests it holds.
+    pub(super) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
     /// Which request the worker speaks of, and what it has said of it.
     pub(super) fn spoken_of(&mut self, number: u64) -> Option<&mut One> {
         self.requests.get_mut(&number)

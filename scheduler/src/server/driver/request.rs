@@ -83,6 +83,8 @@ pub(super) struct Request {
     pub output_tokens: u32,
     /// A piece of its answer has gone out, and the core knows.
     pub answering: bool,
+    /// Most tokens that it could be: of text each is at least a byte.
+    pub tokens_in_max: u32,
     pub tokens_out_max: u32,
 }
 
@@ -96,6 +98,7 @@ impl Driver {
             );
             return;
         }
+        let bytes = u32::try_from(new.submission.bytes).unwrap_or(u32::MAX);
         let request = Request {
             tenant: new.submission.tenant,
             agent: new.submission.agent,
@@ -108,6 +111,7 @@ impl Driver {
             finished: None,
             output_tokens: 0,
             answering: false,
+            tokens_in_max: bytes.max(new.submission.tokens_in),
             tokens_out_max: new.submission.tokens_out_max,
         };
         self.requests.insert(id, request);
@@ -183,13 +187,15 @@ impl Driver {
         {
             finished.detail = self.setup.faults.told(&model).into();
         }
+        // A worker's word, within what the request could be.
+        let input_tokens = finished.input_tokens.min(request.tokens_in_max);
         let usage = Usage {
-            input_tokens: finished.input_tokens,
+            input_tokens,
             output_tokens: finished
                 .output_tokens
                 .min(request.tokens_out_max)
                 .max(request.output_tokens),
-            cached_tokens: finished.cached_tokens.min(finished.input_tokens),
+            cached_tokens: finished.cached_tokens.min(input_tokens),
         };
         let queue_ns = request
             .assigned_ns

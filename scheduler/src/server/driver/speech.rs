@@ -7,7 +7,7 @@ use super::{
     Driver, Heard, Text, Update,
     ends::Cause,
     unleased::{Unleased, processor_ns},
-    worker::State,
+    worker::{State, Worker},
 };
 use crate::{launcher::CHANGED, server::metrics};
 use bulkhead_core::{Event, Outcome, RequestId, WorkerId};
@@ -22,6 +22,8 @@ const LAYERS_MAX: usize = 32;
 const LAYER_BYTES_MAX: usize = 64;
 /// The longest explanation taken from a worker, bytes.
 const DETAIL_BYTES_MAX: usize = 512;
+/// The most pieces of one answer in a step: its latest token's, and what was held back until its end.
+const PIECES_OF_ONE_MAX: usize = 2;
 /// The longest stop string that a worker may name, bytes: that of the longest a request may have.
 const STOP_BYTES_MAX: usize = 256;
 
@@ -143,13 +145,16 @@ impl Driver {
                 return;
             }
         }
-        let mut answers = Vec::with_capacity(step.pieces.len());
-        for piece in step.pieces {
-            let tokens = piece.output_tokens;
-            let Some(request) = self.piece(worker, piece) else {
-                return;
-            };
-            answers.push((request, tokens));
+        let admitted = (self.workers.get_mut(&worker)).map(|entry| admitted(entry, &step));
+        let requests = match admitted {
+            Some(Ok(requests)) => requests,
+            Some(Err(cause)) => return self.kill_worker(worker, cause),
+            None => return,
+        };
+        let told = step.pieces.iter().map(|piece| piece.output_tokens);
+        let answers = requests.iter().copied().zip(told).collect();
+        for (request, piece) in requests.into_iter().zip(step.pieces) {
+            self.piece(worker, request, piece);
         }
         self.tell(Event::Stepped {
             worker,
@@ -180,22 +185,12 @@ impl Driver {
         self.counted(worker, step.kv_bytes, step.counters.unwrap_or_default());
     }
 
-    /// Hands on a piece of an answer. Returns of which request, or none where the worker is to end for it.
-    fn piece(&mut self, worker: WorkerId, piece: Piece) -> Option<RequestId> {
+    /// Hands on a piece of an answer.
+    fn piece(&mut self, worker: WorkerId, id: RequestId, piece: Piece) {
         let may_lose_device = self.may_lose_device(worker);
-        let entry = self.workers.get_mut(&worker)?;
-        let Some(one) = entry.given.spoken_of(piece.request) else {
-            self.kill_worker(worker, Cause::Protocol);
-            return None;
-        };
-        let id = one.request;
-        if !one.output.admits(&piece) {
-            self.kill_worker(worker, Cause::Output);
-            return None;
-        }
-        // It has ended, and the worker does not know yet.
+        // It may have ended, and the worker does not know yet.
         let Some(request) = self.requests.get_mut(&id) else {
-            return Some(id);
+            return;
         };
         request.output_tokens = piece.output_tokens;
         let text = Text {
@@ -203,7 +198,7 @@ impl Driver {
             logprobs: piece.logprobs,
         };
         if text.is_empty() {
-            return Some(id);
+            return;
         }
         self.updates
             .push((request.updates.clone(), Update::Piece(text)));
@@ -213,7 +208,6 @@ impl Driver {
                 request: id,
             });
         }
-        Some(id)
     }
 
     fn finished(&mut self, worker: WorkerId, mut finished: internal::Finished) {
@@ -222,9 +216,6 @@ impl Driver {
         let Some(one) = entry.and_then(|entry| entry.given.let_go(finished.request)) else {
             return self.kill_worker(worker, Cause::Protocol);
         };
-        if !one.output.admits_vectors(&finished.vectors) {
-            return self.kill_worker(worker, Cause::Output);
-        }
         let id = one.request;
         let event = Event::Finished {
             worker,
@@ -290,6 +281,27 @@ impl Driver {
         self.worker_gone(worker);
         false
     }
+}
+
+/// Whose the pieces of a step are. Looked at before any of them counts: a worker speaks of what it holds, and says no more
+/// of it than there can be. Hearing a piece takes everybody's time, so there are no more of them than an honest step has.
+fn admitted(entry: &mut Worker, step: &Step) -> Result<Vec<RequestId>, Cause> {
+    if step.pieces.len() > PIECES_OF_ONE_MAX * entry.given.len() {
+        return Err(Cause::Output);
+    }
+    for finished in &step.finished {
+        let one = entry.given.spoken_of(finished.request);
+        if !(one.ok_or(Cause::Protocol)?.output).admits_vectors(&finished.vectors) {
+            return Err(Cause::Output);
+        }
+    }
+    let admits = |piece: &Piece| {
+        let one = entry.given.spoken_of(piece.request);
+        let one = one.ok_or(Cause::Protocol)?;
+        let admits = one.output.admits(piece);
+        admits.then_some(one.request).ok_or(Cause::Output)
+    };
+    step.pieces.iter().map(admits).collect()
 }
 
 /// A worker's words go into records and answers: they are of a known set, or short.

@@ -116,20 +116,72 @@ async fn no_more_is_heard_of_an_answer_that_nobody_waits_for() {
     let (worker, _, mut socket) = case.start();
     let (_, lease) = given(&mut socket);
     case.hang_up(1);
-    let step = |pieces: u32| Step {
+    for tokens in 1..=10 {
+        case.tokens(worker, lease, tokens);
+        assert!(!killed(&mut case, worker), "as many as its tokens");
+    }
+    // There may be one more than tokens.
+    case.tokens(worker, lease, 10);
+    assert!(!killed(&mut case, worker));
+    case.tokens(worker, lease, 10);
+    assert!(killed(&mut case, worker));
+}
+
+fn pieces(lease: u64, pieces: Vec<Piece>) -> from_worker::Message {
+    from_worker::Message::Step(Step {
         lease,
-        tokens: pieces,
-        pieces: (1..=pieces)
-            .map(|nth| Piece {
-                request: 1,
-                output_tokens: nth,
-                ..Piece::default()
-            })
-            .collect(),
+        tokens: 1,
+        pieces,
+        ..Step::default()
+    })
+}
+
+/// Each takes a part of everybody's time. Fails where there may be as many in one frame as an answer may have tokens.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_step_has_no_more_pieces_than_an_honest_one_has() {
+    for (count, ends) in [(2, false), (3, true)] {
+        let mut case = Case::new();
+        let _told = case.submit(1);
+        let (worker, _, mut socket) = case.start();
+        let (_, lease) = given(&mut socket);
+        let (piece, _) = said(1);
+        case.says(worker, pieces(lease, vec![piece; count]));
+        assert_eq!(killed(&mut case, worker), ends, "{count}");
+    }
+}
+
+/// Fails where what comes before it in the same frame is passed on: its agent would have what nobody counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn nothing_of_a_frame_counts_of_which_a_part_may_not_be_said() {
+    let mut case = Case::new();
+    let mut told = case.submit(1);
+    let mut other = case.submit(2);
+    let (worker, _, mut socket) = case.start();
+    let (_, lease) = given(&mut socket);
+    case.says(worker, pieces(lease, vec![said(1).0, said(77).0]));
+    assert!(killed(&mut case, worker));
+    for told in [&mut told, &mut other] {
+        let heard: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        let text = heard.iter().any(|one| matches!(one, Update::Piece(_)));
+        assert!(!text, "{heard:?}");
+    }
+}
+
+/// Fails where it is a worker's word alone: records would say anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_request_has_no_more_tokens_than_it_could_be() {
+    let mut case = Case::new();
+    let mut told = case.submit(1);
+    let (worker, _, mut socket) = case.start();
+    let (_, lease) = given(&mut socket);
+    let (_, mut finished) = said(1);
+    (finished.input_tokens, finished.output_tokens) = (u32::MAX, u32::MAX);
+    let step = Step {
+        lease,
+        finished: vec![finished],
         ..Step::default()
     };
-    case.says(worker, from_worker::Message::Step(step(10)));
-    assert!(!killed(&mut case, worker), "as many as its tokens");
-    case.says(worker, from_worker::Message::Step(step(10)));
-    assert!(killed(&mut case, worker));
+    case.says(worker, from_worker::Message::Step(step));
+    let usage = end_of(&mut told).expect("it has ended").usage;
+    assert_eq!((usage.input_tokens, usage.output_tokens), (100, 10));
 }
