@@ -36,6 +36,7 @@ impl Busy {
             tenant_reserved_bytes: 1 << 10,
             batch_tokens_max: BATCH * TOKENS,
             quantum_ns: QUANTUM_NS,
+            switch_percent: 0,
             burst_ns: 0,
             release_grace_ns: 50 * MS,
             start_attempts_max: 3,

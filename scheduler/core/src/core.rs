@@ -168,11 +168,13 @@ impl Core {
             Event::Stepped {
                 worker,
                 lease,
+                step_ns,
                 tokens,
                 kv_bytes,
                 answers,
             } => {
                 let did = Did {
+                    step_ns,
                     tokens,
                     kv_bytes,
                     answers,

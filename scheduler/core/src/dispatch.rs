@@ -5,10 +5,10 @@
 //! open-ended: while nobody else waits, work is topped up and nothing is asked back.
 //!
 //! Somebody waits: the lane is asked back
-//! - at once, where the waiting tenant is behind the running one by more than a quantum of either;
-//! - else after the quantum, once the running tenant has caught up with the waiting one. Before
+//! - at once, where the waiting tenant is behind the running one by more than a turn of either;
+//! - else after a turn (`turns`: a quantum at the most), once the running tenant has caught up with the waiting one. Before
 //!   that it would get the lane again at once, and the turn would only have cost time;
-//! - a waiting worker of the same tenant gets its turn after the quantum.
+//! - a waiting worker of the same tenant has its own after that.
 //!
 //! So of two tenants that both always have something to run on a device with one lane, neither's
 //! virtual time is ever ahead by more than (quantum + overrun) ÷ weight, where the overrun is one
@@ -19,6 +19,7 @@
 use crate::core::{Core, Request};
 use crate::cost::Work;
 use crate::lane::{Lease, WaitKey};
+use crate::turns::LeaseTimes;
 use crate::vtime::{self, VTime};
 use crate::worker::{Held, Life, Worker};
 use crate::{DeviceId, Effect, KillReason, LeaseId, Nanos, RequestId, TenantId, WorkerId};
@@ -54,11 +55,14 @@ impl Core {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        let reserved_ns = worker.expected_ns().min(self.limits.quantum_ns);
+        let turn_ns = worker.switch.turn_ns(&self.limits);
+        let reserved_ns = worker.expected_ns().min(turn_ns);
         worker.last_lease = lease.0;
         worker.lease = Some(Lease {
             id: lease,
             granted_at: self.now,
+            times: LeaseTimes::new(self.now),
+            turn_ns,
             yield_at: None,
             reserved_ns,
             work: Work::default(),
@@ -281,17 +285,16 @@ impl Core {
     /// When a lease has to give way to a waiting worker.
     fn yield_due(&self, on: DeviceId, waiting: WaitKey, holder: TenantId, lease: &Lease) -> Nanos {
         let (waiting_time, waiting_tenant, ..) = waiting;
-        let quantum_ns = self.limits.quantum_ns;
-        let quantum_end = lease.granted_at.saturating_add(quantum_ns);
+        let turn_end = lease.granted_at.saturating_add(lease.turn_ns);
         let (Some(waiter), Some(runner)) =
             (self.tenants.get(&waiting_tenant), self.tenants.get(&holder))
         else {
-            return quantum_end;
+            return turn_end;
         };
         if waiting_tenant == holder {
-            return quantum_end;
+            return turn_end;
         }
-        let lag = vtime::from_lane(quantum_ns, waiter.weight().min(runner.weight()));
+        let lag = vtime::from_lane(lease.turn_ns, waiter.weight().min(runner.weight()));
         let running_time = runner.time_on(on);
         if waiting_time.saturating_add(lag) < running_time {
             return self.now;
@@ -300,7 +303,7 @@ impl Core {
         let catches_up = self
             .now
             .saturating_add(vtime::to_lane(behind, runner.weight()));
-        quantum_end.max(catches_up)
+        turn_end.max(catches_up)
     }
 
     /// Kills workers that kept their lane past a yield and its grace, or a request for as long after it had ended: a place

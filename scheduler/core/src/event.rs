@@ -48,10 +48,12 @@ pub enum Event {
         worker: WorkerId,
         request: RequestId,
     },
-    /// A worker did a step. `answers`: how many output tokens those answers have by now that went on in it.
+    /// A worker did a step, and says that it took `step_ns`. `answers`: how many output tokens those answers have by now that
+    /// went on in it.
     Stepped {
         worker: WorkerId,
         lease: LeaseId,
+        step_ns: Nanos,
         tokens: u32,
         kv_bytes: u64,
         answers: Vec<(RequestId, u32)>,

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::cost::Work;
 use crate::fair::FairSet;
 use crate::standing::ShareClock;
+use crate::turns::LeaseTimes;
 use crate::vtime::VTime;
 use crate::{DeviceKind, LeaseId, Nanos, TenantId, WorkerId};
 
@@ -93,9 +94,12 @@ impl Device {
 pub(crate) struct Lease {
     pub id: LeaseId,
     pub granted_at: Nanos,
+    pub times: LeaseTimes,
+    /// How long it runs while another tenant waits.
+    pub turn_ns: Nanos,
     /// When it was asked back.
     pub yield_at: Option<Nanos>,
-    /// Predicted cost of the batch, at most one quantum: a contended lease runs no longer.
+    /// Predicted cost of the batch, at most one turn: a contended lease runs no longer.
     pub reserved_ns: Nanos,
     /// What its steps claimed, for the prediction of cost.
     pub work: Work,

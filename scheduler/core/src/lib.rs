@@ -7,7 +7,7 @@
 //! The rules, and where they live:
 //! - admission and its bounds: `admission`, `memory`, `places`, limits by time: `rates`
 //! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `agents`, `queue`, `vtime`
-//! - lanes, leases, batches, yields: `dispatch`, `lane`; what follows from them for tenants: `bounds`
+//! - lanes, leases, batches, yields: `dispatch`, `lane`; how long a turn is: `turns`; what follows from them for tenants: `bounds`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
 //! - devices that come and go, and what becomes of their work: `devices`
 //! - failed starts, deaths, and the pause after them: `restart`, `backoff`
@@ -49,6 +49,7 @@ mod reports;
 mod restart;
 mod standing;
 mod tenant;
+mod turns;
 mod view;
 mod vtime;
 mod worker;
@@ -65,6 +66,7 @@ pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, W
 pub use lengths::LengthBook;
 pub use queue::{Queue, Slot};
 pub use rates::Rate;
+pub use turns::LeaseTimes;
 pub use view::{StandingView, TenantView, WorkerState, WorkerView};
 pub use vtime::VTime;
 
@@ -78,8 +80,10 @@ pub struct Limits {
     /// Tokens handed to one worker and not yet finished, answers as long as they are expected: what a batch may hold. Agents
     /// of which a worker has nothing may fill it up to twice.
     pub batch_tokens_max: u32,
-    /// Lane time that a lease runs before it is asked to yield, while another tenant waits.
+    /// The longest that a lease runs before it is asked to yield, lane time, while another tenant waits.
     pub quantum_ns: Nanos,
+    /// Turns are shortened until changing hands takes so much of them, percent. 0: each is a whole quantum.
+    pub switch_percent: u32,
     /// Lane time that a tenant which had nothing to run may have before others have had as much: what it missed, at most
     /// so much. It pays for work that comes in one piece, and costs everybody else as long a wait.
     pub burst_ns: Nanos,

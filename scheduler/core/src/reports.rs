@@ -6,7 +6,7 @@
 
 use crate::core::Core;
 use crate::worker::{Life, Spoken};
-use crate::{Effect, End, KillReason, LeaseId, Outcome, RequestId, WorkerId};
+use crate::{Effect, End, KillReason, LeaseId, Nanos, Outcome, RequestId, WorkerId};
 
 /// Leases in a row that a worker may give back unasked, with work in hand and nothing done. More is
 /// a worker that will never run what it holds, and would be granted the lane again for ever.
@@ -14,6 +14,7 @@ const FRUITLESS_LEASES_MAX: u32 = 4;
 
 /// What a worker says of a step.
 pub(crate) struct Did {
+    pub step_ns: Nanos,
     pub tokens: u32,
     pub kv_bytes: u64,
     /// How many output tokens answers have by now.
@@ -70,6 +71,7 @@ impl Core {
             work.tokens_in = work.tokens_in.saturating_add(tokens_in);
             work.steps += 1;
             lease.progress |= tokens > 0;
+            lease.times.stepped(now, did.step_ns);
         }
     }
 
@@ -158,6 +160,9 @@ impl Core {
             return;
         };
         let lane_ns = self.now.saturating_sub(lease.granted_at);
+        if let Some(switch_ns) = lease.times.switch_ns(self.now) {
+            worker.switch.learn(switch_ns);
+        }
         worker.last_used = self.now;
         self.leased.remove(&id);
         if let Some(device) = self.devices.get_mut(&worker.device) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::core::Request;
 use crate::lane::{IdleKey, Lease, WaitKey};
+use crate::turns::Switch;
 use crate::{AgentId, DeviceId, ModelId, Nanos, RequestId, TenantId, WorkerId};
 
 /// Requests that a worker finished and that are still remembered, so that saying it twice is
@@ -52,6 +53,8 @@ pub(crate) struct Worker {
     pub last_lease: u64,
     /// Leases in a row that came back unasked without any progress.
     pub fruitless: u32,
+    /// What it takes to give it the lane and have it back.
+    pub switch: Switch,
     /// Lane time of all leases that it has given back.
     pub released_ns: Nanos,
     /// Lane time of leases in which no token was done to its end: it belongs to those that are done next.
@@ -100,6 +103,7 @@ impl Worker {
             last_used: now,
             last_lease: 0,
             fruitless: 0,
+            switch: Switch::default(),
             released_ns: 0,
             unpriced_ns: 0,
             retiring: false,

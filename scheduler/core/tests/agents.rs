@@ -107,6 +107,7 @@ impl Worker {
         self.tell(Event::Stepped {
             worker: WORKER,
             lease: LEASE,
+            step_ns: 0,
             tokens: 1,
             kv_bytes: 0,
             answers: vec![(request, tokens_out)],

@@ -55,6 +55,7 @@ fn nonsense() -> impl Strategy<Value = Event> {
             |(worker, lease, tokens, kv_bytes)| Event::Stepped {
                 worker,
                 lease,
+                step_ns: kv_bytes,
                 tokens,
                 kv_bytes,
                 answers: vec![(RequestId(u64::from(tokens % 60)), tokens)],

@@ -16,6 +16,7 @@ fn ten_thousand_tenants_are_all_served() {
         tenant_reserved_bytes: 1 << 16,
         batch_tokens_max: 1_000,
         quantum_ns: 20 * STEP_NS,
+        switch_percent: 0,
         burst_ns: 0,
         release_grace_ns: 50 * STEP_NS,
         start_attempts_max: 3,

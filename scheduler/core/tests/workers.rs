@@ -232,6 +232,7 @@ fn a_worker_that_speaks_without_its_lease_is_killed() {
     let step = |lease| Event::Stepped {
         worker: WorkerId(1),
         lease,
+        step_ns: 0,
         tokens: 1,
         kv_bytes: 0,
         answers: Vec::new(),

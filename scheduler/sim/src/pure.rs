@@ -31,8 +31,10 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// What an operator can move along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turns {
-    /// Lane time of a turn while others wait, ns.
+    /// The longest turn while others wait, lane time in ns.
     pub quantum_ns: u64,
+    /// Turns are shortened until changing hands takes so much of them, percent; 0: each is a whole quantum.
+    pub switch_percent: u32,
     /// Lane time that who had nothing to run may have before others have had as much, ns.
     pub burst_ns: u64,
     /// Lane time for each cached token that goes to the host's memory or comes from it, ns.
@@ -44,6 +46,7 @@ impl Turns {
     pub const fn a10g(quantum_ns: u64, burst_ns: u64) -> Self {
         Turns {
             quantum_ns,
+            switch_percent: 0,
             burst_ns,
             page_token_ns: 26_000,
         }
@@ -81,8 +84,8 @@ struct Run<'a> {
     core: Core,
     wake_ns: Option<u64>,
     workers: BTreeMap<WorkerId, Worker>,
-    /// Who holds the lane, and when its step is done.
-    running: Option<(WorkerId, u64)>,
+    /// Who holds the lane, and when its step is done, and how long that takes without what it has to move.
+    running: Option<(WorkerId, u64, u64)>,
     pages: Pages,
     told: PureOutcome,
 }
@@ -118,7 +121,7 @@ impl<'a> Run<'a> {
 
     /// What comes next: a step's end, an arrival, or a time that the core wanted to be told of. False at the end.
     fn next(&mut self) -> bool {
-        let step = self.running.map(|(_, done_ns)| done_ns);
+        let step = self.running.map(|(_, done_ns, _)| done_ns);
         let arrival = self.arrivals.get(self.arrived).map(|next| next.at_ns);
         let Some(at_ns) = [step, arrival, self.wake_ns].into_iter().flatten().min() else {
             return false;
@@ -221,11 +224,11 @@ impl<'a> Run<'a> {
             .now_ns
             .saturating_add(step_ns)
             .saturating_add(paging_ns);
-        self.running = Some((id, done_ns));
+        self.running = Some((id, done_ns, step_ns));
     }
 
     fn step_done(&mut self) {
-        let Some((id, _)) = self.running.take() else {
+        let Some((id, _, step_ns)) = self.running.take() else {
             return;
         };
         let worker = self.workers.get_mut(&id).expect("it was started");
@@ -242,6 +245,7 @@ impl<'a> Run<'a> {
         self.tell(Event::Stepped {
             worker: id,
             lease,
+            step_ns,
             tokens,
             kv_bytes: 0,
             answers,
@@ -267,6 +271,7 @@ fn limits(engine: &Engine, turns: Turns) -> Limits {
         tenant_reserved_bytes: 0,
         batch_tokens_max: u32::try_from(engine.kv_tokens_max).unwrap_or(u32::MAX),
         quantum_ns: turns.quantum_ns,
+        switch_percent: turns.switch_percent,
         burst_ns: turns.burst_ns,
         // Nobody here keeps a lane: a step and what it has to move are let go on.
         release_grace_ns: 3_600 * SECOND_NS,

@@ -32,6 +32,12 @@ impl Config {
             "must be between 1 and 60,000",
         )?;
         bound(
+            "scheduling.switch_percent",
+            s.switch_percent,
+            |n| n <= 50,
+            "must be at most 50",
+        )?;
+        bound(
             "scheduling.burst_ms",
             s.burst_ms,
             |n| n <= 60_000,

@@ -44,6 +44,7 @@ impl Default for Scheduling {
             agent_tokens_per_minute: 0,
             batch_tokens_max: 4096,
             quantum_ms: 50,
+            switch_percent: 3,
             burst_ms: 200,
             step_limit_ms: 25,
             release_grace_ms: 2_000,

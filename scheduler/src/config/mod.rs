@@ -152,8 +152,10 @@ pub struct Scheduling {
     pub agent_tokens_per_minute: u64,
     /// Tokens handed to a worker and not yet finished.
     pub batch_tokens_max: u32,
-    /// Lane time before a lease is asked to yield while another tenant waits, milliseconds.
+    /// The longest that a lease runs before it is asked to yield while another tenant waits, lane time in milliseconds.
     pub quantum_ms: u64,
+    /// Turns are shortened until changing hands takes so much of them, percent; 0: each is a whole quantum.
+    pub switch_percent: u32,
     /// Lane time that a tenant which had nothing to run may have before others have had as much, milliseconds.
     pub burst_ms: u64,
     /// The longest step that workers plan for, milliseconds; on a loaded machine one can take longer.

@@ -374,6 +374,7 @@ fn limits(config: &Config) -> Limits {
         tenant_reserved_bytes: s.tenant_reserved_bytes,
         batch_tokens_max: s.batch_tokens_max,
         quantum_ns: s.quantum_ms * 1_000_000,
+        switch_percent: s.switch_percent,
         burst_ns: s.burst_ms * 1_000_000,
         release_grace_ns: s.release_grace_ms * 1_000_000,
         start_attempts_max: s.start_attempts_max,

@@ -142,6 +142,7 @@ impl World {
         self.tell(Event::Stepped {
             worker,
             lease: self.leases[&worker],
+            step_ns: 0,
             tokens,
             kv_bytes: 0,
             answers,

@@ -26,6 +26,7 @@ pub fn limits() -> Limits {
         tenant_reserved_bytes: 1 << 16,
         batch_tokens_max: 1_000,
         quantum_ns: 20 * MS,
+        switch_percent: 0,
         burst_ns: 0,
         release_grace_ns: 50 * MS,
         start_attempts_max: 3,

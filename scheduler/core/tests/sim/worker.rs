@@ -17,9 +17,9 @@ pub struct Conduct {
     pub deaf: bool,
     /// Dies at the end of its n-th step.
     pub dies_after_steps: Option<u32>,
-    /// Reports this many times the tokens that it did.
+    /// Reports this many times the tokens that it did, and the time that a step took.
     pub boasts: u32,
-    /// Reports one token for this many that it did.
+    /// Reports one token for this many that it did, and as small a part of the time.
     pub understates: u32,
     /// Every n-th step takes so much longer than it may.
     pub overruns: Option<(u32, Nanos)>,
@@ -89,6 +89,7 @@ pub struct ModelWorker {
     steps: u32,
     grants: u32,
     step_tokens: u64,
+    step_ns: Nanos,
     work: VecDeque<Item>,
     cancelled: Vec<RequestId>,
 }
@@ -103,6 +104,7 @@ impl ModelWorker {
             steps: 0,
             grants: 0,
             step_tokens: 0,
+            step_ns: 0,
             work: VecDeque::new(),
             cancelled: Vec::new(),
         }
@@ -150,6 +152,7 @@ impl ModelWorker {
             step_ns += extra_ns;
             next.vices.push("overran");
         }
+        self.step_ns = step_ns;
         next.step_ns = Some(step_ns);
         next
     }
@@ -193,8 +196,7 @@ impl ModelWorker {
             next.vices.push("died");
             return next;
         }
-        let claimed = self.step_tokens * u64::from(self.conduct.boasts);
-        let claimed = claimed / u64::from(self.conduct.understates.max(1));
+        let (tokens, step_ns) = (self.claimed(self.step_tokens), self.claimed(self.step_ns));
         let (mut left, mut done, mut answers) = (self.step_tokens, Vec::new(), Vec::new());
         while let Some(item) = self.work.front_mut() {
             let step = left.min(item.left);
@@ -218,12 +220,17 @@ impl ModelWorker {
         next.words.push(Event::Stepped {
             worker: self.id,
             lease,
-            tokens: clamp(claimed),
+            step_ns,
+            tokens: clamp(tokens),
             kv_bytes: self.step_tokens,
             answers,
         });
         next.words.append(&mut done);
         self.begin_step(next)
+    }
+
+    fn claimed(&self, truth: u64) -> u64 {
+        truth * u64::from(self.conduct.boasts) / u64::from(self.conduct.understates.max(1))
     }
 
     fn finished(

@@ -141,6 +141,7 @@ impl World {
         let faults = seed.seed as u16;
         let limits = Limits {
             quantum_ns: draw.between(5, 40) * MS,
+            switch_percent: draw.small(0, 2) * 10,
             burst_ns: draw.between(0, 3) * 50 * MS,
             release_grace_ns: draw.between(10, 60) * MS,
             unload_after_ns: draw.between(0, 1) * 2 * SECOND,

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::server::metrics;
 use bulkhead_core::{
-    BackoffCause, DeviceId, Effect, End, LeaseId, ModelId, Nanos, Outcome, RequestId, StartFailure,
-    TenantId, WorkerId,
+    BackoffCause, DeviceId, Effect, End, LeaseId, LeaseTimes, ModelId, Nanos, Outcome, RequestId,
+    StartFailure, TenantId, WorkerId,
 };
 use bulkhead_proto::frame::FRAME_BYTES_MAX;
 use bulkhead_proto::internal::{
@@ -157,7 +157,11 @@ impl Driver {
             return;
         };
         let number = entry.given.lease();
-        entry.lease = Some(Lease::new(lease, number, now));
+        entry.lease = Some(Lease {
+            id: lease,
+            number,
+            times: LeaseTimes::new(now),
+        });
         entry.state = State::Running;
         self.send(worker, to_worker::Message::Grant(Grant { lease: number }));
     }
@@ -189,8 +193,8 @@ impl Driver {
         let label = self.label(tenant);
         let worker = self.workers.get_mut(&worker);
         let lease = worker.and_then(|worker| worker.lease.take());
-        if let Some(dispatch_ns) = lease.and_then(|lease| lease.dispatch_ns(now)) {
-            metrics::dispatch(&label, dispatch_ns);
+        if let Some(switch_ns) = lease.and_then(|lease| lease.times.switch_ns(now)) {
+            metrics::dispatch(&label, switch_ns);
         }
         if let Some(model) = self.model_name(model) {
             metrics::lane(&label, &model, lane_ns);

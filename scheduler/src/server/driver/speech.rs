@@ -135,7 +135,7 @@ impl Driver {
         let Some(lease) = lease.filter(|lease| lease.number == step.lease) else {
             return self.kill_worker(worker, Cause::Protocol);
         };
-        let (step_ns, between_ns) = lease.stepped(now, step.step_ns);
+        let (step_ns, between_ns) = lease.times.stepped(now, step.step_ns);
         let (lease, tenant, model) = (lease.id, entry.tenant, entry.model);
         // First: where memory was not clean nothing of the frame counts.
         let released = step.released.iter().map(|released| released.scrub);
@@ -159,6 +159,7 @@ impl Driver {
         self.tell(Event::Stepped {
             worker,
             lease,
+            step_ns,
             tokens: step.tokens,
             kv_bytes: step.kv_bytes,
             answers,
