@@ -336,10 +336,11 @@ fn a_turn_that_is_given_up_costs_no_more_than_the_turn() {
         }
     }
     assert!(passed > 0);
-    world.hang_up(large);
+    // They wait behind it, so that they are not let in at where it is once it has paid.
     for _ in 0..400 {
         world.submit(3, X, (50, 0));
     }
+    world.hang_up(large);
     let small = world.submit(1, X, (50, 0));
     let mut before = 0;
     while !world.holds(worker, small) {

@@ -11,6 +11,8 @@ mod plot;
 
 /// Lengths of a turn, ms.
 const QUANTA_MS: [u64; 9] = [250, 500, 1_000, 2_000, 3_000, 5_000, 7_000, 10_000, 20_000];
+/// The longest turn, ms, and what of it changing hands may take, percent.
+const ADAPTED: [(u64, u32); 4] = [(5_000, 1), (5_000, 3), (20_000, 1), (20_000, 3)];
 /// What a tenant may have at once that had nothing to run, ms: the server's default.
 const BURST_MS: u64 = 200;
 /// Runs with arrivals moved, beside that of the trace as it is.
@@ -47,9 +49,21 @@ pub fn measure(arena: &Workload, plot: Option<&Path>) -> Result<Vec<Figure>, Fai
         &moved,
         |workload| of_row(&self::shared(workload), shared_tok_s),
     )];
-    for quantum_ms in QUANTA_MS {
-        let turns = Turns::a10g(quantum_ms * MS, BURST_MS * MS);
-        let name = format!("turns of {:.2} s", quantum_ms as f64 / 1e3);
+    let turns: Vec<(u64, u32)> = QUANTA_MS
+        .map(|ms| (ms, 0))
+        .into_iter()
+        .chain(ADAPTED)
+        .collect();
+    for &(quantum_ms, switch_percent) in &turns {
+        let seconds = quantum_ms as f64 / 1e3;
+        let name = match switch_percent {
+            0 => format!("turns of {seconds:.2} s"),
+            percent => format!("up to {seconds:.0} s, {percent} % to change"),
+        };
+        let turns = Turns {
+            switch_percent,
+            ..Turns::a10g(quantum_ms * MS, BURST_MS * MS)
+        };
         lines.push(line(name, arena, &moved, |workload| {
             values(
                 workload,
@@ -63,8 +77,11 @@ pub fn measure(arena: &Workload, plot: Option<&Path>) -> Result<Vec<Figure>, Fai
         fs::write(file, plot::svg(&lines))
             .map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
     }
-    let names = std::iter::once("shared".to_owned())
-        .chain(QUANTA_MS.map(|quantum_ms| format!("turns_{quantum_ms}_ms")));
+    let word = |(quantum_ms, percent): &(u64, u32)| match percent {
+        0 => format!("turns_{quantum_ms}_ms"),
+        percent => format!("turns_to_{quantum_ms}_ms_{percent}_percent"),
+    };
+    let names = std::iter::once("shared".to_owned()).chain(turns.iter().map(word));
     Ok(names
         .zip(&lines)
         .flat_map(|(name, line)| figures(&name, line))
