@@ -1,6 +1,6 @@
 //! Workloads: who sends what and when, from a trace or made up.
 //!
-//! The trace is part of the program text, so nothing is read at run time.
+//! Traces are part of the program text, so nothing is read at run time.
 
 mod synthetic;
 mod trace;
@@ -9,7 +9,7 @@ pub use synthetic::{
     dist_shift, increase, on_off_less, on_off_overload, overload, overload_multi,
     poisson_short_long, proportional, short_long_2,
 };
-pub use trace::{ParseError, Problem, arena, parse};
+pub use trace::{ParseError, Problem, arena, azure_conv, parse};
 
 use std::collections::BTreeSet;
 
