@@ -10,12 +10,12 @@ use crate::cost::cost;
 use crate::shared::{Outcome, Served};
 use crate::workload::Workload;
 
-/// The time that is looked at, s.
-const SPAN_S: f64 = 600.0;
+/// The time that is looked at, s: so much, or for as long as requests come where they come for longer.
+const SPAN_MIN_S: f64 = 600.0;
 /// Left out at its start, s.
 const WARM_UP_S: f64 = 30.0;
-/// The rest is cut into so many parts; the points between them are the samples.
-const PARTS: u32 = 20;
+/// The rest is cut into parts of this length; the points between them are the samples.
+const PART_S: f64 = 28.5;
 /// Service and demand are means over a window of this width around a sample, s.
 const WINDOW_S: f64 = 60.0;
 /// How many tenants are heavy.
@@ -48,7 +48,7 @@ pub struct Row {
 impl Row {
     /// What `outcome` amounts to for `workload`.
     pub fn new(policy: String, workload: &Workload, outcome: &Outcome) -> Row {
-        let diffs = diffs(&outcome.served);
+        let diffs = diffs(workload, &outcome.served);
         let avg_diff = mean(&diffs);
         let squares = diffs.iter().map(|diff| (diff - avg_diff).powi(2));
         let heavy = heaviest(workload);
@@ -66,12 +66,13 @@ impl Row {
     }
 }
 
-/// The difference in service at each of the 19 samples, 28.5 s apart, in cost per second: over all
+/// The difference in service at each sample, 28.5 s apart and 19 in 600 s, in cost per second: over all
 /// clients, the sum of how far each is behind the one served most, or off its own demand, whichever
 /// is less.
-pub fn diffs(served: &[Served]) -> Vec<f64> {
-    let step_s = (SPAN_S - WARM_UP_S) / f64::from(PARTS);
-    let samples = (1..PARTS).map(|nth| WARM_UP_S + step_s * f64::from(nth));
+pub fn diffs(workload: &Workload, served: &[Served]) -> Vec<f64> {
+    let last = workload.arrivals.last().map_or(0, |last| last.at_ns);
+    let parts = ((seconds(last).max(SPAN_MIN_S) - WARM_UP_S) / PART_S) as u32;
+    let samples = (1..parts).map(|nth| WARM_UP_S + PART_S * f64::from(nth));
     samples.map(|at_s| diff(served, at_s)).collect()
 }
 
@@ -90,7 +91,8 @@ pub fn ttft_p99(served: &[Served], counted: impl Fn(u32) -> bool) -> Option<f64>
 fn diff(served: &[Served], at_s: f64) -> f64 {
     let (from_s, to_s) = (at_s - WINDOW_S / 2.0, at_s + WINDOW_S / 2.0);
     let mut rates = BTreeMap::<u32, (f64, f64)>::new();
-    for request in served {
+    let there = |s: &&Served| seconds(s.arrived_ns) <= to_s && seconds(s.finished_ns) >= from_s;
+    for request in served.iter().filter(there) {
         let (service, demand) = rates.entry(request.tenant).or_default();
         *service += service_within(request, from_s, to_s) / WINDOW_S;
         *demand += demand_within(request, from_s, to_s) / WINDOW_S;
@@ -162,4 +164,24 @@ fn mean(values: &[f64]) -> f64 {
 
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::Arrival;
+
+    #[test]
+    fn samples_are_the_published_ones_and_go_on_for_as_long_as_requests_come() {
+        let samples = |last_s: u64| {
+            let arrival = Arrival {
+                at_ns: last_s * 1_000_000_000,
+                tenant: 0,
+                input: 1,
+                output: 1,
+            };
+            diffs(&Workload::new("last", vec![arrival]), &[]).len()
+        };
+        assert_eq!([360, 600, 601, 1_200].map(samples), [19, 19, 19, 40]);
+    }
 }

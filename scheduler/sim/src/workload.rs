@@ -65,4 +65,14 @@ impl Workload {
         });
         Workload::new(self.name, arrivals.collect())
     }
+
+    /// The same requests, each so many times as late: a workload that would be too much at once.
+    #[must_use]
+    pub fn stretched(&self, factor: u64) -> Workload {
+        let arrivals = self.arrivals.iter().map(|arrival| Arrival {
+            at_ns: arrival.at_ns.saturating_mul(factor),
+            ..*arrival
+        });
+        Workload::new(self.name, arrivals.collect())
+    }
 }
