@@ -193,7 +193,7 @@ pub struct Weights {
 
 #[derive(Debug, Group)]
 pub struct Sim {
-    /// Runs with arrivals moved by up to a second, beside that of the trace as it is
+    /// Runs of the arena trace with arrivals moved by up to a second, beside that of it as it is; a tenth as many of Azure's
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub runs: u64,
     /// Draw what turns of several lengths come to into this file, SVG

@@ -1,5 +1,5 @@
-//! The published table of fair scheduling on the arena trace, with our own row beside it; and the price of batches that hold
-//! one tenant each.
+//! The published table of fair scheduling on the arena trace, with our own row beside it, and the same of Azure's
+//! conversations; and the price of batches that hold one tenant each.
 //!
 //! All of it in virtual time, in the simulator: no server, no clock, and no figure of this machine. Each policy runs on
 //! the trace as it is, and on it with arrivals moved by up to a second, since a single run says little.
@@ -56,6 +56,14 @@ const LINES: [Line; 8] = [
     ("bulkhead", || Box::new(Ours::default()), None),
 ];
 
+/// Azure's conversations are six times as much as the shared batch can do. Each arriving so many times as late, they are 1.2
+/// times as much, which is what the arena trace is.
+const AZURE_STRETCH: u64 = 5;
+/// A run of them takes longer than so many of the arena trace; less moves its figures.
+const AZURE_RUNS_LESS: u64 = 10;
+const AZURE_PURE_RUNS: u64 = 2;
+const AZURE_LENGTHS: [pure::Length; 4] = [(1_000, 0), (3_000, 0), (10_000, 0), (10_000, 3)];
+
 /// What is told of each policy: name, unit, whether more is better.
 const COLUMNS: [(&str, &str, bool); 6] = [
     ("max_diff", "cost/s", false),
@@ -68,23 +76,42 @@ const COLUMNS: [(&str, &str, bool); 6] = [
 
 /// Runs the scenario.
 pub fn measure(args: &args::Sim) -> Result<Vec<Figure>, Failure> {
-    let arena = workload::arena().map_err(|error| format!("the trace does not parse: {error}"))?;
-    let mut figures = shared(&arena, args.runs);
-    figures.extend(pure::measure(&arena, args.plot.as_deref())?);
+    let unread = |error| format!("the trace does not parse: {error}");
+    let arena = workload::arena().map_err(unread)?;
+    let azure = workload::azure_conv().map_err(unread)?;
+    let azure = azure.stretched(AZURE_STRETCH);
+    let mut figures = shared(&arena, args.runs, true);
+    let plot = args.plot.as_deref();
+    figures.extend(pure::measure(&arena, &pure::LENGTHS, pure::RUNS, plot)?);
+    let azure_runs = args.runs.div_ceil(AZURE_RUNS_LESS);
+    figures.extend(shared(&azure, azure_runs, false));
+    figures.extend(pure::measure(
+        &azure,
+        &AZURE_LENGTHS,
+        AZURE_PURE_RUNS,
+        None,
+    )?);
     Ok(figures)
 }
 
-/// All policies where all share one batch.
-fn shared(arena: &Workload, runs: u64) -> Vec<Figure> {
+/// All policies where all share one batch, beside what was published of them for the arena trace.
+fn shared(workload: &Workload, runs: u64, is_published: bool) -> Vec<Figure> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
-        "policy", "max", "avg", "tok/s", "served", "heavy, s", "light, s",
+        workload.name,
+        "max",
+        "avg",
+        "tok/s",
+        "served",
+        "heavy, s",
+        "light, s",
     ]);
     let mut figures = Vec::new();
     for (name, make, published) in LINES {
-        let single = values(arena, make());
-        let moved = (1..=runs).map(|seed| values(&arena.moved(seed), make()));
+        let published = published.filter(|_| is_published);
+        let single = values(workload, make());
+        let moved = (1..=runs).map(|seed| values(&workload.moved(seed), make()));
         let means = mean(moved.collect());
         let label = make().name();
         table.add_row(row(&label, single));
@@ -98,7 +125,7 @@ fn shared(arena: &Workload, runs: u64) -> Vec<Figure> {
                 format!("published: {}", published[at])
             });
             figures.push(figure(
-                &format!("arena/shared/{name}/{what}"),
+                &format!("{}/shared/{name}/{what}", workload.name),
                 single[at],
                 unit,
                 format!(
@@ -150,7 +177,7 @@ mod tests {
 
     #[test]
     fn every_policy_has_all_its_figures_under_the_promised_names() {
-        let figures = shared(&workload::arena().unwrap(), 1);
+        let figures = shared(&workload::arena().unwrap(), 1, true);
         assert_eq!(figures.len(), LINES.len() * COLUMNS.len());
         let named = |name: &str| figures.iter().find(|figure| figure.name == name).unwrap();
         assert_eq!(named("arena/shared/bulkhead/served").value, 1500.0);

@@ -1,4 +1,4 @@
-//! What it costs that no batch holds two tenants: the arena trace under the core itself, with turns of several lengths.
+//! What it costs that no batch holds two tenants: a trace under the core itself, with turns of several lengths.
 //!
 //! In virtual time. Beside it, in the same run, the shared batch under VTC, of which throughput and fairness are told.
 
@@ -9,14 +9,19 @@ use std::{fs, path::Path};
 
 mod plot;
 
-/// Lengths of a turn, ms.
-const QUANTA_MS: [u64; 9] = [250, 500, 1_000, 2_000, 3_000, 5_000, 7_000, 10_000, 20_000];
-/// The longest turn, ms, and what of it changing hands may take, percent.
-const ADAPTED: [(u64, u32); 4] = [(5_000, 1), (5_000, 3), (20_000, 1), (20_000, 3)];
+/// How long a turn may be, ms, and what of it changing hands may take, percent; 0: each is as long.
+pub type Length = (u64, u32);
+
+/// Those of which the arena trace is told.
+#[rustfmt::skip]
+pub const LENGTHS: [Length; 13] = [
+    (250, 0), (500, 0), (1_000, 0), (2_000, 0), (3_000, 0), (5_000, 0), (7_000, 0), (10_000, 0), (20_000, 0),
+    (5_000, 1), (5_000, 3), (20_000, 1), (20_000, 3),
+];
 /// What a tenant may have at once that had nothing to run, ms: the server's default.
 const BURST_MS: u64 = 200;
-/// Runs with arrivals moved, beside that of the trace as it is.
-const RUNS: u64 = 10;
+/// Runs of the arena trace with arrivals moved, beside that of it as it is.
+pub const RUNS: u64 = 10;
 const MS: u64 = 1_000_000;
 
 /// What is told of each: name, unit, whether more is better.
@@ -38,23 +43,23 @@ struct Line {
     mean: [f64; 7],
 }
 
-/// Runs all of them, and draws them if asked to.
-pub fn measure(arena: &Workload, plot: Option<&Path>) -> Result<Vec<Figure>, Failure> {
-    let moved: Vec<Workload> = (1..=RUNS).map(|seed| arena.moved(seed)).collect();
-    let shared: Vec<Row> = moved.iter().chain([arena]).map(shared).collect();
+/// Runs turns of all these lengths, on the trace as it is and so many times with arrivals moved, and draws them if asked to.
+pub fn measure(
+    trace: &Workload,
+    lengths: &[Length],
+    runs: u64,
+    plot: Option<&Path>,
+) -> Result<Vec<Figure>, Failure> {
+    let moved: Vec<Workload> = (1..=runs).map(|seed| trace.moved(seed)).collect();
+    let shared: Vec<Row> = moved.iter().chain([trace]).map(shared).collect();
     let shared_tok_s = shared.iter().map(|row| row.tok_s).sum::<f64>() / shared.len() as f64;
     let mut lines = vec![line(
         "shared batch, VTC".to_owned(),
-        arena,
+        trace,
         &moved,
         |workload| of_row(&self::shared(workload), shared_tok_s),
     )];
-    let turns: Vec<(u64, u32)> = QUANTA_MS
-        .map(|ms| (ms, 0))
-        .into_iter()
-        .chain(ADAPTED)
-        .collect();
-    for &(quantum_ms, switch_percent) in &turns {
+    for &(quantum_ms, switch_percent) in lengths {
         let seconds = quantum_ms as f64 / 1e3;
         let name = match switch_percent {
             0 => format!("turns of {seconds:.2} s"),
@@ -64,7 +69,7 @@ pub fn measure(arena: &Workload, plot: Option<&Path>) -> Result<Vec<Figure>, Fai
             switch_percent,
             ..Turns::a10g(quantum_ms * MS, BURST_MS * MS)
         };
-        lines.push(line(name, arena, &moved, |workload| {
+        lines.push(line(name, trace, &moved, |workload| {
             values(
                 workload,
                 &run_pure(&Engine::a10g(), turns, workload),
@@ -72,19 +77,19 @@ pub fn measure(arena: &Workload, plot: Option<&Path>) -> Result<Vec<Figure>, Fai
             )
         }));
     }
-    print(&lines);
+    print(trace.name, &lines);
     if let Some(file) = plot {
         fs::write(file, plot::svg(&lines))
             .map_err(|error| format!("{} cannot be written: {error}", file.display()))?;
     }
-    let word = |(quantum_ms, percent): &(u64, u32)| match percent {
+    let word = |(quantum_ms, percent): &Length| match percent {
         0 => format!("turns_{quantum_ms}_ms"),
         percent => format!("turns_to_{quantum_ms}_ms_{percent}_percent"),
     };
-    let names = std::iter::once("shared".to_owned()).chain(turns.iter().map(word));
+    let names = std::iter::once("shared".to_owned()).chain(lengths.iter().map(word));
     Ok(names
         .zip(&lines)
-        .flat_map(|(name, line)| figures(&name, line))
+        .flat_map(|(name, line)| figures(&format!("{}/pure/{name}", trace.name), line, runs))
         .collect())
 }
 
@@ -96,7 +101,7 @@ fn shared(workload: &Workload) -> Row {
 
 fn line(
     name: String,
-    arena: &Workload,
+    trace: &Workload,
     moved: &[Workload],
     of: impl Fn(&Workload) -> [f64; 7],
 ) -> Line {
@@ -104,7 +109,7 @@ fn line(
     let count = runs.len() as f64;
     Line {
         name,
-        single: of(arena),
+        single: of(trace),
         mean: std::array::from_fn(|at| runs.iter().map(|run| run[at]).sum::<f64>() / count),
     }
 }
@@ -137,29 +142,25 @@ fn values(workload: &Workload, pure: &PureOutcome, shared_tok_s: f64) -> [f64; 7
     ]
 }
 
-fn figures(name: &str, line: &Line) -> Vec<Figure> {
+fn figures(name: &str, line: &Line, runs: u64) -> Vec<Figure> {
     let columns = COLUMNS.into_iter().enumerate();
     let figure = |(at, (what, unit, more)): (usize, (&str, &'static str, bool))| {
         let figure = if more { Figure::higher } else { Figure::lower };
         let beside = format!(
-            "mean of {RUNS} runs with arrivals moved: {:.3}",
+            "mean of {runs} runs with arrivals moved: {:.3}",
             line.mean[at]
         );
-        figure(
-            &format!("arena/pure/{name}/{what}"),
-            line.single[at],
-            unit,
-            beside,
-        )
+        figure(&format!("{name}/{what}"), line.single[at], unit, beside)
     };
     columns.map(figure).collect()
 }
 
-fn print(lines: &[Line]) {
+fn print(trace: &str, lines: &[Line]) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
+    let title = format!("{trace}, no batch of two tenants");
     table.set_header([
-        "no batch of two tenants",
+        title.as_str(),
         "tok/s, of shared",
         "max diff ÷ tok/s",
         "light, s",
