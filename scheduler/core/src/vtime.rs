@@ -13,7 +13,10 @@ const SHIFT: u32 = 32;
 
 /// The virtual time that `lane_ns` of lane time takes at `weight`.
 pub(crate) fn from_lane(lane_ns: Nanos, weight: u32) -> VTime {
-    (u128::from(lane_ns) << SHIFT) / u128::from(weight.max(1))
+    let weight = u64::from(weight.max(1));
+    // What is left of the first division is less than 2^32, so 64 bits are enough for both: they divide much faster.
+    let (whole, left) = (lane_ns / weight, lane_ns % weight);
+    (u128::from(whole) << SHIFT) + u128::from((left << SHIFT) / weight)
 }
 
 /// The lane time after which a tenant of `weight` has moved by `span`, rounded up.
@@ -31,6 +34,16 @@ mod tests {
     fn small_amounts_count_at_the_greatest_weight() {
         assert!(from_lane(1, u32::MAX) > 0);
         assert_eq!(to_lane(from_lane(1, u32::MAX), u32::MAX), 1);
+    }
+
+    #[test]
+    fn dividing_in_two_steps_loses_nothing() {
+        for ns in [0, 1, 6, u64::from(u32::MAX), 1_000_000_007, u64::MAX] {
+            for weight in [0, 1, 2, 7, 1_000, u32::MAX - 1, u32::MAX] {
+                let whole = (u128::from(ns) << SHIFT) / u128::from(weight.max(1));
+                assert_eq!(from_lane(ns, weight), whole, "{ns} at {weight}");
+            }
+        }
     }
 
     #[test]
