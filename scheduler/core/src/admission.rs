@@ -8,6 +8,7 @@ use crate::core::{Core, Request};
 use crate::memory::NoRoom;
 use crate::places::Bytes;
 use crate::rates::Taken;
+use crate::tenant::{Flow, Tenant};
 use crate::{AgentId, Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
 
 /// Bounds of the hint when to ask again.
@@ -16,7 +17,7 @@ const RETRY_AFTER_NS_MAX: Nanos = 10_000_000_000;
 
 /// An agent that has more requests open counts as one that has its part of the queue memory: nobody waits for a walk
 /// through more of them.
-const WALKED_MAX: usize = 256;
+const WALKED_MAX: u32 = 256;
 
 impl Core {
     /// Accepts or refuses. A second submission of a request that is still open is ignored: the
@@ -70,7 +71,7 @@ impl Core {
             return Err(Bound::Draining);
         }
         let tenant = self.tenants.get(&submission.tenant).ok_or(Bound::Unknown)?;
-        let flow = self.flow(submission.tenant, submission.model);
+        let flow = tenant.flows.get(&submission.model);
         if flow.is_none_or(|flow| flow.worker.is_none()) && !self.is_served(submission.model) {
             return Err(Bound::NoDevice);
         }
@@ -80,20 +81,19 @@ impl Core {
         {
             return Err(Bound::DeadlinePast);
         }
-        if self.is_too_soon(submission) {
+        if self.is_too_soon(submission, flow) {
             return Err(Bound::DeadlineTooSoon);
         }
         if submission.bytes > self.limits.queue_bytes_max {
             return Err(Bound::TooLarge);
         }
-        if self.hopeless(submission).is_some() {
-            let flow = self.flow(submission.tenant, submission.model);
+        if self.hopeless(submission, flow).is_some() {
             return Err(match flow.is_some_and(|flow| flow.refused) {
                 true => Bound::ModelRefused,
                 false => Bound::Backoff,
             });
         }
-        let own = self.open_of(submission);
+        let own = tenant.open_of(submission.agent);
         for bound in [Bound::TenantOpen, Bound::TenantQueue] {
             let room = tenant.room(bound);
             if room.is_some_and(|room| !tenant.agent_places.may(own, room, self.now)) {
@@ -105,10 +105,10 @@ impl Core {
 
     /// Remembers that an agent found no place, where that is what stood in its way.
     fn turn_away(&mut self, submission: &Submission, bound: Bound) {
-        let own = self.open_of(submission);
         if let Some(tenant) = self.tenants.get_mut(&submission.tenant)
             && let Some(room) = tenant.room(bound)
         {
+            let own = tenant.open_of(submission.agent);
             tenant.agent_places.turned_away(own, room, self.now);
         }
     }
@@ -128,8 +128,9 @@ impl Core {
         }
         let taken = self.memory.take(id, bytes);
         if taken == Err(NoRoom::Full) {
-            let (would_have, own) = (self.would_have(submission), self.open_of(submission));
+            let would_have = self.would_have(submission);
             if let Some(tenant) = self.tenants.get_mut(&id) {
+                let own = tenant.open_of(submission.agent);
                 let places = &mut tenant.agent_places;
                 places.found_no_memory(bytes, would_have, own, self.now);
             }
@@ -139,32 +140,28 @@ impl Core {
 
     /// Queue memory that its agent would have with it.
     fn would_have(&self, submission: &Submission) -> Bytes {
-        let open = self.agents.get(&(submission.agent, submission.tenant));
-        let waiting = |id| {
-            let request = self.requests.get(id);
-            request.map_or(0, |one| if one.worker.is_none() { one.bytes } else { 0 })
-        };
-        let own = open.map_or(0, |open| match open.len() > WALKED_MAX {
-            true => u64::MAX,
-            false => open.iter().map(waiting).sum(),
-        });
+        let tenant = self.tenants.get(&submission.tenant);
+        let own = tenant.map_or(0, |tenant| self.waiting_bytes(tenant, submission.agent));
         Bytes {
             own: own.saturating_add(submission.bytes),
             reachable: self.memory.reachable(submission.tenant),
         }
     }
 
-    /// Open requests of its agent.
-    fn open_of(&self, submission: &Submission) -> u32 {
-        let open = self.agents.get(&(submission.agent, submission.tenant));
-        open.map_or(0, |open| u32::try_from(open.len()).unwrap_or(u32::MAX))
+    fn waiting_bytes(&self, tenant: &Tenant, agent: AgentId) -> u64 {
+        if tenant.open_of(agent) > WALKED_MAX {
+            return u64::MAX;
+        }
+        let waiting = tenant.flows.values();
+        let waiting = waiting.flat_map(|flow| flow.queue.of_agent(agent));
+        let waiting = waiting.filter_map(|id| self.requests.get(&id));
+        waiting.map(|request| request.bytes).sum()
     }
 
     /// Whether a deadline could not be met were the lane free now: reading the text and one token of an answer alone take
     /// longer, whatever is doubtful in that. Nobody else's work, nor the tenant's own, has a part in it.
-    fn is_too_soon(&self, submission: &Submission) -> bool {
-        let worker = self.flow(submission.tenant, submission.model);
-        let worker = worker.and_then(|flow| self.workers.get(&flow.worker?));
+    fn is_too_soon(&self, submission: &Submission, flow: Option<&Flow>) -> bool {
+        let worker = flow.and_then(|flow| self.workers.get(&flow.worker?));
         let (Some(deadline), Some(worker)) = (submission.deadline, worker) else {
             return false;
         };
@@ -192,14 +189,11 @@ impl Core {
         let Some(tenant) = self.tenants.get_mut(&submission.tenant) else {
             return;
         };
-        tenant.open += 1;
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(cost_ns);
-        let open = (self.agents)
-            .entry((submission.agent, submission.tenant))
-            .or_default();
-        tenant.agent_places.agents += u32::from(open.is_empty());
-        open.insert(submission.request);
+        if tenant.opened(submission.agent) {
+            self.agents.insert((submission.agent, submission.tenant));
+        }
         if let Some(deadline) = submission.deadline {
             self.deadlines.insert((deadline, submission.request));
         }
@@ -225,10 +219,14 @@ impl Core {
             moved: false,
         };
         let flow = tenant.flows.entry(submission.model).or_default();
-        let slot = request.slot(submission.request);
-        flow.enqueue(submission.agent, slot);
+        let was_empty = flow.queue.is_empty();
+        flow.queue
+            .push(submission.agent, request.slot(submission.request));
         self.requests.insert(submission.request, Box::new(request));
-        self.reindex(submission.tenant);
+        // No index depends on how long a queue is.
+        if was_empty {
+            self.reindex(submission.tenant);
+        }
     }
 
     /// Tokens that an answer of this agent is expected to have, of at most so many.
@@ -262,7 +260,10 @@ impl Core {
     /// within a factor of two, and no closer whatever the tenant has in its own queue.
     fn retry_after(&self, submission: &Submission, bound: Bound) -> Option<Nanos> {
         match bound {
-            Bound::Backoff => return self.hopeless(submission),
+            Bound::Backoff => {
+                let flow = self.flow(submission.tenant, submission.model);
+                return self.hopeless(submission, flow);
+            }
             Bound::NoDevice => return Some(RETRY_AFTER_NS_MAX),
             _ => {}
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::core::Core;
+use crate::map::IdMap;
 use crate::tenant::Tenant;
 use crate::worker::Class;
 use crate::{DeviceKind, TenantId};
@@ -17,7 +18,36 @@ impl Core {
         self.check_workers()?;
         self.check_devices()?;
         self.check_requests()?;
-        self.check_tenants()
+        self.check_tenants()?;
+        self.check_orders()
+    }
+
+    /// Nobody stands in an order who does not compete there.
+    fn check_orders(&self) -> Result<(), String> {
+        for (kind, fair) in self.places.iter().enumerate() {
+            let places = self.tenants.values().map(|tenant| &tenant.places[kind]);
+            let competing = places.filter(|standing| standing.competing).count();
+            need(fair.len() == competing, || {
+                format!(
+                    "{} in an order of places, and {competing} compete",
+                    fair.len()
+                )
+            })?;
+        }
+        for (id, device) in &self.devices {
+            let parts = self
+                .tenants
+                .values()
+                .filter_map(|tenant| tenant.parts.get(id));
+            let competing = parts.filter(|part| part.standing.competing).count();
+            need(device.fair.len() == competing, || {
+                format!(
+                    "{} in the order of {id:?}, and {competing} compete",
+                    device.fair.len()
+                )
+            })?;
+        }
+        Ok(())
     }
 
     fn check_workers(&self) -> Result<(), String> {
@@ -126,11 +156,6 @@ impl Core {
         let mut with_deadline = 0;
         for (id, request) in &self.requests {
             with_deadline += usize::from(request.deadline.is_some());
-            let open = self
-                .agents
-                .get(&(request.agent, request.tenant))
-                .is_some_and(|open| open.contains(id));
-            need(open, || format!("{id:?} is not in its agent's list"))?;
             let held = request.worker.is_none_or(|w| {
                 self.workers
                     .get(&w)
@@ -143,9 +168,10 @@ impl Core {
         need(self.deadlines.len() == with_deadline, || {
             "a deadline outlived its request".into()
         })?;
-        let listed: usize = self.agents.values().map(|open| open.len()).sum();
-        need(listed == self.requests.len(), || {
-            "an agent lists an ended request".into()
+        let open = self.tenants.iter();
+        let open = open.flat_map(|(id, tenant)| tenant.agents.keys().map(|agent| (*agent, *id)));
+        need(open.collect::<BTreeSet<_>>() == self.agents, || {
+            "an agent without open requests, or one that is not listed".into()
         })
     }
 
@@ -154,16 +180,15 @@ impl Core {
         for (on, device) in &self.devices {
             let competes = seats.iter().any(|seat| seat.device == *on && seat.competes);
             on_kinds[device.kind as usize] |= competes;
-            let in_order = competes.then(|| tenant.time_on(*on));
-            let part = tenant.parts.get(on);
-            let booked = part.is_some_and(|part| part.standing.competing);
-            need(
-                device.fair.time(id) == in_order && booked == competes,
-                || format!("{id:?}: not in the fair order of {on:?} as it should be"),
-            )?;
+            let part = tenant.parts.get(on).map(|part| &part.standing);
+            let in_order = part.is_none_or(|standing| standing.is_in(&device.fair, id));
+            let booked = part.is_some_and(|standing| standing.competing);
+            need(in_order && booked == competes, || {
+                format!("{id:?}: not in the fair order of {on:?} as it should be")
+            })?;
         }
         for ((standing, fair), competes) in tenant.places.iter().zip(&self.places).zip(on_kinds) {
-            let in_order = fair.time(id) == competes.then_some(standing.time);
+            let in_order = standing.is_in(fair, id);
             need(in_order && standing.competing == competes, || {
                 format!("{id:?}: not in the order of places as it should be")
             })?;
@@ -187,8 +212,10 @@ impl Core {
             need(mine().count() == tenant.open as usize, || {
                 format!("{id:?}: open requests")
             })?;
-            let agents: BTreeSet<_> = mine().map(|request| request.agent).collect();
-            need(agents.len() == tenant.agent_places.agents as usize, || {
+            let mut agents = IdMap::default();
+            mine().for_each(|request| *agents.entry(request.agent).or_default() += 1);
+            let counted = tenant.agent_places.agents as usize;
+            need(agents == tenant.agents && counted == agents.len(), || {
                 format!("{id:?}: agents with open requests")
             })?;
             let bytes: u64 = waiting().map(|request| request.bytes).sum();
@@ -201,6 +228,7 @@ impl Core {
             })?;
             self.check_standings(*id, tenant)?;
             for (model, flow) in &tenant.flows {
+                flow.queue.check()?;
                 let wants = flow.wants_worker(self.now);
                 let indexed = flow
                     .want

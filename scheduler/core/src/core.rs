@@ -35,8 +35,8 @@ pub struct Core {
     pub(crate) devices: BTreeMap<DeviceId, Device>,
     pub(crate) workers: IdMap<WorkerId, Box<Worker>>,
     pub(crate) requests: IdMap<RequestId, Box<Request>>,
-    /// Open requests of each agent.
-    pub(crate) agents: BTreeMap<(AgentId, TenantId), BTreeSet<RequestId>>,
+    /// Agents that have requests open.
+    pub(crate) agents: BTreeSet<(AgentId, TenantId)>,
     pub(crate) deadlines: BTreeSet<(Nanos, RequestId)>,
     pub(crate) memory: QueueMemory,
     pub(crate) costs: CostBook,
@@ -128,7 +128,7 @@ impl Core {
             devices: BTreeMap::new(),
             workers: IdMap::default(),
             requests: IdMap::default(),
-            agents: BTreeMap::new(),
+            agents: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             memory,
             costs: CostBook::default(),
@@ -214,11 +214,7 @@ impl Core {
         let mut next = self.leased.first().copied();
         while let Some(worker) = next {
             self.charge_holder(worker, passed);
-            next = self
-                .leased
-                .range((Excluded(worker), Unbounded))
-                .next()
-                .copied();
+            next = after(&self.leased, worker);
         }
     }
 
@@ -241,9 +237,11 @@ impl Core {
             .all(|flow| flow.worker == Some(worker));
         match alone {
             true => {
-                device.fair.set(id, tenant.time_on(on));
+                if let Some(part) = tenant.parts.get_mut(&on) {
+                    part.standing.keep_up(&mut device.fair, id);
+                }
                 let kind = device.kind as usize;
-                self.places[kind].set(id, tenant.places[kind].time);
+                tenant.places[kind].keep_up(&mut self.places[kind], id);
             }
             false => self.reindex(id),
         }
@@ -275,4 +273,9 @@ impl Core {
     pub(crate) fn flow_mut(&mut self, tenant: TenantId, model: ModelId) -> Option<&mut Flow> {
         self.tenants.get_mut(&tenant)?.flows.get_mut(&model)
     }
+}
+
+/// The next of a set that may change from one to the next.
+pub(crate) fn after<K: Copy + Ord>(set: &BTreeSet<K>, one: K) -> Option<K> {
+    set.range((Excluded(one), Unbounded)).next().copied()
 }

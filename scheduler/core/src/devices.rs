@@ -129,7 +129,7 @@ impl Core {
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(request.cost_ns);
         let flow = tenant.flows.entry(request.model).or_default();
-        flow.enqueue(request.agent, slot);
+        flow.queue.push(request.agent, slot);
     }
 
     fn end_what_waits(&mut self, effects: &mut Vec<Effect>) {

@@ -24,14 +24,28 @@ impl Core {
         effects: &mut Vec<Effect>,
     ) {
         let all = (agent, TenantId(0))..=(agent, TenantId(u32::MAX));
-        let requests: Vec<RequestId> = self
-            .agents
-            .range(all)
-            .flat_map(|(_, open)| open.iter().copied())
-            .collect();
-        for request in requests {
-            self.cancel(request, why, effects);
+        let tenants: Vec<TenantId> = self.agents.range(all).map(|(_, of)| *of).collect();
+        for tenant in tenants {
+            for request in self.requests_of(tenant, agent) {
+                self.cancel(request, why, effects);
+            }
         }
+    }
+
+    /// Open requests of an agent, by id: those that wait, and those in its workers' hands.
+    fn requests_of(&self, tenant: TenantId, agent: AgentId) -> Vec<RequestId> {
+        let mut requests = Vec::new();
+        let flows = self.tenants.get(&tenant).map(|tenant| &tenant.flows);
+        for flow in flows.into_iter().flat_map(|flows| flows.values()) {
+            requests.extend(flow.queue.of_agent(agent));
+            if let Some(worker) = flow.worker.and_then(|worker| self.workers.get(&worker)) {
+                let held = worker.assigned.iter();
+                let held = held.filter(|(_, held)| held.agent == agent);
+                requests.extend(held.map(|(request, _)| *request));
+            }
+        }
+        requests.sort_unstable();
+        requests
     }
 
     /// Ends what is past its deadline.
@@ -95,19 +109,10 @@ impl Core {
         }
         // One that waits again after its device went bad has run, and keeps what it took in advance.
         let never_ran = request.worker.is_none() && !request.moved;
-        let agent = (request.agent, request.tenant);
-        let open = self.agents.get_mut(&agent);
-        let was_last = open.is_some_and(|open| {
-            open.remove(&id);
-            open.is_empty()
-        });
-        if was_last {
-            self.agents.remove(&agent);
-        }
         if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
-            debug_assert!(tenant.open > 0, "a tenant ended more than it had open");
-            tenant.open = tenant.open.saturating_sub(1);
-            tenant.agent_places.agents -= u32::from(was_last);
+            if tenant.closed(request.agent) {
+                self.agents.remove(&(request.agent, request.tenant));
+            }
             if never_ran {
                 tenant.meter(&mut request, 0, self.now);
             }
@@ -130,7 +135,7 @@ impl Core {
         tenant.queued = tenant.queued.saturating_sub(1);
         tenant.queued_cost_ns -= u128::from(request.cost_ns);
         if let Some(flow) = tenant.flows.get_mut(&request.model) {
-            flow.dequeue(request.agent, slot);
+            flow.queue.remove(request.agent, slot);
         }
     }
 }

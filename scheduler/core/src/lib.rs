@@ -6,7 +6,7 @@
 //!
 //! The rules, and where they live:
 //! - admission and its bounds: `admission`, `memory`, `places`, limits by time: `rates`
-//! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `agents`, `queue`, `vtime`
+//! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `queue`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`; how long a turn is: `turns`; what follows from them for tenants: `bounds`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
 //! - devices that come and go, and what becomes of their work: `devices`
@@ -21,7 +21,6 @@
 //! - Unknown ids, repeated reports and reports out of turn are ignored or get a worker killed, never a panic.
 
 mod admission;
-mod agents;
 mod backoff;
 mod bounds;
 mod charging;
@@ -55,7 +54,6 @@ mod vtime;
 mod worker;
 
 pub use self::core::Core;
-pub use agents::AgentBook;
 pub use backoff::{Backoff, Pace};
 pub use bounds::agents_bound_tokens;
 pub use effect::{BackoffCause, Bound, Effect, End, KillReason, Refusal};

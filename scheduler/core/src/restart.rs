@@ -18,6 +18,7 @@
 
 use crate::backoff::mix;
 use crate::core::Core;
+use crate::tenant::Flow;
 use crate::worker::{Life, Worker};
 use crate::{
     BackoffCause, Effect, End, ModelId, Nanos, StartFailure, Submission, TenantId, WorkerId,
@@ -206,11 +207,11 @@ impl Core {
     }
 
     /// How long a request that came now would be in a backoff that it is not to wait out, if it would.
-    pub(crate) fn hopeless(&self, submission: &Submission) -> Option<Nanos> {
-        let left = self.backoff_left(submission.tenant, submission.model);
+    pub(crate) fn hopeless(&self, submission: &Submission, flow: Option<&Flow>) -> Option<Nanos> {
+        let left = flow.map_or(0, |flow| flow.not_before.saturating_sub(self.now));
         let deadline = submission.deadline;
         let ends = self.now.saturating_add(left);
-        let refused = (self.flow(submission.tenant, submission.model)).is_some_and(|f| f.refused);
+        let refused = flow.is_some_and(|flow| flow.refused);
         let too_long = refused || left > self.limits.backoff_patience_ns;
         (left > 0 && (too_long || deadline.is_some_and(|at| at <= ends))).then_some(left)
     }
@@ -253,8 +254,7 @@ impl Core {
         };
         flow.failures = 0;
         flow.deaths = 0;
-        let requests: Vec<_> = flow.queue.requests().collect();
-        for request in requests {
+        for request in flow.queue.requests() {
             self.end(request, End::NoWorker { retry_after_ns }, effects);
         }
     }

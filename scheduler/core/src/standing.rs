@@ -20,9 +20,25 @@ pub(crate) struct Standing {
     pub time: VTime,
     /// A worker of it runs there, or could run if it had a lane.
     pub competing: bool,
+    /// The time at which it stands in the order while it competes.
+    ordered_at: VTime,
 }
 
 impl Standing {
+    /// Brings the order in step with its time.
+    pub(crate) fn keep_up(&mut self, fair: &mut FairSet<TenantId>, id: TenantId) {
+        if self.ordered_at != self.time {
+            fair.shift(id, self.ordered_at, self.time);
+            self.ordered_at = self.time;
+        }
+    }
+
+    /// Whether the order says of it what it should.
+    pub(crate) fn is_in(&self, fair: &FairSet<TenantId>, id: TenantId) -> bool {
+        let in_step = self.time == self.ordered_at && fair.holds(id, self.time);
+        !self.competing || in_step
+    }
+
     /// Brings the order in step with its time, and with whether it competes now.
     fn follow(
         &mut self,
@@ -32,11 +48,14 @@ impl Standing {
         credit: VTime,
     ) {
         match (self.competing, competes) {
-            (false, true) => self.time = fair.join(id, self.time, credit),
-            (true, true) => fair.set(id, self.time),
+            (false, true) => {
+                self.time = fair.join(id, self.time, credit);
+                self.ordered_at = self.time;
+            }
+            (true, true) => self.keep_up(fair, id),
             (true, false) => {
-                fair.set(id, self.time);
-                fair.leave(id);
+                self.keep_up(fair, id);
+                fair.leave(id, self.time);
             }
             (false, false) => {}
         }

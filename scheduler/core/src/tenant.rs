@@ -1,14 +1,14 @@
 //! A tenant: its settings, where it stands, its queues and its accounts.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 
-use crate::agents::AgentBook;
 use crate::backoff::Backoff;
 use crate::core::Request;
 use crate::lengths::LengthBook;
 use crate::map::IdMap;
 use crate::places::{AgentPlaces, Room};
-use crate::queue::{Queue, Slot};
+use crate::queue::Queue;
 use crate::rates::{Meters, Rate};
 use crate::standing::{Part, Standing};
 use crate::vtime::{self, VTime};
@@ -28,7 +28,9 @@ pub(crate) struct Tenant {
     /// How long its agents' answers are, whatever model they are from.
     pub lengths: LengthBook,
     pub meters: Meters,
-    /// Agents that have requests open, and who of them is let in.
+    /// How many requests each agent has open, if any.
+    pub agents: IdMap<AgentId, u32>,
+    /// Who of them is let in.
     pub agent_places: AgentPlaces,
     /// Accepted, waiting.
     pub queued: u32,
@@ -48,8 +50,6 @@ pub(crate) struct Tenant {
 #[derive(Debug, Default)]
 pub(crate) struct Flow {
     pub queue: Queue,
-    /// Those whose requests wait in it, and those who owe for what they had of its workers.
-    pub agents: AgentBook,
     pub worker: Option<WorkerId>,
     /// Starts in a row that failed.
     pub failures: u32,
@@ -71,24 +71,11 @@ impl Flow {
         !self.queue.is_empty() && self.worker.is_none() && self.not_before <= now
     }
 
-    /// One more request of this agent waits.
-    pub(crate) fn enqueue(&mut self, agent: AgentId, slot: Slot) {
-        let time = self.agents.enqueue(agent);
-        self.queue.push(agent, time, slot);
-    }
-
-    /// A request of this agent waits no longer.
-    pub(crate) fn dequeue(&mut self, agent: AgentId, slot: Slot) {
-        self.queue.remove(agent, slot);
-        self.agents.dequeue(agent);
-    }
-
     fn charge_agent(&mut self, agent: AgentId, before_ns: Nanos, now_ns: Nanos) {
-        let time = match now_ns.checked_sub(before_ns) {
-            Some(more_ns) => self.agents.charge(agent, more_ns),
-            None => self.agents.refund(agent, before_ns - now_ns),
-        };
-        self.queue.retime(agent, time);
+        match now_ns.checked_sub(before_ns) {
+            Some(more_ns) => self.queue.charge(agent, more_ns),
+            None => self.queue.refund(agent, before_ns - now_ns),
+        }
     }
 }
 
@@ -105,6 +92,7 @@ impl Tenant {
             flows: BTreeMap::new(),
             lengths: LengthBook::default(),
             meters: Meters::default(),
+            agents: IdMap::default(),
             agent_places: AgentPlaces::default(),
             queued: 0,
             open: 0,
@@ -126,6 +114,36 @@ impl Tenant {
             let rates = self.rates();
             self.meters.settle(rates, request.agent, taken, tokens, now);
         }
+    }
+
+    /// Open requests of this agent.
+    pub(crate) fn open_of(&self, agent: AgentId) -> u32 {
+        self.agents.get(&agent).copied().unwrap_or(0)
+    }
+
+    /// A request of this agent has been accepted. Whether it is the only one that is open.
+    pub(crate) fn opened(&mut self, agent: AgentId) -> bool {
+        let of_agent = self.agents.entry(agent).or_default();
+        *of_agent += 1;
+        let only = *of_agent == 1;
+        self.open += 1;
+        self.agent_places.agents += u32::from(only);
+        only
+    }
+
+    /// A request of this agent has ended. Whether no other is open.
+    pub(crate) fn closed(&mut self, agent: AgentId) -> bool {
+        let Entry::Occupied(mut of_agent) = self.agents.entry(agent) else {
+            return false;
+        };
+        *of_agent.get_mut() -= 1;
+        let last = *of_agent.get() == 0;
+        if last {
+            of_agent.remove();
+        }
+        self.open -= 1;
+        self.agent_places.agents -= u32::from(last);
+        last
     }
 
     /// What is taken of a bound on its requests; `None` where it is another's.

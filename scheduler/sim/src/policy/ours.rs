@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use bulkhead_core::{AgentBook, AgentId, LengthBook, Priority, Queue, RequestId, Slot};
+use bulkhead_core::{AgentId, LengthBook, Priority, Queue, RequestId, Slot};
 
 use super::{Policy, Request, Verdict};
 use crate::cost::cost;
@@ -14,7 +14,6 @@ use crate::workload::Arrival;
 /// The order among the agents of one tenant.
 #[derive(Debug, Default)]
 pub struct Ours {
-    book: AgentBook,
     lengths: LengthBook,
     queue: Queue,
     waiting: BTreeMap<RequestId, Request>,
@@ -27,11 +26,10 @@ impl Ours {
     fn charge(&mut self, request: &Request, cost: u64) {
         let agent = AgentId(request.arrival.tenant);
         let before = self.charged.insert(request.index, cost).unwrap_or(0);
-        let time = match cost.checked_sub(before) {
-            Some(more) => self.book.charge(agent, more),
-            None => self.book.refund(agent, before - cost),
-        };
-        self.queue.retime(agent, time);
+        match cost.checked_sub(before) {
+            Some(more) => self.queue.charge(agent, more),
+            None => self.queue.refund(agent, before - cost),
+        }
     }
 }
 
@@ -48,8 +46,7 @@ impl Policy for Ours {
     fn arrive(&mut self, request: Request) -> Verdict {
         let agent = AgentId(request.arrival.tenant);
         let id = RequestId(request.index as u64);
-        let time = self.book.enqueue(agent);
-        self.queue.push(agent, time, slot(id));
+        self.queue.push(agent, slot(id));
         self.waiting.insert(id, request);
         Verdict::Waits
     }
@@ -65,7 +62,6 @@ impl Policy for Ours {
         self.charge(&request, cost(request.arrival.input, expected));
         self.waiting.remove(&id);
         self.queue.remove(agent, slot(id));
-        self.book.dequeue(agent);
         Some(request)
     }
 
