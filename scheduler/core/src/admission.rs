@@ -220,6 +220,7 @@ impl Core {
         };
         let flow = tenant.flows.entry(submission.model).or_default();
         let was_empty = flow.queue.is_empty();
+        flow.filled = false;
         flow.queue
             .push(submission.agent, request.slot(submission.request));
         self.requests.insert(submission.request, Box::new(request));

@@ -45,6 +45,9 @@ impl Core {
         if so_far_ns > charged_ns {
             self.charge_agent(id, so_far_ns);
         }
+        if let Some(flow) = self.flow_mut(tenant, model) {
+            flow.filled = false;
+        }
         u64::from(tokens_out.saturating_sub(before))
     }
 

@@ -16,29 +16,36 @@
 //! does not. A tenant that comes is let in behind by a bounded burst (`fair`). The formulas, over
 //! intervals and with faults, are in `bounds`.
 
-use crate::core::{Core, Request};
+use std::ops::Bound::{Excluded, Unbounded};
+
+use crate::core::{Core, Request, after};
 use crate::cost::Work;
 use crate::lane::{Lease, WaitKey};
 use crate::turns::LeaseTimes;
 use crate::vtime::{self, VTime};
 use crate::worker::{Held, Life, Worker};
-use crate::{DeviceId, Effect, KillReason, LeaseId, Nanos, RequestId, TenantId, WorkerId};
+use crate::{DeviceId, Effect, KillReason, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
 
 /// So many agents are looked at for one whose request fits.
 const HEADS_MAX: usize = 16;
 
 impl Core {
     pub(crate) fn dispatch(&mut self, effects: &mut Vec<Effect>) {
-        let devices: Vec<DeviceId> = self.devices.keys().copied().collect();
-        for device in devices {
+        let mut next = self.devices.keys().next().copied();
+        while let Some(device) = next {
             while let Some(worker) = self.next_for_free_lane(device) {
                 self.grant(worker, effects);
             }
             self.ask_back(device, effects);
+            let later = (Excluded(device), Unbounded);
+            next = self.devices.range(later).next().map(|(id, _)| *id);
         }
-        // What one is given charges agents, and so may change whose turn it is with another.
-        let leased: Vec<WorkerId> = self.leased.iter().copied().collect();
-        while (leased.iter()).any(|worker| self.top_up(*worker, effects)) {}
+        // Each has a queue of its own: what one is given changes nothing for another.
+        let mut next = self.leased.first().copied();
+        while let Some(worker) = next {
+            self.top_up(worker, effects);
+            next = after(&self.leased, worker);
+        }
     }
 
     fn next_for_free_lane(&self, device: DeviceId) -> Option<WorkerId> {
@@ -75,31 +82,42 @@ impl Core {
         if let Some(device) = self.devices.get_mut(&device) {
             device.running.insert(id);
         }
+        let model = worker.model;
         self.reindex(tenant);
+        self.filled(tenant, model);
         assign(id, batch, effects);
         effects.push(Effect::Grant { worker: id, lease });
     }
 
-    /// Gives a running worker more of its queue, unless its lane was asked back. True if there was any.
-    fn top_up(&mut self, id: WorkerId, effects: &mut Vec<Effect>) -> bool {
+    /// Gives a running worker more of its queue, unless its lane was asked back.
+    fn top_up(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
         let Some(worker) = self.workers.get(&id) else {
-            return false;
+            return;
         };
         let keeps = worker
             .lease
             .as_ref()
             .is_some_and(|lease| lease.yield_at.is_none());
         if !keeps || worker.life != Life::Ready || worker.retiring {
-            return false;
+            return;
         }
-        let tenant = worker.tenant;
+        let (tenant, model) = (worker.tenant, worker.model);
+        if self.flow(tenant, model).is_none_or(|flow| flow.filled) {
+            return;
+        }
         let batch = self.take_batch(id);
-        if batch.is_empty() {
-            return false;
+        if !batch.is_empty() {
+            self.reindex(tenant);
+            assign(id, batch, effects);
         }
-        self.reindex(tenant);
-        assign(id, batch, effects);
-        true
+        self.filled(tenant, model);
+    }
+
+    /// A worker has all of its queue that fits, until something of its tenant changes.
+    fn filled(&mut self, tenant: TenantId, model: ModelId) {
+        if let Some(flow) = self.flow_mut(tenant, model) {
+            flow.filled = true;
+        }
     }
 
     /// Moves requests from a worker's queue into its hands, as far as its token budget goes.
@@ -225,13 +243,8 @@ impl Core {
     }
 
     fn ask_back(&mut self, device: DeviceId, effects: &mut Vec<Effect>) {
-        let due: Vec<WorkerId> = self
-            .yields(device)
-            .filter(|(at, _)| *at <= self.now)
-            .map(|(_, id)| id)
-            .collect();
-        for id in due {
-            let now = self.now;
+        let now = self.now;
+        for (_, id) in self.yields(device).into_iter().filter(|(at, _)| *at <= now) {
             let Some(lease) = self
                 .workers
                 .get_mut(&id)
@@ -249,37 +262,35 @@ impl Core {
 
     /// The running workers of a contended device that have to yield, and when: as many as there are
     /// waiting workers without a lane on its way to them.
-    fn yields(&self, on: DeviceId) -> impl Iterator<Item = (Nanos, WorkerId)> {
-        let mut pairs = Vec::new();
-        if let Some(device) = self
-            .devices
-            .get(&on)
-            .filter(|device| !device.waiting.is_empty())
-        {
-            let (mut keeping, mut coming) = (Vec::new(), 0);
-            for id in &device.running {
-                let Some(worker) = self.workers.get(id) else {
-                    continue;
-                };
-                let lease = worker
-                    .lease
-                    .as_ref()
-                    .filter(|l| l.yield_at.is_none() && worker.life == Life::Ready);
-                match lease {
-                    Some(lease) => keeping.push((*id, worker.tenant, lease)),
-                    None => coming += 1,
-                }
-            }
-            for waiting in device.waiting.iter().skip(coming).take(device.lanes) {
-                let due = keeping.iter().enumerate().map(|(n, (id, tenant, lease))| {
-                    (self.yield_due(on, *waiting, *tenant, lease), *id, n)
-                });
-                let Some((at, id, n)) = due.min() else { break };
-                keeping.swap_remove(n);
-                pairs.push((at, id));
-            }
+    fn yields(&self, on: DeviceId) -> Vec<(Nanos, WorkerId)> {
+        let mut pairs: Vec<(Nanos, WorkerId)> = Vec::new();
+        let Some(device) = self.devices.get(&on) else {
+            return pairs;
+        };
+        if device.waiting.is_empty() {
+            return pairs;
         }
-        pairs.into_iter()
+        let keeping = || device.running.iter().filter_map(|id| self.keeping(*id));
+        let coming = device.running.len() - keeping().count();
+        for waiting in device.waiting.iter().skip(coming).take(device.lanes) {
+            let due = keeping()
+                .filter(|(worker, _)| pairs.iter().all(|(_, taken)| *taken != worker.id))
+                .map(|(worker, lease)| {
+                    let at = self.yield_due(on, *waiting, worker.tenant, lease);
+                    (at, worker.id)
+                });
+            let Some(pair) = due.min() else { break };
+            pairs.push(pair);
+        }
+        pairs
+    }
+
+    /// A running worker that has not been asked for its lane, nor is it ending.
+    fn keeping(&self, id: WorkerId) -> Option<(&Worker, &Lease)> {
+        let worker = self.workers.get(&id)?;
+        let lease = worker.lease.as_ref()?;
+        let keeps = lease.yield_at.is_none() && worker.life == Life::Ready;
+        keeps.then_some((worker, lease))
     }
 
     /// When a lease has to give way to a waiting worker.

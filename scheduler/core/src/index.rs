@@ -79,6 +79,7 @@ impl Core {
             let time = tenant.places[kind as usize].time;
             let want = wants.then_some((starting, time, id, *model));
             replace(self.wanted.of(accelerates), &mut flow.want, want);
+            flow.filled = false;
 
             let Some(worker) = flow.worker.and_then(|worker| self.workers.get_mut(&worker)) else {
                 continue;

@@ -29,6 +29,10 @@ impl Wanted {
         &mut self.queues[usize::from(accelerates)]
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues.iter().all(BTreeSet::is_empty)
+    }
+
     pub(crate) fn holds(&self, accelerates: bool, key: &WantKey) -> bool {
         self.queues[usize::from(accelerates)].contains(key)
     }

@@ -68,7 +68,7 @@ impl QueueMemory {
 
     /// Takes `bytes` for a waiting request.
     pub(crate) fn take(&mut self, tenant: TenantId, bytes: u64) -> Result<(), NoRoom> {
-        let Some(part) = self.parts.get(&tenant) else {
+        let Some(part) = self.parts.get_mut(&tenant) else {
             return Err(NoRoom::Full);
         };
         let grown = part.grown(bytes);
@@ -80,7 +80,7 @@ impl QueueMemory {
                 NoRoom::Full
             });
         }
-        self.parts.insert(tenant, grown);
+        *part = grown;
         self.committed += grows;
         Ok(())
     }

@@ -27,6 +27,9 @@ const RESIDENCE_QUANTA: u64 = 8;
 impl Core {
     pub(crate) fn place(&mut self, effects: &mut Vec<Effect>) {
         self.follow_kinds();
+        if self.wanted.is_empty() && self.retiring.is_empty() {
+            return;
+        }
         for kind in KINDS {
             while let Some(want) = self.first_wanted(kind)
                 && let Some(device) = self.roomiest_device(kind)
@@ -194,8 +197,12 @@ impl Core {
     /// The worker that has been idle for longest, and when that is long enough.
     fn next_to_unload(&self) -> Option<(Nanos, WorkerId)> {
         let after = self.limits.unload_after_ns;
-        let longest = self.devices.values().filter_map(|d| d.idle.first()).min();
-        let (used, worker) = *longest.filter(|_| after > 0)?;
+        if after == 0 {
+            return None;
+        }
+        let (used, worker) = *(self.devices.values())
+            .filter_map(|d| d.idle.first())
+            .min()?;
         Some((used.saturating_add(after), worker))
     }
 
@@ -242,6 +249,9 @@ impl Core {
 
     /// When somebody has to look again whether a worker may retire.
     pub(crate) fn retire_wake(&self) -> Option<Nanos> {
+        if self.wanted.is_empty() {
+            return None;
+        }
         let short = |kind: &DeviceKind| self.wanted_on(*kind) > self.places_coming(*kind);
         let at = KINDS.into_iter().filter(short);
         at.map(|kind| self.retire_at[kind as usize]).min()

@@ -115,10 +115,12 @@ impl Core {
                 self.settle_agent(request, tokens, outcome);
                 self.end(request, End::Worker(outcome), effects);
             }
-            Spoken::Dropped(mut dropped) => self.settle_dropped(&mut dropped, tokens),
+            Spoken::Dropped(mut dropped) => {
+                self.settle_dropped(&mut dropped, tokens);
+                self.reindex(tenant);
+            }
             Spoken::Again | Spoken::NeverGiven => {}
         }
-        self.reindex(tenant);
     }
 
     pub(crate) fn released(

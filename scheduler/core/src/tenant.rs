@@ -51,6 +51,8 @@ pub(crate) struct Tenant {
 pub(crate) struct Flow {
     pub queue: Queue,
     pub worker: Option<WorkerId>,
+    /// Nothing has changed since its worker was given all that fits.
+    pub filled: bool,
     /// Starts in a row that failed.
     pub failures: u32,
     /// Workers in a row that died without finishing any request.
