@@ -218,7 +218,7 @@ impl Core {
             answering: false,
             moved: false,
         };
-        let flow = tenant.flows.entry(submission.model).or_default();
+        let flow = tenant.flow_or_new(submission.model);
         let was_empty = flow.queue.is_empty();
         flow.filled = false;
         flow.queue
@@ -247,7 +247,7 @@ impl Core {
         let worker = self
             .flow(tenant, model)
             .and_then(|flow| self.workers.get(&flow.worker?));
-        let first = || self.devices.keys().next().copied();
+        let first = || self.devices.nth(0);
         let device: Option<DeviceId> = worker.map(|worker| worker.device).or_else(first);
         let tokens_in = tokens_in.max(u64::from(tokens_out == 0));
         device.map_or(0, |device| {

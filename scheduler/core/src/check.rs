@@ -34,11 +34,11 @@ impl Core {
                 )
             })?;
         }
-        for (id, device) in &self.devices {
+        for (id, device) in self.devices.iter() {
             let parts = self
                 .tenants
                 .values()
-                .filter_map(|tenant| tenant.parts.get(id));
+                .filter_map(|tenant| tenant.parts.get(&id));
             let competing = parts.filter(|part| part.standing.competing).count();
             need(device.fair.len() == competing, || {
                 format!(
@@ -79,15 +79,16 @@ impl Core {
             need(!worker.abandoned || bare, || {
                 format!("{id:?} was abandoned with something in its hands")
             })?;
-            need(worker.lease.is_some() == self.leased.contains(id), || {
-                format!("{id:?}: lease not booked")
-            })?;
+            need(
+                worker.lease.is_some() == self.leased.contains_key(id),
+                || format!("{id:?}: lease not booked"),
+            )?;
         }
         Ok(())
     }
 
     fn check_devices(&self) -> Result<(), String> {
-        for (id, device) in &self.devices {
+        for (id, device) in self.devices.iter() {
             need(device.running.len() <= device.lanes, || {
                 format!("{id:?}: more leases than lanes")
             })?;
@@ -121,7 +122,7 @@ impl Core {
                     .flow(worker.tenant, worker.model)
                     .is_some_and(|flow| !flow.queue.is_empty());
                 let class = worker.class(queued);
-                let effective = self.effective_time(worker.tenant, *id);
+                let effective = self.effective_time(worker.tenant, id);
                 let in_order = worker
                     .wait
                     .is_none_or(|key| key.0 == effective && device.waiting.contains(&key));
@@ -177,10 +178,10 @@ impl Core {
 
     fn check_standings(&self, id: TenantId, tenant: &Tenant) -> Result<(), String> {
         let (seats, mut on_kinds) = (self.seats(id), [false; 2]);
-        for (on, device) in &self.devices {
-            let competes = seats.iter().any(|seat| seat.device == *on && seat.competes);
+        for (on, device) in self.devices.iter() {
+            let competes = seats.iter().any(|seat| seat.device == on && seat.competes);
             on_kinds[device.kind as usize] |= competes;
-            let part = tenant.parts.get(on).map(|part| &part.standing);
+            let part = tenant.parts.get(&on).map(|part| &part.standing);
             let in_order = part.is_none_or(|standing| standing.is_in(&device.fair, id));
             let booked = part.is_some_and(|standing| standing.competing);
             need(in_order && booked == competes, || {
@@ -227,14 +228,14 @@ impl Core {
                 format!("{id:?}: queued cost")
             })?;
             self.check_standings(*id, tenant)?;
-            for (model, flow) in &tenant.flows {
+            for (model, flow) in tenant.flows.iter() {
                 flow.queue.check()?;
                 let wants = flow.wants_worker(self.now);
                 let indexed = flow
                     .want
-                    .is_some_and(|key| self.wanted.holds(self.accelerates(*model), &key));
+                    .is_some_and(|key| self.wanted.holds(self.accelerates(model), &key));
                 need(wants == indexed, || format!("{id:?} {model:?}: want index"))?;
-                let waits = self.backoffs.contains(&(flow.not_before, *id, *model));
+                let waits = self.backoffs.contains(&(flow.not_before, *id, model));
                 need(waits == (flow.not_before > self.now), || {
                     format!("{id:?} {model:?}: backoff index")
                 })?;

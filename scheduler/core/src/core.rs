@@ -4,11 +4,11 @@
 //! its time makes due (deadlines, overdue yields), placement, lanes, the next wake-up. The event
 //! comes before what is due, so that a result that arrived counts.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound::{Excluded, Unbounded};
+use std::collections::BTreeSet;
 
 use crate::cost::CostBook;
 use crate::fair::FairSet;
+use crate::few::Few;
 use crate::kinds::Wanted;
 use crate::lane::Device;
 use crate::map::IdMap;
@@ -32,7 +32,7 @@ pub struct Core {
     pub(crate) next_lease: u64,
     pub(crate) next_arrival: u64,
     pub(crate) tenants: IdMap<TenantId, Box<Tenant>>,
-    pub(crate) devices: BTreeMap<DeviceId, Device>,
+    pub(crate) devices: Few<DeviceId, Device>,
     pub(crate) workers: IdMap<WorkerId, Box<Worker>>,
     pub(crate) requests: IdMap<RequestId, Box<Request>>,
     /// Agents that have requests open.
@@ -43,7 +43,7 @@ pub struct Core {
     /// Order and floor of the tenants that compete on devices of each kind, for their places there.
     pub(crate) places: [FairSet<TenantId>; 2],
     /// Workers that occupy a lane, on any device.
-    pub(crate) leased: BTreeSet<WorkerId>,
+    pub(crate) leased: Few<WorkerId>,
     /// Queues that have work and no worker.
     pub(crate) wanted: Wanted,
     /// Models that run on accelerators.
@@ -125,7 +125,7 @@ impl Core {
             next_lease: 1,
             next_arrival: 0,
             tenants: IdMap::default(),
-            devices: BTreeMap::new(),
+            devices: Few::default(),
             workers: IdMap::default(),
             requests: IdMap::default(),
             agents: BTreeSet::new(),
@@ -133,7 +133,7 @@ impl Core {
             memory,
             costs: CostBook::default(),
             places: Default::default(),
-            leased: BTreeSet::new(),
+            leased: Few::default(),
             wanted: Wanted::default(),
             accelerated: BTreeSet::new(),
             backoffs: BTreeSet::new(),
@@ -208,13 +208,13 @@ impl Core {
     fn advance(&mut self, now: Nanos) {
         let passed = now.saturating_sub(self.now);
         self.now = self.now.max(now);
-        if passed == 0 || self.leased.is_empty() {
+        if passed == 0 {
             return;
         }
-        let mut next = self.leased.first().copied();
-        while let Some(worker) = next {
+        let mut holders = 0;
+        while let Some(worker) = self.leased.nth(holders) {
             self.charge_holder(worker, passed);
-            next = after(&self.leased, worker);
+            holders += 1;
         }
     }
 
@@ -257,7 +257,7 @@ impl Core {
         let before = tenant.weight();
         let parts = tenant.parts.iter_mut();
         for (on, part) in parts.filter(|(_, part)| part.standing.competing) {
-            if let Some(device) = self.devices.get_mut(on) {
+            if let Some(device) = self.devices.get_mut(&on) {
                 let share = &mut device.share;
                 share.reweigh(&mut part.owed, before, settings.weight);
             }
@@ -273,9 +273,4 @@ impl Core {
     pub(crate) fn flow_mut(&mut self, tenant: TenantId, model: ModelId) -> Option<&mut Flow> {
         self.tenants.get_mut(&tenant)?.flows.get_mut(&model)
     }
-}
-
-/// The next of a set that may change from one to the next.
-pub(crate) fn after<K: Copy + Ord>(set: &BTreeSet<K>, one: K) -> Option<K> {
-    set.range((Excluded(one), Unbounded)).next().copied()
 }

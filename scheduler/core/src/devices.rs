@@ -23,7 +23,7 @@ impl Core {
         workers_max: u32,
     ) {
         let new = || Device::new(kind, lanes, workers_max);
-        self.devices.entry(id).or_insert_with(new).up = true;
+        self.devices.get_or_insert_with(id, new).up = true;
     }
 
     /// Nothing new is started on it beyond so many workers; those that run stay.
@@ -128,7 +128,7 @@ impl Core {
         };
         tenant.queued += 1;
         tenant.queued_cost_ns += u128::from(request.cost_ns);
-        let flow = tenant.flows.entry(request.model).or_default();
+        let flow = tenant.flow_or_new(request.model);
         flow.queue.push(request.agent, slot);
     }
 

@@ -16,9 +16,7 @@
 //! does not. A tenant that comes is let in behind by a bounded burst (`fair`). The formulas, over
 //! intervals and with faults, are in `bounds`.
 
-use std::ops::Bound::{Excluded, Unbounded};
-
-use crate::core::{Core, Request, after};
+use crate::core::{Core, Request};
 use crate::cost::Work;
 use crate::lane::{Lease, WaitKey};
 use crate::turns::LeaseTimes;
@@ -31,20 +29,19 @@ const HEADS_MAX: usize = 16;
 
 impl Core {
     pub(crate) fn dispatch(&mut self, effects: &mut Vec<Effect>) {
-        let mut next = self.devices.keys().next().copied();
-        while let Some(device) = next {
+        let mut devices = 0;
+        while let Some(device) = self.devices.nth(devices) {
             while let Some(worker) = self.next_for_free_lane(device) {
                 self.grant(worker, effects);
             }
             self.ask_back(device, effects);
-            let later = (Excluded(device), Unbounded);
-            next = self.devices.range(later).next().map(|(id, _)| *id);
+            devices += 1;
         }
         // Each has a queue of its own: what one is given changes nothing for another.
-        let mut next = self.leased.first().copied();
-        while let Some(worker) = next {
+        let mut holders = 0;
+        while let Some(worker) = self.leased.nth(holders) {
             self.top_up(worker, effects);
-            next = after(&self.leased, worker);
+            holders += 1;
         }
     }
 
@@ -244,7 +241,9 @@ impl Core {
 
     fn ask_back(&mut self, device: DeviceId, effects: &mut Vec<Effect>) {
         let now = self.now;
-        for (_, id) in self.yields(device).into_iter().filter(|(at, _)| *at <= now) {
+        let due = self.yields(device).filter(|(at, _)| *at <= now);
+        let due: Vec<WorkerId> = due.map(|(_, id)| id).collect();
+        for id in due {
             let Some(lease) = self
                 .workers
                 .get_mut(&id)
@@ -262,27 +261,29 @@ impl Core {
 
     /// The running workers of a contended device that have to yield, and when: as many as there are
     /// waiting workers without a lane on its way to them.
-    fn yields(&self, on: DeviceId) -> Vec<(Nanos, WorkerId)> {
-        let mut pairs: Vec<(Nanos, WorkerId)> = Vec::new();
-        let Some(device) = self.devices.get(&on) else {
-            return pairs;
-        };
-        if device.waiting.is_empty() {
-            return pairs;
-        }
-        let keeping = || device.running.iter().filter_map(|id| self.keeping(*id));
-        let coming = device.running.len() - keeping().count();
-        for waiting in device.waiting.iter().skip(coming).take(device.lanes) {
-            let due = keeping()
-                .filter(|(worker, _)| pairs.iter().all(|(_, taken)| *taken != worker.id))
-                .map(|(worker, lease)| {
+    fn yields(&self, on: DeviceId) -> impl Iterator<Item = (Nanos, WorkerId)> {
+        let device = self.devices.get(&on);
+        let device = device.filter(|device| !device.waiting.is_empty());
+        device.into_iter().flat_map(move |device| {
+            let keeping = || device.running.keys().filter_map(|id| self.keeping(id));
+            let coming = device.running.len() - keeping().count();
+            let mut waiting = device.waiting.iter().skip(coming).take(device.lanes);
+            let mut taken = Vec::new();
+            std::iter::from_fn(move || {
+                let waiting = waiting.next()?;
+                let left = keeping().filter(|(worker, _)| !taken.contains(&worker.id));
+                let due = left.map(|(worker, lease)| {
                     let at = self.yield_due(on, *waiting, worker.tenant, lease);
                     (at, worker.id)
                 });
-            let Some(pair) = due.min() else { break };
-            pairs.push(pair);
-        }
-        pairs
+                let pair = due.min()?;
+                // Of one lane there is no next.
+                if device.lanes > 1 {
+                    taken.push(pair.1);
+                }
+                Some(pair)
+            })
+        })
     }
 
     /// A running worker that has not been asked for its lane, nor is it ending.
@@ -328,10 +329,10 @@ impl Core {
     }
 
     fn grace_ends(&self) -> impl Iterator<Item = (Nanos, WorkerId, KillReason)> {
-        self.leased.iter().filter_map(|id| {
+        self.leased.keys().filter_map(|id| {
             let worker = self
                 .workers
-                .get(id)
+                .get(&id)
                 .filter(|worker| worker.life == Life::Ready)?;
             let grace_ns = self.limits.release_grace_ns;
             let asked = worker.lease.as_ref()?.yield_at;
@@ -342,27 +343,23 @@ impl Core {
                 .into_iter()
                 .flatten()
                 .min_by_key(|(at, _)| *at)?;
-            Some((at, *id, why))
+            Some((at, id, why))
         })
     }
 
     /// Asks for a tick at the next time at which something becomes due, unless that was asked for.
     pub(crate) fn ask_to_be_woken(&mut self, effects: &mut Vec<Effect>) {
-        let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let yields = self
-            .devices
-            .keys()
-            .flat_map(|device| self.yields(*device))
-            .map(|(at, _)| at);
+        let single = [
+            self.deadlines.first().map(|(at, _)| *at),
+            self.backoffs.first().map(|(at, ..)| *at),
+            self.retire_wake(),
+            self.unload_wake(),
+        ];
+        let devices = self.devices.keys();
+        let yields = devices.filter_map(|device| self.yields(device).map(|(at, _)| at).min());
         let graces = self.grace_ends().map(|(at, ..)| at);
-        let next = deadline
-            .into_iter()
-            .chain(self.retire_wake())
-            .chain(self.unload_wake())
-            .chain(self.backoffs.first().map(|(at, ..)| *at))
-            .chain(yields)
-            .chain(graces)
-            .min();
+        let next = [yields.min(), graces.min()].into_iter().chain(single);
+        let next = next.flatten().min();
         let next = next.map(|at| at.max(self.now.saturating_add(1)));
         if let Some(at) = next.filter(|_| next != self.wake) {
             effects.push(Effect::WakeAt { at });

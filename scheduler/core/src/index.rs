@@ -72,12 +72,12 @@ impl Core {
             return;
         };
         let (starting, weight) = (tenant.starting, tenant.weight());
-        for (model, flow) in &mut tenant.flows {
-            let accelerates = self.accelerated.contains(model);
+        for (model, flow) in tenant.flows.iter_mut() {
+            let accelerates = self.accelerated.contains(&model);
             let kind = self.wanted.kind_for(accelerates);
             let wants = flow.wants_worker(self.now);
             let time = tenant.places[kind as usize].time;
-            let want = wants.then_some((starting, time, id, *model));
+            let want = wants.then_some((starting, time, id, model));
             replace(self.wanted.of(accelerates), &mut flow.want, want);
             flow.filled = false;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::cost::Work;
 use crate::fair::FairSet;
+use crate::few::Few;
 use crate::standing::ShareClock;
 use crate::turns::LeaseTimes;
 use crate::vtime::VTime;
@@ -32,7 +33,7 @@ pub(crate) struct Device {
     /// Of those, the ones whose device went down under them: they may hang in its driver for ever.
     pub abandoned: usize,
     /// Those that hold a lane.
-    pub running: BTreeSet<WorkerId>,
+    pub running: Few<WorkerId>,
     pub waiting: BTreeSet<WaitKey>,
     pub idle: BTreeSet<IdleKey>,
     /// Order and floor of the tenants that compete for its lanes.
@@ -54,7 +55,7 @@ impl Device {
             workers: BTreeSet::new(),
             leaving: 0,
             abandoned: 0,
-            running: BTreeSet::new(),
+            running: Few::default(),
             waiting: BTreeSet::new(),
             idle: BTreeSet::new(),
             fair: FairSet::default(),

@@ -33,6 +33,7 @@ mod effect;
 mod ending;
 mod event;
 mod fair;
+mod few;
 mod ids;
 mod index;
 mod kinds;

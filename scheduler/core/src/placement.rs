@@ -47,8 +47,8 @@ impl Core {
     fn roomiest_device(&self, kind: DeviceKind) -> Option<DeviceId> {
         let free = self.devices.iter();
         let free = free.filter(|(_, device)| device.kind == kind && device.free() > 0);
-        free.max_by_key(|(id, device)| (device.free(), std::cmp::Reverse(**id)))
-            .map(|(id, _)| *id)
+        free.max_by_key(|(id, device)| (device.free(), std::cmp::Reverse(*id)))
+            .map(|(id, _)| id)
     }
 
     fn start_worker(&mut self, want: WantKey, on: DeviceId, effects: &mut Vec<Effect>) {

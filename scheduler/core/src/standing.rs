@@ -106,11 +106,11 @@ impl Core {
         let weight = tenant.weight();
         let credit = vtime::from_lane(self.limits.burst_ns, weight);
         let mut on_kinds = [false; 2];
-        for (on, part) in &mut tenant.parts {
-            let Some(device) = self.devices.get_mut(on) else {
+        for (on, part) in tenant.parts.iter_mut() {
+            let Some(device) = self.devices.get_mut(&on) else {
                 continue;
             };
-            let competes = competes_on(*on);
+            let competes = competes_on(on);
             on_kinds[device.kind as usize] |= competes;
             part.follow(device, (id, weight), competes, credit);
         }
@@ -127,8 +127,8 @@ impl Core {
             return;
         };
         let credit = vtime::from_lane(self.limits.burst_ns, tenant.weight());
-        for (on, part) in &mut tenant.parts {
-            if let Some(device) = self.devices.get(on) {
+        for (on, part) in tenant.parts.iter_mut() {
+            if let Some(device) = self.devices.get(&on) {
                 part.standing.lift(&device.fair, credit);
             }
         }
@@ -144,7 +144,7 @@ impl Core {
             return;
         };
         let credit = vtime::from_lane(self.limits.burst_ns, tenant.weight());
-        tenant.parts.entry(on).or_insert_with(|| {
+        tenant.parts.get_or_insert_with(on, || {
             let mut part = Part::default();
             part.standing.lift(&device.fair, credit);
             part

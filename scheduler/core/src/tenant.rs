@@ -1,10 +1,10 @@
 //! A tenant: its settings, where it stands, its queues and its accounts.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::Entry;
 
 use crate::backoff::Backoff;
 use crate::core::Request;
+use crate::few::Few;
 use crate::lengths::LengthBook;
 use crate::map::IdMap;
 use crate::places::{AgentPlaces, Room};
@@ -21,10 +21,10 @@ use crate::{
 pub(crate) struct Tenant {
     pub settings: TenantSettings,
     /// On each device on which it has ever had a worker.
-    pub parts: IdMap<DeviceId, Part>,
+    pub parts: Few<DeviceId, Part>,
     /// Among those who want places for workers, on devices of each kind.
     pub places: [Standing; 2],
-    pub flows: BTreeMap<ModelId, Flow>,
+    pub flows: Few<ModelId, Flow>,
     /// How long its agents' answers are, whatever model they are from.
     pub lengths: LengthBook,
     pub meters: Meters,
@@ -89,9 +89,9 @@ impl Tenant {
     pub(crate) fn new(settings: TenantSettings) -> Self {
         Tenant {
             settings,
-            parts: IdMap::default(),
+            parts: Few::default(),
             places: Default::default(),
-            flows: BTreeMap::new(),
+            flows: Few::default(),
             lengths: LengthBook::default(),
             meters: Meters::default(),
             agents: IdMap::default(),
@@ -116,6 +116,10 @@ impl Tenant {
             let rates = self.rates();
             self.meters.settle(rates, request.agent, taken, tokens, now);
         }
+    }
+
+    pub(crate) fn flow_or_new(&mut self, model: ModelId) -> &mut Flow {
+        self.flows.get_or_insert_with(model, Flow::default)
     }
 
     /// Open requests of this agent.

@@ -99,7 +99,7 @@ impl Core {
     }
 
     fn standings_of(&self, id: TenantId) -> impl Iterator<Item = StandingView> {
-        let parts = self.tenants.get(&id).map(|tenant| sorted(&tenant.parts));
+        let parts = self.tenants.get(&id).map(|tenant| tenant.parts.iter());
         parts.into_iter().flatten().map(move |(on, part)| {
             let least = self.devices.get(&on).and_then(|device| device.fair.least());
             let (time, competing) = (part.standing.time, part.standing.competing);
@@ -120,7 +120,7 @@ impl Core {
 
     fn owed(&self, tenant: &Tenant) -> u128 {
         let owed = tenant.parts.iter().filter_map(|(on, part)| {
-            let share = &self.devices.get(on)?.share;
+            let share = &self.devices.get(&on)?.share;
             Some(share.owed_ns(&part.owed, tenant.weight(), part.standing.competing))
         });
         owed.sum()
