@@ -9,7 +9,7 @@ use crate::memory::NoRoom;
 use crate::places::Bytes;
 use crate::rates::Taken;
 use crate::tenant::{Flow, Tenant};
-use crate::{AgentId, Bound, DeviceId, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
+use crate::{AgentId, Bound, Effect, ModelId, Nanos, Refusal, Submission, TenantId};
 
 /// Bounds of the hint when to ask again.
 const RETRY_AFTER_NS_MIN: Nanos = 10_000_000;
@@ -161,11 +161,11 @@ impl Core {
     /// Whether a deadline could not be met were the lane free now: reading the text and one token of an answer alone take
     /// longer, whatever is doubtful in that. Nobody else's work, nor the tenant's own, has a part in it.
     fn is_too_soon(&self, submission: &Submission, flow: Option<&Flow>) -> bool {
-        let worker = flow.and_then(|flow| self.workers.get(&flow.worker?));
-        let (Some(deadline), Some(worker)) = (submission.deadline, worker) else {
+        let device = flow.and_then(|flow| flow.device);
+        let (Some(deadline), Some(device)) = (submission.deadline, device) else {
             return false;
         };
-        let at = (submission.tenant, submission.model, worker.device);
+        let at = (submission.tenant, submission.model, device);
         let tokens_out = u64::from(submission.tokens_out_max.min(1));
         let tokens_in = u64::from(submission.tokens_read_min.min(submission.tokens_in));
         let least_ns = self.costs.at_least(at, tokens_in, tokens_out);
@@ -173,16 +173,13 @@ impl Core {
     }
 
     fn enqueue(&mut self, submission: Submission, metered: Option<Taken>) {
-        let tokens_out = self.expected_answer(
-            submission.tenant,
-            submission.agent,
-            submission.tokens_out_max,
-        );
-        let cost_ns = self.predict(
-            submission.tenant,
-            submission.model,
-            (u64::from(submission.tokens_in), u64::from(tokens_out)),
-        );
+        let (id, model) = (submission.tenant, submission.model);
+        let Some(tenant) = self.tenants.get(&id) else {
+            return;
+        };
+        let tokens_out = (tenant.lengths).expect(submission.agent, submission.tokens_out_max);
+        let sizes = (u64::from(submission.tokens_in), u64::from(tokens_out));
+        let cost_ns = self.predict_for((id, model), tenant.flows.get(&model), sizes);
         let arrival = self.next_arrival;
         self.next_arrival += 1;
         self.lift_idle(submission.tenant);
@@ -238,19 +235,19 @@ impl Core {
 
     /// Predicted cost of so many tokens in and out, at least one, on the device of the worker that serves this model for
     /// this tenant, or on the first device where there is none yet.
-    pub(crate) fn predict(
+    pub(crate) fn predict(&self, tenant: TenantId, model: ModelId, sizes: (u64, u64)) -> Nanos {
+        self.predict_for((tenant, model), self.flow(tenant, model), sizes)
+    }
+
+    fn predict_for(
         &self,
-        tenant: TenantId,
-        model: ModelId,
+        (tenant, model): (TenantId, ModelId),
+        flow: Option<&Flow>,
         (tokens_in, tokens_out): (u64, u64),
     ) -> Nanos {
-        let worker = self
-            .flow(tenant, model)
-            .and_then(|flow| self.workers.get(&flow.worker?));
-        let first = || self.devices.nth(0);
-        let device: Option<DeviceId> = worker.map(|worker| worker.device).or_else(first);
+        let device = flow.and_then(|flow| flow.device);
         let tokens_in = tokens_in.max(u64::from(tokens_out == 0));
-        device.map_or(0, |device| {
+        device.or_else(|| self.devices.nth(0)).map_or(0, |device| {
             let at = (tenant, model, device);
             self.costs.predict(at, tokens_in, tokens_out)
         })

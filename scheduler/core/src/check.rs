@@ -71,7 +71,7 @@ impl Core {
             }
             let listed = self
                 .flow(worker.tenant, worker.model)
-                .is_some_and(|flow| flow.worker == Some(*id));
+                .is_some_and(|flow| flow.worker == Some(*id) && flow.device == Some(worker.device));
             need(listed != worker.abandoned, || {
                 format!("{id:?} serves no queue, or serves one from a device that went down")
             })?;
@@ -98,6 +98,9 @@ impl Core {
             let unused = device.running.is_empty() && device.waiting.is_empty();
             need(device.up || unused && device.idle.is_empty(), || {
                 format!("{id:?} is down and in use")
+            })?;
+            need(device.next_yield == self.next_yield(id), || {
+                format!("{id:?}: a lane is asked back at another time than foreseen")
             })?;
             let free = device.running.len() < device.lanes;
             need(!free || device.waiting.is_empty(), || {

@@ -80,10 +80,8 @@ impl Core {
             let why = KillReason::DeviceDown;
             effects.push(Effect::KillWorker { worker: id, why });
         }
-        if let Some(flow) = self.flow_mut(tenant, model)
-            && flow.worker == Some(id)
-        {
-            flow.worker = None;
+        if let Some(flow) = self.flow_mut(tenant, model) {
+            flow.no_more_by(id);
         }
         if before == Life::Ready {
             self.ended_well(tenant, model, served_ns);

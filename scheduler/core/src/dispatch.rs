@@ -19,6 +19,7 @@
 use crate::core::{Core, Request};
 use crate::cost::Work;
 use crate::lane::{Lease, WaitKey};
+use crate::lengths::LengthBook;
 use crate::turns::LeaseTimes;
 use crate::vtime::{self, VTime};
 use crate::worker::{Held, Life, Worker};
@@ -145,15 +146,17 @@ impl Core {
         if worker.retiring || full {
             return None;
         }
-        let queue = &self.flow(worker.tenant, worker.model)?.queue;
-        let (least, _) = queue.heads().next()?;
+        let tenant = self.tenants.get(&worker.tenant)?;
+        let heads = tenant.flows.get(&worker.model)?.queue.heads();
+        let mut least: Option<VTime> = None;
         let mut waits: Option<(RequestId, u64)> = None;
-        for (time, next) in queue.heads().take(HEADS_MAX) {
+        for (time, next) in heads.take(HEADS_MAX) {
+            let least = *least.get_or_insert(time);
             if waits.is_none() && time > least {
                 return None;
             }
             let request = self.requests.get(&next)?;
-            let counted = self.counted(request);
+            let counted = self.counted_by(&tenant.lengths, request);
             let tokens = worker.tokens().saturating_add(counted);
             let first_of_agent = !worker.holds_of(request.agent);
             let fits =
@@ -199,7 +202,12 @@ impl Core {
     /// What a request counts for in a batch: its tokens in, and those that its answer has or is expected to have, at most
     /// a quarter of the budget. At least 1, or empty requests would fill a batch without end.
     pub(crate) fn counted(&self, request: &Request) -> u64 {
-        let expected = self.expected_answer(request.tenant, request.agent, request.tokens_out_max);
+        let tenant = self.tenants.get(&request.tenant);
+        tenant.map_or(1, |tenant| self.counted_by(&tenant.lengths, request))
+    }
+
+    fn counted_by(&self, lengths: &LengthBook, request: &Request) -> u64 {
+        let expected = lengths.expect(request.agent, request.tokens_out_max);
         let tokens_out = expected.max(request.tokens_out);
         let tokens_out = tokens_out.min(self.answer_counted_max());
         (u64::from(request.tokens_in) + u64::from(tokens_out)).max(1)
@@ -214,35 +222,47 @@ impl Core {
         let Some(request) = self.requests.get(&request_id) else {
             return;
         };
-        let (tenant, agent) = (request.tenant, request.agent);
         // Anew: answers that have ended since it was accepted tell of this one.
         let tokens = self.counted(request);
         let cost_ns = self.in_advance_ns(request);
-        // While it waits: an agent of which nothing else does would be forgotten before, and charged from the floor.
-        self.charge_agent(request_id, cost_ns);
-        self.leave_queue(request_id);
-        if let Some(worker) = self.workers.get_mut(&id) {
-            if let Some(request) = self.requests.get_mut(&request_id) {
-                request.worker = Some(id);
-                request.lane_ns_before = worker.lane_ns(self.now);
-            }
-            debug_assert_eq!(
-                worker.tenant, tenant,
-                "a worker only ever gets its own tenant's requests"
-            );
-            let held = Held {
-                agent,
-                tokens,
-                cost_ns,
-            };
-            worker.take_in(request_id, held);
+        let (Some(request), Some(worker)) = (
+            self.requests.get_mut(&request_id),
+            self.workers.get_mut(&id),
+        ) else {
+            return;
+        };
+        debug_assert_eq!(
+            worker.tenant, request.tenant,
+            "a worker only ever gets its own tenant's requests"
+        );
+        if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
+            // While it waits: an agent of which nothing else does would be forgotten before, and charged from the floor.
+            tenant.charge_agent(request, cost_ns);
+            tenant.waits_no_longer(request_id, request);
         }
+        self.memory.put(request.tenant, request.bytes);
+        request.worker = Some(id);
+        request.lane_ns_before = worker.lane_ns(self.now);
+        let held = Held {
+            agent: request.agent,
+            tokens,
+            cost_ns,
+        };
+        worker.take_in(request_id, held);
     }
 
-    fn ask_back(&mut self, device: DeviceId, effects: &mut Vec<Effect>) {
+    /// Asks for the lanes of a device that are due, and notes when the next will be.
+    fn ask_back(&mut self, on: DeviceId, effects: &mut Vec<Effect>) {
         let now = self.now;
-        let due = self.yields(device).filter(|(at, _)| *at <= now);
-        let due: Vec<WorkerId> = due.map(|(_, id)| id).collect();
+        let (mut due, mut next) = (Vec::new(), None::<Nanos>);
+        for (at, id) in self.yields(on) {
+            match at <= now {
+                true => due.push(id),
+                false => next = Some(next.map_or(at, |next| next.min(at))),
+            }
+        }
+        // Who gives way next is another once somebody has to.
+        let again = !due.is_empty();
         for id in due {
             let Some(lease) = self
                 .workers
@@ -257,6 +277,17 @@ impl Core {
                 lease: lease.id,
             });
         }
+        if again {
+            next = self.next_yield(on);
+        }
+        if let Some(device) = self.devices.get_mut(&on) {
+            device.next_yield = next;
+        }
+    }
+
+    /// When the next lane of a device has to be asked for.
+    pub(crate) fn next_yield(&self, on: DeviceId) -> Option<Nanos> {
+        self.yields(on).map(|(at, _)| at).min()
     }
 
     /// The running workers of a contended device that have to yield, and when: as many as there are
@@ -355,8 +386,8 @@ impl Core {
             self.retire_wake(),
             self.unload_wake(),
         ];
-        let devices = self.devices.keys();
-        let yields = devices.filter_map(|device| self.yields(device).map(|(at, _)| at).min());
+        let devices = self.devices.values();
+        let yields = devices.filter_map(|device| device.next_yield);
         let graces = self.grace_ends().map(|(at, ..)| at);
         let next = [yields.min(), graces.min()].into_iter().chain(single);
         let next = next.flatten().min();

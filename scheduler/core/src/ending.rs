@@ -127,15 +127,9 @@ impl Core {
         let Some(request) = self.requests.get(&id) else {
             return;
         };
-        let slot = request.slot(id);
         self.memory.put(request.tenant, request.bytes);
-        let Some(tenant) = self.tenants.get_mut(&request.tenant) else {
-            return;
-        };
-        tenant.queued = tenant.queued.saturating_sub(1);
-        tenant.queued_cost_ns -= u128::from(request.cost_ns);
-        if let Some(flow) = tenant.flows.get_mut(&request.model) {
-            flow.queue.remove(request.agent, slot);
+        if let Some(tenant) = self.tenants.get_mut(&request.tenant) {
+            tenant.waits_no_longer(id, request);
         }
     }
 }

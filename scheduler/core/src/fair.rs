@@ -76,8 +76,11 @@ impl<K: Copy + Ord> FairSet<K> {
 
     /// The least time among the members, or `None` where there is none.
     pub(crate) fn least(&self) -> Option<VTime> {
-        let first = self.order.first().into_iter().chain(&self.moving);
-        first.map(|(time, _)| *time).min()
+        let first = self.order.first().map(|(time, _)| *time);
+        match self.moving {
+            Some((time, _)) => Some(first.map_or(time, |first| first.min(time))),
+            None => first,
+        }
     }
 
     fn raise_floor(&mut self) {

@@ -36,6 +36,8 @@ pub(crate) struct Device {
     pub running: Few<WorkerId>,
     pub waiting: BTreeSet<WaitKey>,
     pub idle: BTreeSet<IdleKey>,
+    /// When a lane has to be asked back next, as of the last event.
+    pub next_yield: Option<Nanos>,
     /// Order and floor of the tenants that compete for its lanes.
     pub fair: FairSet<TenantId>,
     /// What they are owed.
@@ -58,6 +60,7 @@ impl Device {
             running: Few::default(),
             waiting: BTreeSet::new(),
             idle: BTreeSet::new(),
+            next_yield: None,
             fair: FairSet::default(),
             share: ShareClock::default(),
         }

@@ -48,6 +48,9 @@ impl LengthBook {
 
     /// Tokens that an answer of this agent is expected to have, of at most `most`.
     pub fn expect(&self, agent: AgentId, most: u32) -> u32 {
+        if most == 0 {
+            return 0;
+        }
         u32::try_from(self.mean(agent))
             .unwrap_or(u32::MAX)
             .min(most)

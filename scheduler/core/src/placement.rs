@@ -62,7 +62,7 @@ impl Core {
             device.workers.insert(id);
         }
         if let Some(flow) = self.flow_mut(tenant, model) {
-            flow.worker = Some(id);
+            flow.serve_by(id, on);
         }
         if let Some(tenant) = self.tenants.get_mut(&tenant) {
             tenant.starting += 1;
@@ -238,10 +238,8 @@ impl Core {
         }
         if let Some(tenant) = self.tenants.get_mut(&worker.tenant) {
             tenant.starting -= u32::from(worker.life == Life::Starting);
-            if let Some(flow) = tenant.flows.get_mut(&worker.model)
-                && flow.worker == Some(id)
-            {
-                flow.worker = None;
+            if let Some(flow) = tenant.flows.get_mut(&worker.model) {
+                flow.no_more_by(id);
             }
         }
         Some(*worker)

@@ -30,6 +30,19 @@ struct Agent {
     slots: BTreeSet<Slot>,
 }
 
+impl Agent {
+    fn at(time: VTime) -> Self {
+        let slots = BTreeSet::new();
+        Agent { time, slots }
+    }
+
+    /// Returns its time before, and whether it has requests that wait.
+    fn move_to(&mut self, time: VTime) -> (VTime, bool) {
+        let old = std::mem::replace(&mut self.time, time);
+        (old, !self.slots.is_empty())
+    }
+}
+
 /// One queue.
 #[derive(Debug, Default)]
 pub struct Queue {
@@ -57,10 +70,7 @@ impl Queue {
     /// One more request of this agent waits.
     pub fn push(&mut self, agent: AgentId, slot: Slot) {
         let floor = self.floor;
-        let state = self.agents.entry(agent).or_insert_with(|| Agent {
-            time: floor,
-            slots: BTreeSet::new(),
-        });
+        let state = self.agents.entry(agent).or_insert_with(|| Agent::at(floor));
         if state.slots.is_empty() {
             self.idle.remove(&(state.time, agent));
             state.time = state.time.max(floor);
@@ -103,17 +113,21 @@ impl Queue {
 
     /// Charges an agent: nanoseconds of lane time in the core; a simulator may count otherwise.
     pub fn charge(&mut self, agent: AgentId, cost_ns: Nanos) {
-        let span = vtime::from_lane(cost_ns, 1);
-        let slots = BTreeSet::new();
-        let time = self.floor;
-        self.agents.entry(agent).or_insert(Agent { time, slots });
-        self.move_by(agent, |time| time.saturating_add(span));
+        let floor = self.floor;
+        let state = self.agents.entry(agent).or_insert_with(|| Agent::at(floor));
+        let time = state.time.saturating_add(vtime::from_lane(cost_ns, 1));
+        let (old, waits) = state.move_to(time);
+        self.moved(agent, old, time, waits);
     }
 
     /// Gives an agent something back. One that is forgotten owes nothing.
     pub fn refund(&mut self, agent: AgentId, cost_ns: Nanos) {
-        let span = vtime::from_lane(cost_ns, 1);
-        self.move_by(agent, |time| time.saturating_sub(span));
+        let Some(state) = self.agents.get_mut(&agent) else {
+            return;
+        };
+        let time = state.time.saturating_sub(vtime::from_lane(cost_ns, 1));
+        let (old, waits) = state.move_to(time);
+        self.moved(agent, old, time, waits);
     }
 
     /// Requests of this agent that wait.
@@ -130,15 +144,10 @@ impl Queue {
         requests.collect()
     }
 
-    fn move_by(&mut self, agent: AgentId, change: impl FnOnce(VTime) -> VTime) {
-        let Some(state) = self.agents.get_mut(&agent) else {
-            return;
-        };
-        let new = change(state.time);
-        let old = std::mem::replace(&mut state.time, new);
-        let set = match state.slots.is_empty() {
-            true => &mut self.idle,
-            false => &mut self.order,
+    fn moved(&mut self, agent: AgentId, old: VTime, new: VTime, waits: bool) {
+        let set = match waits {
+            true => &mut self.order,
+            false => &mut self.idle,
         };
         set.remove(&(old, agent));
         set.insert((new, agent));

@@ -13,7 +13,8 @@ use crate::rates::{Meters, Rate};
 use crate::standing::{Part, Standing};
 use crate::vtime::{self, VTime};
 use crate::{
-    AgentId, Bound, DeviceId, DeviceKind, ModelId, Nanos, TenantId, TenantSettings, WorkerId,
+    AgentId, Bound, DeviceId, DeviceKind, ModelId, Nanos, RequestId, TenantId, TenantSettings,
+    WorkerId,
 };
 
 /// Everything the core knows of one tenant. Lives as long as the core.
@@ -51,6 +52,8 @@ pub(crate) struct Tenant {
 pub(crate) struct Flow {
     pub queue: Queue,
     pub worker: Option<WorkerId>,
+    /// Where that is.
+    pub device: Option<DeviceId>,
     /// Nothing has changed since its worker was given all that fits.
     pub filled: bool,
     /// Starts in a row that failed.
@@ -71,6 +74,16 @@ impl Flow {
     /// Whether it has work, no worker, and may have one started.
     pub(crate) fn wants_worker(&self, now: Nanos) -> bool {
         !self.queue.is_empty() && self.worker.is_none() && self.not_before <= now
+    }
+
+    pub(crate) fn serve_by(&mut self, worker: WorkerId, device: DeviceId) {
+        (self.worker, self.device) = (Some(worker), Some(device));
+    }
+
+    pub(crate) fn no_more_by(&mut self, worker: WorkerId) {
+        if self.worker == Some(worker) {
+            (self.worker, self.device) = (None, None);
+        }
     }
 
     fn charge_agent(&mut self, agent: AgentId, before_ns: Nanos, now_ns: Nanos) {
@@ -150,6 +163,15 @@ impl Tenant {
         self.open -= 1;
         self.agent_places.agents -= u32::from(last);
         last
+    }
+
+    /// Takes a request out of its queue.
+    pub(crate) fn waits_no_longer(&mut self, id: RequestId, request: &Request) {
+        self.queued = self.queued.saturating_sub(1);
+        self.queued_cost_ns -= u128::from(request.cost_ns);
+        if let Some(flow) = self.flows.get_mut(&request.model) {
+            flow.queue.remove(request.agent, request.slot(id));
+        }
     }
 
     /// What is taken of a bound on its requests; `None` where it is another's.
