@@ -147,7 +147,14 @@ impl Core {
             return None;
         }
         let tenant = self.tenants.get(&worker.tenant)?;
-        let heads = tenant.flows.get(&worker.model)?.queue.heads();
+        let queue = &tenant.flows.get(&worker.model)?.queue;
+        // Beyond the budget goes who has nothing there. Where all do there is no need to look at what they have.
+        let mut agents = queue.agents().take(HEADS_MAX);
+        let met = worker.holds_work() && worker.tokens() >= budget;
+        if met && agents.all(|agent| worker.holds_of(agent)) {
+            return None;
+        }
+        let heads = queue.heads();
         let mut least: Option<VTime> = None;
         let mut waits: Option<(RequestId, u64)> = None;
         for (time, next) in heads.take(HEADS_MAX) {

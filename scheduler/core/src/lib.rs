@@ -47,6 +47,7 @@ mod queue;
 mod rates;
 mod reports;
 mod restart;
+mod slots;
 mod standing;
 mod tenant;
 mod turns;

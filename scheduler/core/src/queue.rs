@@ -17,6 +17,7 @@
 use std::collections::BTreeSet;
 
 use crate::map::IdMap;
+use crate::slots::Slots;
 use crate::vtime::{self, VTime};
 use crate::{AgentId, Nanos, Priority, RequestId};
 
@@ -27,12 +28,12 @@ pub type Slot = (Priority, Nanos, u64, RequestId);
 #[derive(Debug)]
 struct Agent {
     time: VTime,
-    slots: BTreeSet<Slot>,
+    slots: Slots,
 }
 
 impl Agent {
     fn at(time: VTime) -> Self {
-        let slots = BTreeSet::new();
+        let slots = Slots::default();
         Agent { time, slots }
     }
 
@@ -93,6 +94,11 @@ impl Queue {
         })
     }
 
+    /// Agents whose requests wait, in their order.
+    pub(crate) fn agents(&self) -> impl Iterator<Item = AgentId> + '_ {
+        self.order.iter().map(|(_, agent)| *agent)
+    }
+
     /// A request of this agent waits no longer.
     pub fn remove(&mut self, agent: AgentId, slot: Slot) {
         let Some(state) = self.agents.get_mut(&agent) else {
@@ -133,7 +139,7 @@ impl Queue {
     /// Requests of this agent that wait.
     pub(crate) fn of_agent(&self, agent: AgentId) -> impl Iterator<Item = RequestId> + '_ {
         let slots = self.agents.get(&agent).map(|state| &state.slots);
-        slots.into_iter().flatten().map(|slot| slot.3)
+        slots.into_iter().flat_map(Slots::iter).map(|slot| slot.3)
     }
 
     /// Every waiting request, by agent and in its order.
@@ -173,6 +179,7 @@ impl Queue {
     /// Says what is wrong with the books, if anything.
     pub(crate) fn check(&self) -> Result<(), String> {
         for (agent, state) in &self.agents {
+            state.slots.check()?;
             let key = (state.time, *agent);
             let (waits, owes) = (self.order.contains(&key), self.idle.contains(&key));
             if waits == state.slots.is_empty() || waits == owes {
