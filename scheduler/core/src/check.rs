@@ -75,6 +75,10 @@ impl Core {
             need(listed != worker.abandoned, || {
                 format!("{id:?} serves no queue, or serves one from a device that went down")
             })?;
+            let has_all = self.keeping(*id).is_none() || self.next_fitting(*id).is_none();
+            need(has_all, || {
+                format!("{id:?} keeps its lane, and more of its queue would fit")
+            })?;
             let bare = !worker.holds_work() && worker.lease.is_none() && worker.is_leaving();
             need(!worker.abandoned || bare, || {
                 format!("{id:?} was abandoned with something in its hands")

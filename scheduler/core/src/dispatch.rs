@@ -18,7 +18,7 @@
 
 use crate::core::{Core, Request};
 use crate::cost::Work;
-use crate::lane::{Lease, WaitKey};
+use crate::lane::{Device, Lease, WaitKey};
 use crate::lengths::LengthBook;
 use crate::turns::LeaseTimes;
 use crate::vtime::{self, VTime};
@@ -139,7 +139,7 @@ impl Core {
     /// same, has to wait until there is less beside it. So it does not hold up those behind it at once, but others go past it,
     /// whoever's they are, as many as one budget has room for, and none whose agent has had a budget's worth more. Then none
     /// does, or a large one would never run. Where it is hung up instead, what went past it was its turn (`give_up_turn`).
-    fn next_fitting(&self, id: WorkerId) -> Option<(RequestId, Option<RequestId>)> {
+    pub(crate) fn next_fitting(&self, id: WorkerId) -> Option<(RequestId, Option<RequestId>)> {
         let worker = self.workers.get(&id)?;
         let budget = u64::from(self.limits.batch_tokens_max);
         let full = worker.holds_work() && worker.tokens() >= 2 * budget;
@@ -262,7 +262,10 @@ impl Core {
     fn ask_back(&mut self, on: DeviceId, effects: &mut Vec<Effect>) {
         let now = self.now;
         let (mut due, mut next) = (Vec::new(), None::<Nanos>);
-        for (at, id) in self.yields(on) {
+        let Some(device) = self.devices.get(&on) else {
+            return;
+        };
+        for (at, id) in self.yields(on, device) {
             match at <= now {
                 true => due.push(id),
                 false => next = Some(next.map_or(at, |next| next.min(at))),
@@ -294,38 +297,39 @@ impl Core {
 
     /// When the next lane of a device has to be asked for.
     pub(crate) fn next_yield(&self, on: DeviceId) -> Option<Nanos> {
-        self.yields(on).map(|(at, _)| at).min()
+        let device = self.devices.get(&on)?;
+        self.yields(on, device).map(|(at, _)| at).min()
     }
 
     /// The running workers of a contended device that have to yield, and when: as many as there are
     /// waiting workers without a lane on its way to them.
-    fn yields(&self, on: DeviceId) -> impl Iterator<Item = (Nanos, WorkerId)> {
-        let device = self.devices.get(&on);
-        let device = device.filter(|device| !device.waiting.is_empty());
-        device.into_iter().flat_map(move |device| {
-            let keeping = || device.running.keys().filter_map(|id| self.keeping(id));
-            let coming = device.running.len() - keeping().count();
-            let mut waiting = device.waiting.iter().skip(coming).take(device.lanes);
-            let mut taken = Vec::new();
-            std::iter::from_fn(move || {
-                let waiting = waiting.next()?;
-                let left = keeping().filter(|(worker, _)| !taken.contains(&worker.id));
-                let due = left.map(|(worker, lease)| {
-                    let at = self.yield_due(on, *waiting, worker.tenant, lease);
-                    (at, worker.id)
-                });
-                let pair = due.min()?;
-                // Of one lane there is no next.
-                if device.lanes > 1 {
-                    taken.push(pair.1);
-                }
-                Some(pair)
-            })
+    fn yields<'a>(
+        &'a self,
+        on: DeviceId,
+        device: &'a Device,
+    ) -> impl Iterator<Item = (Nanos, WorkerId)> + 'a {
+        let keeping = || device.running.keys().filter_map(|id| self.keeping(id));
+        let coming = device.running.len() - keeping().count();
+        let mut waiting = device.waiting.iter().skip(coming).take(device.lanes);
+        let mut taken = Vec::new();
+        std::iter::from_fn(move || {
+            let waiting = waiting.next()?;
+            let left = keeping().filter(|(worker, _)| !taken.contains(&worker.id));
+            let due = left.map(|(worker, lease)| {
+                let at = self.yield_due(on, *waiting, worker.tenant, lease);
+                (at, worker.id)
+            });
+            let pair = due.min()?;
+            // Of one lane there is no next.
+            if device.lanes > 1 {
+                taken.push(pair.1);
+            }
+            Some(pair)
         })
     }
 
     /// A running worker that has not been asked for its lane, nor is it ending.
-    fn keeping(&self, id: WorkerId) -> Option<(&Worker, &Lease)> {
+    pub(crate) fn keeping(&self, id: WorkerId) -> Option<(&Worker, &Lease)> {
         let worker = self.workers.get(&id)?;
         let lease = worker.lease.as_ref()?;
         let keeps = lease.yield_at.is_none() && worker.life == Life::Ready;
@@ -387,17 +391,17 @@ impl Core {
 
     /// Asks for a tick at the next time at which something becomes due, unless that was asked for.
     pub(crate) fn ask_to_be_woken(&mut self, effects: &mut Vec<Effect>) {
-        let single = [
+        let yields = self.devices.values().filter_map(|device| device.next_yield);
+        let graces = self.grace_ends().map(|(at, ..)| at);
+        let next = [
             self.deadlines.first().map(|(at, _)| *at),
             self.backoffs.first().map(|(at, ..)| *at),
             self.retire_wake(),
             self.unload_wake(),
+            yields.min(),
+            graces.min(),
         ];
-        let devices = self.devices.values();
-        let yields = devices.filter_map(|device| device.next_yield);
-        let graces = self.grace_ends().map(|(at, ..)| at);
-        let next = [yields.min(), graces.min()].into_iter().chain(single);
-        let next = next.flatten().min();
+        let next = next.into_iter().flatten().min();
         let next = next.map(|at| at.max(self.now.saturating_add(1)));
         if let Some(at) = next.filter(|_| next != self.wake) {
             effects.push(Effect::WakeAt { at });

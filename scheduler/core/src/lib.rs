@@ -6,7 +6,7 @@
 //!
 //! The rules, and where they live:
 //! - admission and its bounds: `admission`, `memory`, `places`, limits by time: `rates`
-//! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `queue`, `vtime`
+//! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `queue`, `slots`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`; how long a turn is: `turns`; what follows from them for tenants: `bounds`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
 //! - devices that come and go, and what becomes of their work: `devices`

@@ -72,13 +72,16 @@ impl Queue {
     pub fn push(&mut self, agent: AgentId, slot: Slot) {
         let floor = self.floor;
         let state = self.agents.entry(agent).or_insert_with(|| Agent::at(floor));
-        if state.slots.is_empty() {
+        let joins = state.slots.is_empty();
+        if joins {
             self.idle.remove(&(state.time, agent));
             state.time = state.time.max(floor);
             self.order.insert((state.time, agent));
         }
         self.len += usize::from(state.slots.insert(slot));
-        self.raise_floor();
+        if joins {
+            self.raise_floor();
+        }
     }
 
     /// The next request to run.
