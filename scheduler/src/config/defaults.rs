@@ -45,7 +45,7 @@ impl Default for Scheduling {
             batch_tokens_max: 4096,
             quantum_ms: 50,
             switch_percent: 3,
-            burst_ms: 200,
+            burst_ms: 500,
             step_limit_ms: 25,
             release_grace_ms: 2_000,
             start_attempts_max: 3,

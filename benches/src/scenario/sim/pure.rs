@@ -18,7 +18,7 @@ pub const LENGTHS: [Length; 13] = [
     (250, 0), (500, 0), (1_000, 0), (2_000, 0), (3_000, 0), (5_000, 0), (7_000, 0), (10_000, 0), (20_000, 0),
     (5_000, 1), (5_000, 3), (20_000, 1), (20_000, 3),
 ];
-/// What a tenant may have at once that had nothing to run, ms: the server's default.
+/// What a tenant may have at once that had nothing to run, ms.
 const BURST_MS: u64 = 200;
 /// Runs of the arena trace with arrivals moved, beside that of it as it is.
 pub const RUNS: u64 = 10;
