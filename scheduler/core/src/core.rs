@@ -258,8 +258,7 @@ impl Core {
         let parts = tenant.parts.iter_mut();
         for (on, part) in parts.filter(|(_, part)| part.standing.competing) {
             if let Some(device) = self.devices.get_mut(&on) {
-                let share = &mut device.share;
-                share.reweigh(&mut part.owed, before, settings.weight);
+                part.reweigh(device, before, settings.weight);
             }
         }
         tenant.settings = settings;
