@@ -258,7 +258,8 @@ impl Core {
         let parts = tenant.parts.iter_mut();
         for (on, part) in parts.filter(|(_, part)| part.standing.competing) {
             if let Some(device) = self.devices.get_mut(&on) {
-                part.reweigh(device, before, settings.weight);
+                let share = &mut device.share;
+                share.reweigh(&mut part.owed, before, settings.weight);
             }
         }
         tenant.settings = settings;

@@ -39,11 +39,6 @@ impl<K: Copy + Ord> FairSet<K> {
         lifted
     }
 
-    /// How far a time is below the floor.
-    pub(crate) fn behind(&self, time: VTime) -> VTime {
-        self.floor.saturating_sub(time)
-    }
-
     /// What a time would be lifted to.
     pub(crate) fn lifted(&self, time: VTime, credit: VTime) -> VTime {
         time.max(self.floor.saturating_sub(credit))

@@ -77,15 +77,6 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// A tenant that competes has another weight from now on. What it may still have of a burst is lane time: where it now
-    /// counts for less of that, it is as much less far behind.
-    pub(crate) fn reweigh(&mut self, device: &mut Device, before: u32, weight: u32) {
-        device.share.reweigh(&mut self.owed, before, weight);
-        let behind = device.fair.behind(self.standing.time);
-        let rest = behind.saturating_mul(u128::from(before)) / u128::from(weight);
-        self.standing.time = device.fair.lifted(self.standing.time, rest);
-    }
-
     fn follow(
         &mut self,
         device: &mut Device,
@@ -200,7 +191,7 @@ impl ShareClock {
     }
 
     /// Who competes has another weight from now on.
-    fn reweigh(&mut self, owed: &mut Owed, before: u32, weight: u32) {
+    pub(crate) fn reweigh(&mut self, owed: &mut Owed, before: u32, weight: u32) {
         self.leave(owed, before);
         self.join(owed, weight);
     }

@@ -160,25 +160,6 @@ fn a_burst_is_bounded() {
     assert!(b >= a + burst_ns / 2, "there was none: {b} and {a}");
 }
 
-/// Its weight is raised in the middle of it. Fails where what it may still have is as much more lane time by that.
-#[test]
-fn a_burst_is_no_longer_for_a_weight_that_is_raised() {
-    let burst_ns = 200 * MS;
-    let (mut sim, busy, back) = returning_with(burst_ns, 10 * SECOND);
-    let back_before = sim.served(back);
-    sim.run_until(10 * SECOND + 50 * MS);
-    assert!(sim.served(back) > back_before, "it is in its burst");
-    sim.tenant(back.0, 8);
-    let busy_before = sim.served(busy);
-    while sim.served(busy) == busy_before {
-        sim.step();
-    }
-    let had_ns = sim.served(back) - back_before;
-    // It has caught up with the other's last step by its new weight.
-    let slack = limits().quantum_ns + 8 * 5 * MS;
-    assert!(had_ns <= burst_ns + slack, "{had_ns} ns at once");
-}
-
 /// Loading a worker is nobody else's debt: fails without the lift of a tenant that becomes able to
 /// run, which then takes the lane for as long as its worker took to start.
 #[test]
