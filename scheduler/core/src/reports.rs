@@ -162,7 +162,9 @@ impl Core {
             return;
         };
         let lane_ns = self.now.saturating_sub(lease.granted_at);
-        if let Some(switch_ns) = lease.times.switch_ns(self.now) {
+        // One that was asked back before its first step was nothing else: or turns would stay too short for any step.
+        let all_of_it = lease.yield_at.map(|_| lane_ns);
+        if let Some(switch_ns) = lease.times.switch_ns(self.now).or(all_of_it) {
             worker.switch.learn(switch_ns);
         }
         worker.last_used = self.now;

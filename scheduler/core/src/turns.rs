@@ -4,9 +4,11 @@
 //! turns pay that often, long ones keep others waiting. So a turn lasts until its own change is a set part of it
 //! (`Limits::switch_percent`), and never longer than the quantum, with which all bounds are stated (`bounds`).
 //!
-//! What a change takes is learnt for each worker, from its leases. Times are of the scheduler's clock; how long a step took is
+//! What a change takes is learnt for each worker, from its leases; one that was asked back before its first step was all
+//! change. Times are of the scheduler's clock; how long a step took is
 //! the worker's word, and never more than what passed. Nothing here is charged, and a worker that lies has longer or shorter
-//! turns itself, within these bounds, and its tenant pays for each change.
+//! turns itself, within these bounds, and its tenant pays for each change. Workers of one tenant take turns, so that among those
+//! longer ones are more: the tenant's own affair.
 
 use crate::{Limits, Nanos};
 

@@ -1,9 +1,11 @@
 //! Promise: a turn is so long that changing hands takes a set part of it, and no longer than a quantum; what a worker says of
 //! that changes their length within these bounds, and nobody's share.
 
+mod by_hand;
 mod sim;
 
 use bulkhead_core::*;
+use by_hand::{TENANT, World, X};
 use sim::{Conduct, MS, SECOND, Sim, limits};
 
 const PERCENT: u32 = 10;
@@ -70,6 +72,59 @@ fn turns_are_as_long_as_makes_changing_hands_cheap() {
         let whole = mean_turn_ns(&crowd(0, latency_ns, steps()), 1);
         assert!(whole >= QUANTUM_NS, "{whole}");
     }
+}
+
+/// A worker whose turns are short comes late to its first step, again and again, and gives the lane back as it is asked to.
+/// Fails where nothing is learnt of a lease without a step: it would compute nothing for ever.
+#[test]
+fn turns_that_are_too_short_for_a_step_do_not_stay_so() {
+    const OTHER: TenantId = TenantId(2);
+    let mut world = World::new(Limits {
+        quantum_ns: QUANTUM_NS,
+        switch_percent: PERCENT,
+        ..limits()
+    });
+    for tenant in [TENANT, OTHER] {
+        world.tenant(tenant, sim::settings(1));
+        let mut submission = world.submission(1, X, (10, 100));
+        submission.tenant = tenant;
+        world.offer(submission);
+    }
+    let [late, other] = [TENANT, OTHER].map(|tenant| world.ready_of(tenant, X));
+    for _ in 0..20 {
+        let holder = world.holder();
+        turn(&mut world, holder, Some(MS / 10));
+    }
+    let mut turns_ns = Vec::new();
+    while turns_ns.len() < 4 {
+        match world.holder() == late {
+            true => turns_ns.push(turn(&mut world, late, None)),
+            false => drop(turn(&mut world, other, Some(MS / 10))),
+        }
+    }
+    assert!(turns_ns[0] < 3 * MS, "{turns_ns:?}");
+    assert!(turns_ns[3] > 7 * MS, "{turns_ns:?}");
+}
+
+/// A turn of the worker that holds the lane: its first step is heard of after so long, or it gives the lane back after 7 ms
+/// without any. How long it was until it was asked for that.
+fn turn(world: &mut World, holder: WorkerId, there_ns: Option<Nanos>) -> Nanos {
+    let since = world.now;
+    world.now += there_ns.unwrap_or(0);
+    while !world.asked_back.contains_key(&holder) {
+        if there_ns.is_some() {
+            world.step(holder, 1, vec![]);
+        }
+        world.now += MS / 10;
+        world.tell(Event::Tick);
+    }
+    match there_ns {
+        Some(_) => world.step(holder, 1, vec![]),
+        None => world.now = world.now.max(since + 7 * MS),
+    }
+    let asked = world.asked_back.remove(&holder).expect("it was");
+    world.release(holder);
+    asked - since
 }
 
 /// One says that its steps take all of its time, one that they take next to nothing of it. Turns are as long as the longer of

@@ -22,6 +22,8 @@ pub struct World {
     pub refused: BTreeMap<RequestId, Refusal>,
     pub ended: BTreeMap<RequestId, End>,
     pub killed: BTreeMap<WorkerId, KillReason>,
+    /// When workers were asked for their lanes.
+    pub asked_back: BTreeMap<WorkerId, Nanos>,
     started: Vec<(WorkerId, TenantId, ModelId)>,
     leases: BTreeMap<WorkerId, LeaseId>,
     next: u64,
@@ -36,6 +38,7 @@ impl World {
             refused: BTreeMap::new(),
             ended: BTreeMap::new(),
             killed: BTreeMap::new(),
+            asked_back: BTreeMap::new(),
             started: Vec::new(),
             leases: BTreeMap::new(),
             next: 1,
@@ -77,6 +80,7 @@ impl World {
                 }
                 Effect::Ended { request, end } => drop(self.ended.insert(request, end)),
                 Effect::KillWorker { worker, why } => drop(self.killed.insert(worker, why)),
+                Effect::Yield { worker, .. } => drop(self.asked_back.insert(worker, self.now)),
                 _ => {}
             }
         }
@@ -126,6 +130,11 @@ impl World {
         let worker = self.started.iter().rev().find(of).expect("none started").0;
         self.tell(Event::WorkerReady { worker });
         worker
+    }
+
+    /// Who holds the one lane.
+    pub fn holder(&self) -> WorkerId {
+        *self.leases.keys().next().expect("nobody does")
     }
 
     pub fn first_held(&self, worker: WorkerId) -> RequestId {

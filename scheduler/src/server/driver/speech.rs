@@ -14,6 +14,7 @@ use bulkhead_core::{Event, Outcome, RequestId, WorkerId};
 use bulkhead_proto::internal::{
     self, Assign, Piece, Ready, Released, ScrubReport, Step, from_worker, to_worker,
 };
+use std::collections::HashSet;
 
 /// Why a generation may end.
 const FINISH_REASONS: [&str; 2] = ["stop", "length"];
@@ -290,8 +291,15 @@ fn admitted(entry: &mut Worker, step: &Step) -> Result<Vec<RequestId>, Cause> {
     if step.pieces.len() > PIECES_OF_ONE_MAX * entry.given.len() {
         return Err(Cause::Output);
     }
+    if (step.released.as_ref()).is_some_and(|released| released.lease != step.lease) {
+        return Err(Cause::Protocol);
+    }
+    let mut ended = HashSet::new();
     for finished in &step.finished {
         let one = entry.given.spoken_of(finished.request);
+        if !ended.insert(finished.request) {
+            return Err(Cause::Protocol);
+        }
         if !(one.ok_or(Cause::Protocol)?.output).admits_vectors(&finished.vectors) {
             return Err(Cause::Output);
         }
