@@ -1,8 +1,7 @@
 //! Reads a worker's socket, no faster than anybody could have something to say. Nothing that it says is judged here.
 //!
 //! Hearing a frame takes a part of the driver's time, which is everybody's: for the frame, for each thing in it, and for its
-//! bytes. So a worker has a pace of such time. It is about twice what hearing takes, and an honest worker's steps take
-//! several times as long as what they say.
+//! bytes. So a worker has a pace of such time, by rough costs: what counts is that no frame is cheap for what is in it.
 
 use super::{Heard, Message};
 use crate::server::frames::{self, Spoken};

@@ -1,6 +1,6 @@
 //! What a worker says, and what follows from it.
 //!
-//! What a worker says is data. It can only end requests that it was given, and its own measurements are for metrics alone.
+//! What a worker says is data. It can only end requests that it was given, and its own measurements are for metrics and the length of its own turns.
 //! Nothing of a frame counts where the worker is to end for it.
 
 use super::{

@@ -6,6 +6,7 @@ use bulkhead_core::{End, WorkerId};
 use bulkhead_proto::internal::{
     Finished, Outcome, Piece, Released, ScrubReport, Step, from_worker, to_launcher,
 };
+use tokio::sync::mpsc::UnboundedReceiver;
 
 fn killed(case: &mut Case, worker: WorkerId) -> bool {
     let of_it = |one: &to_launcher::Message| matches!(one, to_launcher::Message::Kill(kill) if kill.worker == worker.0);
@@ -25,6 +26,19 @@ fn said(request: u64) -> (Piece, Finished) {
         ..Finished::default()
     };
     (piece, finished)
+}
+
+/// Neither text nor an end that a worker said.
+fn nothing_came(told: [&mut UnboundedReceiver<Update>; 2]) {
+    for told in told {
+        let heard: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
+        let none = !heard.iter().any(|one| match one {
+            Update::Piece(_) => true,
+            Update::Ended(ended) => ended.end == End::Worker(bulkhead_core::Outcome::Ok),
+            _ => false,
+        });
+        assert!(none, "{heard:?}");
+    }
 }
 
 /// In any part of it.
@@ -60,15 +74,7 @@ async fn nothing_of_a_frame_counts_whose_memory_was_not_clean() {
         };
         case.says(worker, from_worker::Message::Step(step));
         assert!(killed(&mut case, worker));
-        for told in [&mut told, &mut other] {
-            let heard: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
-            let none = !heard.iter().any(|one| match one {
-                Update::Piece(_) => true,
-                Update::Ended(ended) => ended.end == End::Worker(bulkhead_core::Outcome::Ok),
-                _ => false,
-            });
-            assert!(none, "{heard:?}");
-        }
+        nothing_came([&mut told, &mut other]);
     }
 }
 
@@ -185,15 +191,7 @@ async fn nothing_of_a_frame_counts_of_which_a_part_may_not_be_said() {
         };
         case.says(worker, from_worker::Message::Step(step));
         assert!(killed(&mut case, worker));
-        for told in [&mut told, &mut other] {
-            let heard: Vec<_> = std::iter::from_fn(|| told.try_recv().ok()).collect();
-            let none = !heard.iter().any(|one| match one {
-                Update::Piece(_) => true,
-                Update::Ended(ended) => ended.end == End::Worker(bulkhead_core::Outcome::Ok),
-                _ => false,
-            });
-            assert!(none, "{heard:?}");
-        }
+        nothing_came([&mut told, &mut other]);
     }
 }
 
