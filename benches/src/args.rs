@@ -59,6 +59,9 @@ pub enum Scenario {
     /// The echo of `overhead`
     #[command(hide = true)]
     Echo(Echo),
+    /// The unprotected server of `scrub`
+    #[command(hide = true)]
+    Open,
 }
 
 impl Scenario {
@@ -74,6 +77,7 @@ impl Scenario {
             Scenario::Overhead(_) => "overhead",
             Scenario::Canary(_) => "canary",
             Scenario::Echo(_) => "echo",
+            Scenario::Open => "open",
         }
     }
 }
@@ -151,10 +155,10 @@ pub struct Scrub {
     /// How often the engine takes turns with zeroing and without
     #[arg(long, default_value_t = 101, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub turns: u32,
-    /// Pairs of servers, one with zeroing and one without
+    /// Sets of servers: with every protection, without zeroing, and without any
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub pairs: u32,
-    /// How often those of a pair take turns
+    pub sets: u32,
+    /// How often those of a set take turns
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
     /// Size of the buffer that is filled and read back, MiB

@@ -101,8 +101,8 @@ pub struct Stepped {
     pub outcome: StepOutcome,
     /// As a worker counts it: the scrub that an ended request is answered with belongs to it.
     pub seconds: f64,
-    /// Of these, at most so much was waiting for a processor that other programs had. 0 where the kernel
-    /// does not say.
+    /// Of these, at most so much was waiting for a processor that other programs had. 0 where nobody
+    /// asked, or the kernel does not say.
     pub waited_seconds: f64,
     /// When it ended, seconds on the engine's clock.
     pub at: f64,
@@ -144,11 +144,15 @@ impl Bare {
             evidence: Evidence::begin(),
             began: Instant::now(),
             next: 0,
-            // Now that all of its threads are there.
-            waiting: Waiting::of_all_threads().ok(),
+            waiting: None,
         };
         bare.limit_steps(STEP_LIMIT_NS);
         Ok(bare)
+    }
+
+    /// From now on, tells of each step how long its threads waited for a processor, where the kernel says.
+    pub fn tell_waiting(&mut self) {
+        self.waiting = Waiting::of_all_threads().ok();
     }
 
     /// From now on, with fresh memory for keys and values.

@@ -5,6 +5,7 @@
 //! is missing from the result; none is ever made up, and none is compared with a number from elsewhere:
 //! what a figure is compared with ran in the same run, or is named as not compared.
 
+mod again;
 mod args;
 mod bare;
 mod device;
@@ -23,7 +24,7 @@ use bulkhead_kernels::ZeroingAllocator;
 use clap::Parser as _;
 use machine::Machine;
 use report::{Figure, Report};
-use std::{path::Path, process::ExitCode};
+use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The workers' own, so that an engine in this process costs what it costs in theirs.
@@ -35,8 +36,10 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    if let Scenario::Echo(echo) = &args.scenario {
-        return echo_alone(&echo.tls);
+    match &args.scenario {
+        Scenario::Echo(echo) => return serve(scenario::overhead::echo::live(&echo.tls)),
+        Scenario::Open => return serve(scenario::scrub::open::live(&args.server)),
+        _ => {}
     }
     match run(&args) {
         Ok(report) => match report.print(args.json) {
@@ -47,13 +50,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// A process of the overhead scenario, which measures nothing itself.
-fn echo_alone(tls: &Path) -> ExitCode {
+/// Lives the life of a server that a scenario compares with, and that measures nothing itself.
+fn serve(life: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     let runtime = tokio::runtime::Runtime::new();
-    let lived = runtime
-        .map_err(Failure::from)
-        .and_then(|runtime| runtime.block_on(scenario::overhead::echo::live(tls)));
-    match lived {
+    let lived = runtime.map_err(Failure::from);
+    match lived.and_then(|runtime| runtime.block_on(life)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
@@ -122,6 +123,6 @@ async fn measure(args: &Args) -> Result<Vec<Figure>, Failure> {
             device.must_be_cpu()?;
             scenario::canary::measure(canary, &args.server).await
         }
-        Scenario::Echo(_) => Err("an echo measures nothing".into()),
+        Scenario::Echo(_) | Scenario::Open => Err("this one measures nothing".into()),
     }
 }

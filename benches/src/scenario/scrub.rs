@@ -3,6 +3,7 @@
 //! Fill, read-back, memset and memchr take turns over one buffer, so that a change of clock speed meets them alike;
 //! each figure is a median.
 
+pub mod open;
 mod price;
 
 use crate::{

@@ -41,6 +41,7 @@ pub async fn measure(
 ) -> Result<Vec<Figure>, Failure> {
     let mut stalls = Stalls::watch(threads);
     let mut engine = Bare::open(model, "gguf", &["model.gguf"], threads)?;
+    engine.tell_waiting();
     let prompt = vec![TEXT; (prompt_tokens / TEXT_TOKENS) as usize].join(" ");
     let mut seen = Seen::default();
     eprintln!("smollm2, a neighbour that decodes");

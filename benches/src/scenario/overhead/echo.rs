@@ -2,7 +2,10 @@
 //!
 //! It is this program again, in a process of its own. It knows no tokens, no tenants and no log.
 
-use crate::Failure;
+use crate::{
+    Failure,
+    again::{self, Again},
+};
 use bulkhead_proto::v1::{
     EmbedRequest, EmbedResponse, Embedding, GenerateRequest, GenerateResponse, ListModelsRequest,
     ListModelsResponse, Receipt, Usage,
@@ -14,66 +17,24 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
-use std::{path::Path, process::Stdio, sync::Arc};
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    net::TcpListener,
-    process::{Child, Command},
-};
+use std::{ffi::OsStr, path::Path, sync::Arc};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tonic::{Code, Request, Response, Status};
 
 /// Numbers of its vectors, as many as the null model's.
 const DIMENSIONS: usize = 8;
 
-/// A running echo. It ends with this value.
-pub struct Echo {
-    url: String,
-    pid: i32,
-    _child: Child,
-}
-
-impl Echo {
-    /// Starts one with the certificate of the server whose data folder this is.
-    pub async fn start(data: &Path) -> Result<Echo, Failure> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .arg("echo")
-            .arg(data.join("tls"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        let pid = i32::try_from(child.id().ok_or("the echo has ended")?)?;
-        let said = child.stdout.take().ok_or("the echo says nothing")?;
-        let mut address = String::new();
-        BufReader::new(said).read_line(&mut address).await?;
-        match address.trim() {
-            "" => Err("the echo did not start".into()),
-            address => Ok(Echo {
-                url: format!("https://{address}"),
-                pid,
-                _child: child,
-            }),
-        }
-    }
-
-    /// Where it is.
-    pub fn url(&self) -> &str {
-        &self.url
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> i32 {
-        self.pid
-    }
+/// Starts one with the certificate of the server whose data folder this is.
+pub async fn start(data: &Path) -> Result<Again, Failure> {
+    Again::start([OsStr::new("echo"), data.join("tls").as_os_str()]).await
 }
 
 /// Lives an echo's life: until it is killed, or whoever started it is gone.
 pub async fn live(tls: &Path) -> Result<(), Failure> {
     let tls = acceptor(tls)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", listener.local_addr()?);
-    die_with_parent()?;
+    again::announce(listener.local_addr()?)?;
     let routes = tonic::service::Routes::new(InferenceServer::new(Answering));
     loop {
         let (stream, _) = listener.accept().await?;
@@ -90,12 +51,6 @@ pub async fn live(tls: &Path) -> Result<(), Failure> {
                 .await;
         });
     }
-}
-
-/// Ends with whoever started it, however that ends.
-fn die_with_parent() -> Result<(), Failure> {
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    Ok(())
 }
 
 fn acceptor(folder: &Path) -> Result<TlsAcceptor, Failure> {

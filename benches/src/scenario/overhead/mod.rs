@@ -13,6 +13,7 @@ mod usage;
 
 use crate::{
     Failure, Figure,
+    again::Again,
     args::{self, ServerArgs},
     server::Server,
     span::Span,
@@ -20,7 +21,6 @@ use crate::{
 use bulkhead_client::Credentials;
 use bulkhead_client::load::ms;
 use caller::Caller;
-use echo::Echo;
 use load::Seen;
 use std::time::Duration;
 use usage::Usage;
@@ -55,7 +55,7 @@ pub async fn measure(args: &args::Overhead, server: &ServerArgs) -> Result<Vec<F
     server.settings.insert(0, "models.null = true".into());
     let server = Server::start(&server).await?;
     let credentials = agents(&server, args).await?;
-    let echo = Echo::start(server.data()).await?;
+    let echo = echo::start(server.data()).await?;
     let measured = run(args, &server, &credentials, &echo).await;
     drop(echo);
     let measured = match measured {
@@ -91,14 +91,15 @@ async fn run(
     args: &args::Overhead,
     server: &Server,
     credentials: &[Credentials],
-    echo: &Echo,
+    echo: &Again,
 ) -> Result<Measured, Failure> {
     let lasts = Duration::from_secs(args.seconds);
     let mut to_ours = Vec::new();
     let mut to_echo = Vec::new();
+    let echo_url = format!("https://{}", echo.address());
     for credentials in credentials {
         let ours = Caller::connect(credentials.clone()).await?;
-        to_echo.push(ours.to(echo.url()).await?);
+        to_echo.push(ours.to(&echo_url).await?);
         to_ours.push(ours);
     }
     let warm = load::paced(&to_ours, WARM_UP_RPS, WARM_UP).await?;

@@ -3,10 +3,11 @@
 //! Zeroing: the engine in this process does the same work with every measure and with none, by turns. Two processes of the
 //! very same settings can differ by a tenth, by where their memory happens to lie; one process does not differ from itself.
 //!
-//! Everything: a server with every measure, one with none, and the bare engine in this process with none and unsealed take
-//! turns over the same work. Since processes differ, there are many pairs of servers, what is compared within a pair is the
-//! best of its rounds, and the figures are medians of the pairs. The share of zeroing is told of the servers too, also
-//! in processor time, which the kernel counts for them alone.
+//! Everything: a server with every protection takes turns over the same work with the same engine behind a front that has
+//! none ([`super::open`]), with a server without zeroing, and with the bare engine in this process, unsealed, with no measure
+//! and nobody to serve. Since processes differ, there are many such sets, what is compared within a set is the best of its
+//! rounds, and the figures are medians of the sets. The share of zeroing is told of the servers too, also in
+//! processor time, which the kernel counts for them alone.
 
 use crate::{
     Failure, Figure,
@@ -14,13 +15,16 @@ use crate::{
     bare::{Bare, Starters},
     process,
     scenario::engine::answer,
+    scenario::scrub::open::{self, Open},
     server::Server,
     workload::{self, TEXT},
 };
 use bulkhead_client::AgentClient;
 use bulkhead_kernels::Measure;
+use bulkhead_proto::v1::inference_client::InferenceClient;
 use std::time::Instant;
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
 
 /// What switches every measure off in a server.
 const OFF: &str = "unsafe.disable=[\"zeroing\"]";
@@ -35,18 +39,34 @@ const TURN: (usize, u32) = (EMBED.2 / 4, GENERATE.2 / 4);
 /// Who does a round's work.
 enum Who<'a> {
     Server(&'a AgentClient),
+    Open(&'a InferenceClient<Channel>),
     Bare(&'a mut Bare),
 }
 
 /// What a round took: seconds, and seconds of processors where it was a server's.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Took {
     wall: f64,
     cpu: f64,
 }
 
-/// One round: with every measure, without any, and the bare engine.
-type Round = [Took; 3];
+/// What each took in one round, in this order.
+type Round = [Took; 4];
+/// The server with every protection.
+const ALL: usize = 0;
+/// The one without zeroing.
+const UNZEROED: usize = 1;
+/// The same engine behind a front without any protection.
+const OPEN: usize = 2;
+/// The same engine with nobody to serve.
+const BARE: usize = 3;
+
+/// Who takes turns beside the bare engine.
+struct Set {
+    all: Side,
+    unzeroed: Side,
+    open: Open,
+}
 
 /// A server and its client.
 struct Side {
@@ -80,12 +100,16 @@ pub async fn measure(args: &args::Scrub, settings: &ServerArgs) -> Result<Vec<Fi
     let mut without = settings.clone();
     without.settings.push(OFF.into());
     let (mut embedded, mut generated) = (Vec::new(), Vec::new());
-    for pair in 1..=args.pairs {
-        eprintln!("pair {pair} of {}", args.pairs);
-        let sides = [Side::start(settings).await?, Side::start(&without).await?];
-        embedded.push(all_rounds(args.rounds, &sides, &mut minilm, embed).await?);
-        generated.push(all_rounds(args.rounds, &sides, &mut smollm2, generate).await?);
-        for side in sides {
+    for nth in 1..=args.sets {
+        eprintln!("set {nth} of {}", args.sets);
+        let set = Set {
+            all: Side::start(settings).await?,
+            unzeroed: Side::start(&without).await?,
+            open: Open::start(settings).await?,
+        };
+        embedded.push(all_rounds(args.rounds as usize, &set, &mut minilm, embed).await?);
+        generated.push(all_rounds(args.rounds as usize, &set, &mut smollm2, generate).await?);
+        for side in [set.all, set.unzeroed] {
             side.server.stop().await?;
         }
     }
@@ -149,36 +173,40 @@ fn by_turns(
 
 /// What the rounds took. One round more, that warms up, is left out.
 async fn all_rounds(
-    rounds: u32,
-    [on, off]: &[Side; 2],
+    count: usize,
+    set: &Set,
     bare: &mut Bare,
     work: impl AsyncFn(Who<'_>) -> Result<(), Failure>,
 ) -> Result<Vec<Round>, Failure> {
-    let served = async |side: &Side| {
-        let (before, started) = (cpu_seconds(&side.server)?, Instant::now());
-        work(Who::Server(&side.client)).await?;
-        let wall = started.elapsed().as_secs_f64();
-        let cpu = cpu_seconds(&side.server)? - before;
-        Ok::<_, Failure>(Took { wall, cpu })
-    };
-    let mut all = Vec::new();
-    for round in 0..=rounds {
-        // In turns, so that neither always comes after the other.
-        let (on, off) = match round % 2 {
-            0 => (served(on).await?, served(off).await?),
-            _ => {
-                let off = served(off).await?;
-                (served(on).await?, off)
-            }
-        };
-        let started = Instant::now();
-        work(Who::Bare(bare)).await?;
-        let wall = started.elapsed().as_secs_f64();
-        if round > 0 {
-            all.push([on, off, Took { wall, cpu: 0.0 }]);
+    let mut rounds = Vec::new();
+    for nth in 0..=count {
+        let mut round = [Took::default(); 4];
+        // Each begins in its turn, so that none always comes after the same other.
+        for place in 0..round.len() {
+            let which = (place + nth) % round.len();
+            let (who, server) = match which {
+                ALL => (Who::Server(&set.all.client), Some(&set.all.server)),
+                UNZEROED => (
+                    Who::Server(&set.unzeroed.client),
+                    Some(&set.unzeroed.server),
+                ),
+                OPEN => (Who::Open(set.open.client()), None),
+                _ => (Who::Bare(&mut *bare), None),
+            };
+            let cpu = || server.map_or(Ok(0.0), cpu_seconds);
+            let (before, started) = (cpu()?, Instant::now());
+            work(who).await?;
+            let wall = started.elapsed().as_secs_f64();
+            round[which] = Took {
+                wall,
+                cpu: cpu()? - before,
+            };
+        }
+        if nth > 0 {
+            rounds.push(round);
         }
     }
-    Ok(all)
+    Ok(rounds)
 }
 
 /// Processor time of a server and all that it started.
@@ -192,42 +220,52 @@ fn cpu_seconds(server: &Server) -> Result<f64, Failure> {
     Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
-fn prices(model: &str, units: f64, unit: &str, pairs: &[Vec<Round>]) -> [Figure; 3] {
-    let best = |pair: &[Round], which: usize| {
-        let walls = pair.iter().map(|round| round[which].wall);
+fn prices(model: &str, units: f64, unit: &str, sets: &[Vec<Round>]) -> [Figure; 4] {
+    let best = |set: &[Round], which: usize| {
+        let walls = set.iter().map(|round| round[which].wall);
         units / walls.fold(f64::MAX, f64::min)
     };
     let each = |value: &dyn Fn(&[Round]) -> f64| -> Vec<f64> {
-        pairs.iter().map(|pair| value(pair)).collect()
+        sets.iter().map(|set| value(set)).collect()
     };
-    let rate = |which: usize| median(each(&|pair| best(pair, which)).into_iter());
-    let cpu = |pair: &[Round], which: usize| median(pair.iter().map(|round| round[which].cpu));
-    let (with, without, bare) = (rate(0), rate(1), rate(2));
+    let rate = |which: usize| median(each(&|set| best(set, which)).into_iter());
+    let less_than = |which: usize| each(&|set| 1.0 - best(set, ALL) / best(set, which));
+    let cpu = |set: &[Round], which: usize| median(set.iter().map(|round| round[which].cpu));
     let figure = |name: &str, values: Vec<f64>, of: String| {
-        let over = format!(
-            "{of}; medians of pairs of servers; {}",
-            spread(values.clone())
-        );
+        let over = format!("{of}; medians of sets; {}", spread(values.clone()));
         let name = format!("{name}/{model}");
         Figure::lower(&name, median(values.into_iter()), "ratio", over)
     };
+    let ours = rate(ALL);
     [
         figure(
             "server_scrub_share",
-            each(&|pair| 1.0 - best(pair, 0) / best(pair, 1)),
-            format!("of throughput: {with:.1} {unit} with every measure, {without:.1} with none"),
+            less_than(UNZEROED),
+            format!(
+                "of throughput: {ours:.1} {unit} with every measure, {:.1} with none",
+                rate(UNZEROED)
+            ),
         ),
         figure(
             "server_scrub_cpu_share",
-            each(&|pair| 1.0 - cpu(pair, 1) / cpu(pair, 0)),
+            each(&|set| 1.0 - cpu(set, UNZEROED) / cpu(set, ALL)),
             "of the servers' processor time for the same work".to_owned(),
         ),
         figure(
             "protection_price",
-            each(&|pair| 1.0 - best(pair, 0) / best(pair, 2)),
+            less_than(OPEN),
             format!(
-                "of throughput: the whole server with every protection, {with:.1} {unit}, beside the bare engine \
-                 without any and with nobody to serve, {bare:.1}"
+                "of throughput: the whole server with every protection, {ours:.1} {unit}, beside the same engine behind \
+                 plain gRPC in one process without any, {:.1}",
+                rate(OPEN)
+            ),
+        ),
+        figure(
+            "price_beside_bare_engine",
+            less_than(BARE),
+            format!(
+                "of throughput: the same beside the bare engine without any and with nobody to serve, {:.1}",
+                rate(BARE)
             ),
         ),
     ]
@@ -264,6 +302,15 @@ async fn embed(who: Who<'_>) -> Result<(), Failure> {
             };
             side_by_side(outstanding, client, send).await
         }
+        Who::Open(client) => {
+            let send = |client: InferenceClient<Channel>| async move {
+                for _ in 0..requests / outstanding {
+                    open::embed(client.clone(), texts).await?;
+                }
+                Ok::<_, Failure>(())
+            };
+            side_by_side(outstanding, client, send).await
+        }
         Who::Bare(engine) => embed_bare(engine, requests),
     }
 }
@@ -292,6 +339,15 @@ async fn generate(who: Who<'_>) -> Result<(), Failure> {
             };
             side_by_side(outstanding, client, send).await
         }
+        Who::Open(client) => {
+            let send = |client: InferenceClient<Channel>| async move {
+                for _ in 0..times {
+                    open::answer(client.clone(), tokens).await?;
+                }
+                Ok::<_, Failure>(())
+            };
+            side_by_side(outstanding, client, send).await
+        }
         Who::Bare(engine) => generate_bare(engine, tokens),
     }
 }
@@ -308,12 +364,13 @@ fn generate_bare(engine: &mut Bare, tokens: u32) -> Result<(), Failure> {
 }
 
 /// So many senders at once, until all are done.
-async fn side_by_side<A>(
+async fn side_by_side<C, A>(
     senders: usize,
-    client: &AgentClient,
-    send: impl Fn(AgentClient) -> A,
+    client: &C,
+    send: impl Fn(C) -> A,
 ) -> Result<(), Failure>
 where
+    C: Clone,
     A: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     let mut sending: JoinSet<_> = (0..senders).map(|_| send(client.clone())).collect();
@@ -328,19 +385,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prices_are_of_the_best_rounds_of_a_pair_and_medians_of_the_pairs() {
-        let round = |walls: [f64; 3]| {
+    fn prices_are_of_the_best_rounds_of_a_set_and_medians_of_the_sets() {
+        let round = |walls: [f64; 4]| {
             walls.map(|wall| Took {
                 wall,
                 cpu: 2.0 * wall,
             })
         };
-        let pair = |with: f64| vec![round([with, 9.7, 9.0]), round([30.0, 20.0, 9.9])];
-        let pairs = [pair(10.0), pair(9.7), pair(14.0)];
-        let [share, cpu, price] = prices("m", 970.0, "texts/s", &pairs);
+        let set = |with: f64| vec![round([with, 9.7, 9.2, 9.0]), round([30.0, 20.0, 9.3, 9.9])];
+        let sets = [set(10.0), set(9.7), set(14.0)];
+        let [share, cpu, price, beside_bare] = prices("m", 970.0, "texts/s", &sets);
         assert_eq!(share.name, "server_scrub_share/m");
         assert!((share.value - 0.03).abs() < 1e-9, "{}", share.value);
-        assert!((price.value - 0.1).abs() < 1e-9, "{}", price.value);
+        assert!((price.value - 0.08).abs() < 1e-9, "{}", price.value);
+        assert!(
+            (beside_bare.value - 0.1).abs() < 1e-9,
+            "{}",
+            beside_bare.value
+        );
         // Of two rounds the later one is the middle.
         assert!((cpu.value - 1.0 / 3.0).abs() < 1e-9, "{}", cpu.value);
     }
