@@ -131,10 +131,12 @@ fn prepare(
         life::set_up(&load);
         let began = Instant::now();
         let on = On::processor(&load.device).map_err(load::ModelError::from)?;
+        alloc::settle_for_loading();
         let loaded = load::apart(&load, on, |progress| {
             // If the launcher is gone, the next packet is the last anyway.
             let _ = tell(&control, Tell::Progress(progress));
         })?;
+        alloc::settle();
         let model = try_out(loaded, load.threads as usize)?;
         // What loading freed goes back to the system, so that no child copies it.
         alloc::give_back();

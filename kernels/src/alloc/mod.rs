@@ -8,9 +8,11 @@
 //! it does differs between C libraries. Memory that C code allocates for itself is not covered.
 
 mod counters;
+mod lasting;
 mod pages;
 
 pub use counters::{AllocCounters, BATCH_BYTES, snapshot};
+pub use lasting::Lasting;
 pub use pages::Mappings;
 
 use crate::fill::fill_zero_uninit;
@@ -68,6 +70,20 @@ pub fn give_back() {
 /// may lie free at a heap's end. They are the most that it would come to by itself.
 #[cfg(target_env = "gnu")]
 const OWN_BLOCK_BYTES: libc::c_int = 32 << 20;
+
+/// The same while a model is loaded, bytes.
+#[cfg(target_env = "gnu")]
+const LOADED_BLOCK_BYTES: libc::c_int = 128 << 10;
+
+/// While a model is loaded, until [`settle`]: what is large and only needed for that lies outside the C library's heaps, and
+/// nothing is left of it there.
+pub fn settle_for_loading() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets an integer of the allocator, under its own lock.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LOADED_BLOCK_BYTES);
+    }
+}
 
 /// Fixes how the C library's allocator deals with the system, so that it never asks a file whether memory may be
 /// given back: a sealed process would be killed for the question. Free memory goes back by [`give_back`] alone, and

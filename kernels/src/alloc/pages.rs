@@ -12,24 +12,25 @@ use std::os::fd::{AsRawFd, RawFd};
 /// A large page, bytes.
 const LARGE_BYTES: usize = 2 << 20;
 
-/// What this process has mapped. Asked of the kernel through a file that is opened before the process may open none; in
-/// a forked child it would still tell of the parent.
+/// What this process has mapped, and how much of it is there. Asked of the kernel through a file that is opened before the
+/// process may open none; in a forked child it would still tell of the parent.
 #[derive(Debug)]
 pub struct Mappings(File);
 
 impl Mappings {
     /// Of the calling process.
     pub fn of_this_process() -> io::Result<Mappings> {
-        File::open("/proc/self/maps").map(Mappings)
+        File::open("/proc/self/smaps").map(Mappings)
     }
 
-    /// Has the kernel move what lies on its heaps by now into large pages, where a whole one fits. That takes as long as
-    /// copying it. How many bytes are in large pages afterwards: 0 on kernels that cannot (before Linux 6.1).
+    /// Has the kernel move what lies in private memory by now into large pages, where a whole one fits and nearly all of the
+    /// mapping is there: what is not would be from then on, and a heap that was trimmed would grow again. That takes as
+    /// long as copying it. How many bytes are in large pages afterwards: 0 on kernels that cannot (before Linux 6.1).
     pub fn collapse(&mut self) -> io::Result<usize> {
         let mut text = String::new();
         self.0.rewind()?;
         self.0.read_to_string(&mut text)?;
-        let ranges: Vec<Range<usize>> = text.lines().filter_map(heap).flat_map(pages).collect();
+        let ranges: Vec<Range<usize>> = full(&text).into_iter().flat_map(pages).collect();
         Ok(ranges.into_iter().filter(moved).count() * LARGE_BYTES)
     }
 }
@@ -38,6 +39,26 @@ impl AsRawFd for Mappings {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+/// The private memory that the file tells of and of which at least nine tenths are there.
+fn full(smaps: &str) -> Vec<Range<usize>> {
+    let (mut found, mut last) = (Vec::new(), None);
+    for line in smaps.lines() {
+        if let Some(range) = heap(line) {
+            last = Some(range);
+        } else if let Some(bytes) = resident(line) {
+            let there = |range: &Range<usize>| bytes / 9 >= range.len() / 10;
+            found.extend(last.take().filter(there));
+        }
+    }
+    found
+}
+
+/// Bytes that are there, where the line says so.
+fn resident(line: &str) -> Option<usize> {
+    let kib = line.strip_prefix("Rss:")?.trim().strip_suffix(" kB")?;
+    kib.parse().ok().map(|kib: usize| kib << 10)
 }
 
 /// Where a line of the file tells of private memory that is no file's, not a stack, and may be written.
@@ -95,6 +116,16 @@ mod tests {
         ] {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    /// Fails where what was never touched, or was given back, would take memory for the sake of large pages.
+    #[test]
+    fn only_what_is_nearly_all_there_is_moved() {
+        let smaps = "1000-b000 rw-p 00000000 00:00 0 \nSize: 40 kB\nRss:                  36 kB\nVmFlags: rd wr\n\
+            10000-1a000 rw-p 00000000 00:00 0            [heap]\nSize: 40 kB\nRss:                  32 kB\n\
+            20000-2a000 r--p 00000000 fe:00 12         /lib/libc.so.6\nRss:                  40 kB\n";
+        let [range] = full(smaps).try_into().expect("one of the three");
+        assert_eq!(range, 0x1000..0xb000);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::half::{self, Format};
 use super::{GROUP, TILE};
+use crate::alloc::Lasting;
 
 /// A matrix in rows (one per output), before it is packed.
 #[derive(Debug)]
@@ -124,13 +125,13 @@ fn fill(out: &mut [f32], values: impl Iterator<Item = f32>) {
 #[derive(Debug)]
 pub(super) enum Packed {
     /// Per tile: [input][output].
-    F32(Vec<f32>),
+    F32(Lasting<f32>),
     /// Per tile: [pair of inputs][output], the first of a pair in the lower half of its word.
-    Half { words: Vec<u32>, format: Format },
+    Half { words: Lasting<u32>, format: Format },
     /// Per tile and group: the scales of 32 outputs, their offsets, and words of 8 or 4 weights.
     Affine {
-        scales: Vec<f32>,
-        words: Vec<u32>,
+        scales: Lasting<f32>,
+        words: Lasting<u32>,
         bits: usize,
     },
 }
@@ -139,10 +140,10 @@ impl Packed {
     /// Bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
         match self {
-            Packed::F32(w) => size_of_val(w.as_slice()),
-            Packed::Half { words, .. } => size_of_val(words.as_slice()),
+            Packed::F32(w) => size_of_val::<[f32]>(w),
+            Packed::Half { words, .. } => size_of_val::<[u32]>(words),
             Packed::Affine { scales, words, .. } => {
-                size_of_val(scales.as_slice()) + size_of_val(words.as_slice())
+                size_of_val::<[f32]>(scales) + size_of_val::<[u32]>(words)
             }
         }
     }
@@ -154,8 +155,8 @@ pub(super) fn padded(outputs: usize) -> usize {
 }
 
 /// Plain weights, per tile with a tile's outputs side by side.
-pub(super) fn pack_f32(inputs: usize, outputs: usize, rows: &[f32]) -> Vec<f32> {
-    let mut packed = vec![0f32; padded(outputs) * inputs];
+pub(super) fn pack_f32(inputs: usize, outputs: usize, rows: &[f32]) -> Lasting<f32> {
+    let mut packed = Lasting::zeroes(padded(outputs) * inputs);
     for (output, row) in rows.chunks_exact(inputs).enumerate() {
         let tile = &mut packed[output / TILE * inputs * TILE..][..inputs * TILE];
         for (w, to) in row.iter().zip(tile.chunks_exact_mut(TILE)) {
@@ -168,7 +169,7 @@ pub(super) fn pack_f32(inputs: usize, outputs: usize, rows: &[f32]) -> Vec<f32> 
 /// Weights of 16 bits, two of one output in a word.
 pub(super) fn pack_half(inputs: usize, outputs: usize, rows: &[u16], format: Format) -> Packed {
     let pairs = inputs.div_ceil(2);
-    let mut words = vec![0u32; padded(outputs) * pairs];
+    let mut words = Lasting::zeroes(padded(outputs) * pairs);
     for (output, row) in rows.chunks_exact(inputs).enumerate() {
         let tile = &mut words[output / TILE * pairs * TILE..][..pairs * TILE];
         for (at, w) in row.iter().enumerate() {
@@ -192,8 +193,8 @@ pub(super) fn pack_affine(
     let blocks = padded(outputs) / TILE * groups;
     let per_word = 32 / bits;
     let range = (1u32 << bits) as f32;
-    let mut scales = vec![0f32; blocks * 2 * TILE];
-    let mut words = vec![0u32; blocks * bits * TILE];
+    let mut scales = Lasting::zeroes(blocks * 2 * TILE);
+    let mut words = Lasting::zeroes(blocks * bits * TILE);
     for output in 0..outputs {
         let (tile, lane) = (output / TILE, output % TILE);
         for group in 0..groups {
