@@ -55,9 +55,13 @@ impl Again {
     }
 }
 
-/// Says in such a process where it is reached, and has it end with whoever started it, however that ends.
-pub fn announce(address: SocketAddr) -> Result<(), Failure> {
+/// Has such a process end with whoever started it, however that ends.
+pub fn end_with_parent() -> Result<(), Failure> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    println!("{address}");
     Ok(())
+}
+
+/// Says in such a process where it is reached.
+pub fn announce(address: SocketAddr) {
+    println!("{address}");
 }

@@ -136,7 +136,7 @@ impl Bare {
         };
         let files = files.iter().map(read).collect::<Result<_, _>>()?;
         let loaded = models::load(&load, On::processor(&load.device)?, files)?;
-        // As a template does: the weights, and not yet what computing takes.
+        // As a template does: what of the model is not in large pages yet, and nothing of what computing takes.
         let _ = Mappings::of_this_process()?.collapse();
         let engine = loaded.start(threads, true)?;
         let mut bare = Bare {

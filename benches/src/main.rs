@@ -52,9 +52,11 @@ fn main() -> ExitCode {
 
 /// Lives the life of a server that a scenario compares with, and that measures nothing itself.
 fn serve(life: impl Future<Output = Result<(), Failure>>) -> ExitCode {
-    let runtime = tokio::runtime::Runtime::new();
-    let lived = runtime.map_err(Failure::from);
-    match lived.and_then(|runtime| runtime.block_on(life)) {
+    let lived = again::end_with_parent().and_then(|()| {
+        let runtime = tokio::runtime::Runtime::new()?;
+        runtime.block_on(life)
+    });
+    match lived {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }

@@ -120,13 +120,15 @@ fn prepare(
         let _ = nix::sys::prctl::set_name(NAMES[0]);
         let launcher = getppid();
         let threads = Threads::of_this_process()?;
-        let mut mappings = Mappings::of_this_process()?;
+        // Where it fails, only speed is lost.
+        let mut mappings = Mappings::of_this_process().ok();
         let mut restricted = seal::restrict_template(block);
         // Becoming another user undid it.
         process::die_with(launcher)?;
         let load = receive_load(&control)?;
         let mut keep = load::descriptors(&load).map_err(load::ModelError::from)?;
-        keep.extend([threads.as_raw_fd(), mappings.as_raw_fd()]);
+        keep.push(threads.as_raw_fd());
+        keep.extend(mappings.as_ref().map(AsRawFd::as_raw_fd));
         restricted.closed_descriptors(seal::close_all_but(&keep));
         life::set_up(&load);
         let began = Instant::now();
@@ -140,8 +142,7 @@ fn prepare(
         let model = try_out(loaded, load.threads as usize)?;
         // What loading freed goes back to the system, so that no child copies it.
         alloc::give_back();
-        // If it fails, only speed is lost.
-        let _ = mappings.collapse();
+        let _ = mappings.as_mut().map(Mappings::collapse);
         let load_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         tell(&control, Tell::Loaded(Loaded { load_ns }))?;
         Ok((launcher, threads, restricted, load, model))

@@ -2,8 +2,10 @@
 //!
 //! The threads of a forked process are given the heaps that its parent's threads left, and fill the gaps there. With each
 //! such write between two weights a large page would fall apart into small ones. Nothing but weights ever lies here. What
-//! is given back is given to nobody else: it is unmapped with the last of its slab.
+//! is given back is given to nobody else: it is unmapped with its slab, once none of that is left and another is cut.
+//! What of a slab is nobody's yet cannot be written, so that it counts to no process's bound.
 
+use super::counters;
 use std::alloc::{Layout, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -11,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// A large page, bytes.
 const LARGE_BYTES: usize = 2 << 20;
-/// A slab, where no more is asked for at once, bytes. Of its last page alone more is taken than used.
+/// A slab, where no more is asked for at once, bytes.
 const SLAB_BYTES: usize = 64 << 20;
 /// Where blocks begin, bytes: a cache line.
 const ALIGNED_BYTES: usize = 64;
@@ -53,11 +55,18 @@ impl<T: Number> Lasting<T> {
         let Some((start, slab)) = cut else {
             handle_alloc_error(layout.unwrap_or(Layout::new::<T>()));
         };
+        counters::allocated(size_of::<T>() * length);
         Lasting {
             start: start.cast(),
             length,
             _slab: slab,
         }
+    }
+}
+
+impl<T: Number> Drop for Lasting<T> {
+    fn drop(&mut self) {
+        counters::freed(size_of::<T>() * self.length);
     }
 }
 
@@ -70,21 +79,42 @@ fn cut(bytes: usize) -> Option<(NonNull<u8>, Arc<Slab>)> {
         None => current.insert(Cutting {
             slab: Arc::new(Slab::map(bytes.max(SLAB_BYTES))?),
             used: 0,
+            open: 0,
         }),
     };
+    cutting.open(cutting.used + bytes)?;
     // SAFETY: it fits, so the block begins inside the slab or at its end.
     let start = unsafe { cutting.slab.start.add(cutting.used) };
     cutting.used += bytes;
     Some((start, Arc::clone(&cutting.slab)))
 }
 
-/// A slab, and how much of it is somebody's.
+/// A slab, how much of it is somebody's, and how much can be written: whole large pages.
 struct Cutting {
     slab: Arc<Slab>,
     used: usize,
+    open: usize,
 }
 
-/// A mapping that begins at a large page.
+impl Cutting {
+    /// Has the slab written to that far.
+    fn open(&mut self, until: usize) -> Option<()> {
+        let until = until.next_multiple_of(LARGE_BYTES);
+        if until <= self.open {
+            return Some(());
+        }
+        // SAFETY: what is opened lies in the slab, whose length is of whole large pages, and is nobody's yet.
+        let rc = unsafe {
+            let start = self.slab.start.add(self.open);
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            libc::mprotect(start.as_ptr().cast(), until - self.open, access)
+        };
+        self.open = until;
+        (rc == 0).then_some(())
+    }
+}
+
+/// A mapping that begins at a large page, and that can be neither read nor written as long as it is not opened.
 #[derive(Debug)]
 struct Slab {
     start: NonNull<u8>,
@@ -108,7 +138,7 @@ impl Slab {
             libc::mmap(
                 std::ptr::null_mut(),
                 mapped_bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
+                libc::PROT_NONE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
                 0,
@@ -183,6 +213,31 @@ mod tests {
             assert!(block.iter().all(|number| *number == nth + 1));
             assert!(block.as_ptr().addr().is_multiple_of(ALIGNED_BYTES));
         }
+    }
+
+    /// Fails where a slab could be written to its end, and so count to its process's bound, before it is used.
+    #[test]
+    fn what_is_nobodys_cannot_be_written() {
+        let mut cutting = Cutting {
+            slab: Arc::new(Slab::map(SLAB_BYTES).expect("room for one")),
+            used: 0,
+            open: 0,
+        };
+        cutting.open(1).expect("a page of it");
+        let at = cutting.slab.start.as_ptr().addr();
+        let smaps = std::fs::read_to_string("/proc/self/maps").expect("the kernel tells");
+        let access_at = |at: usize| {
+            let line = smaps.lines().find(|line| {
+                let range = line
+                    .split_once(' ')
+                    .and_then(|(range, _)| range.split_once('-'));
+                let number = |digits| usize::from_str_radix(digits, 16).unwrap_or_default();
+                range.is_some_and(|(start, end)| (number(start)..number(end)).contains(&at))
+            });
+            line.and_then(|line| line.split(' ').nth(1))
+        };
+        assert_eq!(access_at(at), Some("rw-p"));
+        assert_eq!(access_at(at + LARGE_BYTES), Some("---p"));
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub fn settle_for_loading() {
 
 /// Fixes how the C library's allocator deals with the system, so that it never asks a file whether memory may be
 /// given back: a sealed process would be killed for the question. Free memory goes back by [`give_back`] alone, and
-/// where a whole heap is free. To be called once, before other threads exist.
+/// where a whole heap is free. To be called before other threads exist.
 pub fn settle() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets two integers of the allocator, under its own lock.

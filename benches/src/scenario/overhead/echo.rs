@@ -34,7 +34,7 @@ pub async fn start(data: &Path) -> Result<Again, Failure> {
 pub async fn live(tls: &Path) -> Result<(), Failure> {
     let tls = acceptor(tls)?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    again::announce(listener.local_addr()?)?;
+    again::announce(listener.local_addr()?);
     let routes = tonic::service::Routes::new(InferenceServer::new(Answering));
     loop {
         let (stream, _) = listener.accept().await?;

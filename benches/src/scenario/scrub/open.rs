@@ -87,7 +87,7 @@ pub async fn live(settings: &ServerArgs) -> Result<(), Failure> {
         generates: computing(smollm2),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    again::announce(listener.local_addr()?)?;
+    again::announce(listener.local_addr()?);
     let connections = TcpListenerStream::new(listener).map(|accepted| {
         let stream = accepted?;
         stream.set_nodelay(true)?;

@@ -181,9 +181,12 @@ async fn all_rounds(
     let mut rounds = Vec::new();
     for nth in 0..=count {
         let mut round = [Took::default(); 4];
-        // Each begins in its turn, so that none always comes after the same other.
+        // Each begins in its turn, and every other round goes backwards, so that none always comes after the same other.
         for place in 0..round.len() {
-            let which = (place + nth) % round.len();
+            let which = match nth % 2 {
+                0 => (place + nth) % round.len(),
+                _ => round.len() - 1 - (place + nth) % round.len(),
+            };
             let (who, server) = match which {
                 ALL => (Who::Server(&set.all.client), Some(&set.all.server)),
                 UNZEROED => (
@@ -272,10 +275,15 @@ fn prices(model: &str, units: f64, unit: &str, sets: &[Vec<Round>]) -> [Figure; 
 }
 
 /// How many values there are, and between which two of them the median of all that could have been lies with 95 %: as
-/// many places from the middle as the binomial distribution allows (its normal approximation).
+/// many places from the middle as the binomial distribution allows (its normal approximation). Fewer than six values
+/// have no such two, and only their least and greatest are told.
 fn spread(mut values: Vec<f64>) -> String {
     values.sort_unstable_by(f64::total_cmp);
     let count = values.len();
+    if count < 6 {
+        let (least, greatest) = (values[0], values[count - 1]);
+        return format!("{count} of them, {least:.3} to {greatest:.3}");
+    }
     let off = (0.98 * (count as f64).sqrt()).ceil() as usize;
     let below = (count / 2).saturating_sub(off);
     let above = (count.div_ceil(2) + off).min(count) - 1;
@@ -411,6 +419,6 @@ mod tests {
     fn the_spread_leaves_out_what_one_in_twenty_would() {
         let values = (1..=25).map(f64::from).collect();
         assert_eq!(spread(values), "25 of them, 95 %: 8.000 to 18.000");
-        assert_eq!(spread(vec![2.0, 1.0]), "2 of them, 95 %: 1.000 to 2.000");
+        assert_eq!(spread(vec![2.0, 1.0]), "2 of them, 1.000 to 2.000");
     }
 }
