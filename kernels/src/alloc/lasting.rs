@@ -5,14 +5,12 @@
 //! is given back is given to nobody else: it is unmapped with its slab, once none of that is left and another is cut.
 //! What of a slab is nobody's yet cannot be written, so that it counts to no process's bound.
 
-use super::counters;
+use super::{counters, pages::LARGE_BYTES};
 use std::alloc::{Layout, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A large page, bytes.
-const LARGE_BYTES: usize = 2 << 20;
 /// A slab, where no more is asked for at once, bytes.
 const SLAB_BYTES: usize = 64 << 20;
 /// Where blocks begin, bytes: a cache line.

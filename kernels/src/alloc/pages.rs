@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 
 /// A large page, bytes.
-const LARGE_BYTES: usize = 2 << 20;
+pub(super) const LARGE_BYTES: usize = 2 << 20;
 
 /// What this process has mapped, and how much of it is there. Asked of the kernel through a file that is opened before the
 /// process may open none; in a forked child it would still tell of the parent.
