@@ -3,7 +3,7 @@
 use crate::agent::Agent;
 use bulkhead_proto::v1::{
     self, CreateAgentRequest, CreateTenantRequest, SetAgentStatusRequest, StatusRequest,
-    StatusResponse, admin_client::AdminClient,
+    StatusResponse, UpdateTenantRequest, admin_client::AdminClient,
 };
 use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,15 @@ impl Admin {
     /// Makes a tenant.
     pub async fn create_tenant(&mut self, tenant: CreateTenantRequest) -> Result<(), Status> {
         self.client.create_tenant(tenant).await.map(|_| ())
+    }
+
+    /// Changes a tenant.
+    pub async fn update_tenant(
+        &mut self,
+        update: UpdateTenantRequest,
+    ) -> Result<v1::Tenant, Status> {
+        let answer = self.client.update_tenant(update).await;
+        answer.map(tonic::Response::into_inner)
     }
 
     /// Makes a tenant of weight 1 where there is none of this name.

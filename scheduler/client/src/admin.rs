@@ -8,7 +8,7 @@ use bulkhead_proto::v1::{
     Agent, CreateAgentRequest, CreateAgentResponse, CreateTenantRequest, ListAgentsRequest,
     ListModelStatesRequest, ListTenantsRequest, LoadModelRequest, ModelProgress, ModelState,
     ModelsReloaded, ReloadModelsRequest, ReloadPolicyRequest, SetAgentStatusRequest, StatusRequest,
-    StatusResponse, Tenant, UnloadModelRequest, admin_client::AdminClient,
+    StatusResponse, Tenant, UnloadModelRequest, UpdateTenantRequest, admin_client::AdminClient,
     reload_models_response::Message as Reloading,
 };
 use hyper_util::rt::TokioIo;
@@ -77,6 +77,11 @@ impl Admin {
     /// Creates a tenant.
     pub async fn create_tenant(&self, tenant: CreateTenantRequest) -> Result<Tenant, ClientError> {
         answer(self.client.clone().create_tenant(bounded(tenant)).await)
+    }
+
+    /// Changes a tenant.
+    pub async fn update_tenant(&self, update: UpdateTenantRequest) -> Result<Tenant, ClientError> {
+        answer(self.client.clone().update_tenant(bounded(update)).await)
     }
 
     /// All tenants.

@@ -124,9 +124,7 @@ mod tests {
             .unwrap();
         let tenant = NewTenant {
             name: "acme".into(),
-            weight: 1,
-            models: Vec::new(),
-            quota_bytes: 0,
+            ..NewTenant::default()
         };
         identity.create_tenant(tenant, NOW).await.unwrap();
         let new = identity

@@ -89,6 +89,15 @@ impl Directory {
             .insert(tenant.name.clone(), tenant);
     }
 
+    /// Puts a changed tenant in place, unless a newer change was quicker.
+    pub(crate) fn change_tenant(&self, tenant: &Arc<Tenant>) {
+        if let Some(known) = self.tables.write().tenants.get_mut(&tenant.name)
+            && known.generation < tenant.generation
+        {
+            *known = tenant.clone();
+        }
+    }
+
     pub(crate) fn add_agent(&self, entry: AgentEntry) {
         self.tables
             .write()

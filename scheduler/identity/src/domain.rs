@@ -4,6 +4,7 @@
 //! never again, deleted or not, so that a record or a queue can never mean somebody else later; the
 //! same holds for names.
 
+use crate::limits::{Limit, Limits};
 use crate::{IdentityError, Scopes};
 use std::fmt;
 use std::sync::Arc;
@@ -35,12 +36,16 @@ pub struct Tenant {
     pub models: Arc<[String]>,
     /// Bytes of worker memory per worker. 0 means the server's default.
     pub quota_bytes: u64,
+    /// What it, and each of its agents, may have a minute.
+    pub limits: Limits,
+    /// Goes up with every change.
+    pub generation: u64,
     /// When it was created, seconds since 1970.
     pub created_unix_s: u64,
 }
 
 /// What an operator says to make a tenant.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewTenant {
     /// See [`Tenant::name`]: 1 to 63 characters, a-z, 0-9 and '-', starting with a letter.
     pub name: String,
@@ -50,6 +55,26 @@ pub struct NewTenant {
     pub models: Vec<String>,
     /// See [`Tenant::quota_bytes`].
     pub quota_bytes: u64,
+    /// See [`Tenant::limits`].
+    pub limits: Limits,
+}
+
+/// What an operator says to change a tenant. What is `None` stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantUpdate {
+    /// See [`Tenant::weight`].
+    pub weight: Option<u32>,
+    /// See [`Tenant::limits`].
+    pub limits: Limits<Option<Limit>>,
+}
+
+/// What a change of a tenant changed. The caller tells those who schedule it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantChange {
+    /// The tenant as it is now.
+    pub tenant: Arc<Tenant>,
+    /// As it was before.
+    pub before: Arc<Tenant>,
 }
 
 /// An agent of one tenant: the unit of identity.
@@ -187,9 +212,8 @@ impl NewTenant {
     pub(crate) fn checked(mut self) -> Result<NewTenant, IdentityError> {
         check_name("tenant", &self.name)?;
         self.weight = self.weight.max(1);
-        if self.weight > WEIGHT_MAX {
-            return Err(IdentityError::BadWeight(self.weight));
-        }
+        check_weight(self.weight)?;
+        self.limits.check()?;
         // Stored as a signed number of 64 bits, the widest that both databases have.
         if i64::try_from(self.quota_bytes).is_err() {
             return Err(IdentityError::BadQuota(self.quota_bytes));
@@ -203,6 +227,29 @@ impl NewTenant {
         self.models.sort();
         self.models.dedup();
         Ok(self)
+    }
+}
+
+impl TenantUpdate {
+    /// The tenant with what was asked for.
+    pub(crate) fn applied_to(&self, tenant: &Tenant) -> Result<Tenant, IdentityError> {
+        let weight = self.weight.unwrap_or(tenant.weight);
+        check_weight(weight)?;
+        let limits = (self.limits).with(tenant.limits, |new, before| new.unwrap_or(before));
+        limits.check()?;
+        Ok(Tenant {
+            weight,
+            limits,
+            generation: tenant.generation + 1,
+            ..tenant.clone()
+        })
+    }
+}
+
+fn check_weight(weight: u32) -> Result<(), IdentityError> {
+    match (1..=WEIGHT_MAX).contains(&weight) {
+        true => Ok(()),
+        false => Err(IdentityError::BadWeight(weight)),
     }
 }
 
@@ -251,7 +298,7 @@ mod tests {
             name: "acme".into(),
             weight: 0,
             models: vec!["b".into(), "a".into(), "b".into()],
-            quota_bytes: 0,
+            ..NewTenant::default()
         };
         let checked = good.clone().checked().unwrap();
         assert_eq!((checked.weight, checked.models.len()), (1, 2));
@@ -262,6 +309,20 @@ mod tests {
             },
             NewTenant {
                 quota_bytes: u64::MAX,
+                ..good.clone()
+            },
+            NewTenant {
+                limits: Limits {
+                    agent_requests: Some(u64::from(u32::MAX) + 1),
+                    ..Limits::default()
+                },
+                ..good.clone()
+            },
+            NewTenant {
+                limits: Limits {
+                    tokens: Some(u64::MAX),
+                    ..Limits::default()
+                },
                 ..good.clone()
             },
             NewTenant {

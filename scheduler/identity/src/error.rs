@@ -107,10 +107,21 @@ pub enum IdentityError {
     },
     #[error("{0:?} is no model name: it takes 1 to 128 characters, A-Z, a-z, 0-9 and \"-_.:/\"")]
     BadModel(String),
-    #[error("a weight of {0} is over the limit of 1000000")]
+    #[error("{0} is no weight: it is 1 to 1000000")]
     BadWeight(u32),
     #[error("a quota of {0} bytes is over the limit of 2^63 - 1")]
     BadQuota(u64),
+    #[error(
+        "a limit of {given} {what} a minute is over the greatest, {max}; 0 stands for no limit"
+    )]
+    BadLimit {
+        /// What was given.
+        given: u64,
+        /// "requests" or "tokens".
+        what: &'static str,
+        /// The greatest.
+        max: u64,
+    },
     #[error("a list of {0} models is over the limit of 256")]
     TooManyModels(usize),
     #[error("an agent needs at least one scope: \"embed\", \"generate\" or \"models:read\"")]
@@ -142,7 +153,7 @@ pub enum IdentityError {
         /// The limit.
         max: u32,
     },
-    #[error("another change to the same agent came in between; try again")]
+    #[error("another change came in between; try again")]
     Conflict,
     #[error("the issuer {0:?} is not an https:// URL without query or fragment")]
     BadIssuer(String),
@@ -170,6 +181,7 @@ impl IdentityError {
             IdentityError::BadName { .. } => "NAME_INVALID",
             IdentityError::BadModel(_) | IdentityError::TooManyModels(_) => "MODELS_INVALID",
             IdentityError::BadWeight(_) => "WEIGHT_INVALID",
+            IdentityError::BadLimit { .. } => "LIMIT_INVALID",
             IdentityError::BadQuota(_) => "QUOTA_INVALID",
             IdentityError::NoScopes => "SCOPES_INVALID",
             IdentityError::TenantExists(_) => "TENANT_EXISTS",

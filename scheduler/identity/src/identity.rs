@@ -11,7 +11,7 @@ use crate::store::{IssuerKeyRow, Store};
 use crate::verifier::{self, VerifiedToken};
 use crate::{
     Agent, AgentChange, AgentStatus, AuthError, IdentityError, NewAgent, NewTenant, Principal,
-    Scopes, Tenant,
+    Scopes, Tenant, TenantChange, TenantUpdate,
 };
 use parking_lot::RwLock;
 use std::future::Future;
@@ -139,6 +139,24 @@ impl Identity {
         .await
     }
 
+    /// Changes a tenant: on the disk first, then for whoever asks from now on.
+    pub async fn update_tenant(
+        &self,
+        name: &str,
+        update: TenantUpdate,
+    ) -> Result<TenantChange, IdentityError> {
+        let before = self.tenant(name).ok_or_else(|| unknown_tenant(name))?;
+        let changed = update.applied_to(&before)?;
+        let inner = self.inner.clone();
+        to_its_end(async move {
+            inner.store.change_tenant(&changed).await?;
+            let tenant = Arc::new(changed);
+            inner.directory.change_tenant(&tenant);
+            Ok(TenantChange { tenant, before })
+        })
+        .await
+    }
+
     /// Makes an agent of a tenant with a new key, whose private half exists in the answer alone.
     pub async fn create_agent(
         &self,
@@ -151,8 +169,7 @@ impl Identity {
         if scopes.is_empty() {
             return Err(IdentityError::NoScopes);
         }
-        let unknown = || IdentityError::TenantUnknown(tenant.chars().take(64).collect());
-        let tenant = self.tenant(tenant).ok_or_else(unknown)?;
+        let tenant = self.tenant(tenant).ok_or_else(|| unknown_tenant(tenant))?;
         let key = PrivateKey::generate()?;
         let agent = Agent {
             id: format!("agt_{}", unique_id(now_unix_s)).into(),
@@ -291,6 +308,10 @@ impl Identity {
     pub(crate) fn decoy(&self) -> &PublicKey {
         &self.inner.decoy
     }
+}
+
+fn unknown_tenant(name: &str) -> IdentityError {
+    IdentityError::TenantUnknown(name.chars().take(64).collect())
 }
 
 /// Whether the key that a remembered token was verified with is still the same, and still good.

@@ -26,6 +26,7 @@ mod issuer;
 mod jwt;
 mod key;
 mod keyfile;
+mod limits;
 mod oauth;
 mod principal;
 mod scope;
@@ -36,12 +37,13 @@ pub use assertion::{ASSERTION_LIFE_MAX_S, JTI_CHARS_MAX};
 pub use cache::{CACHED_PER_TENANT_MAX, CACHED_TOTAL_MAX};
 pub use domain::{
     AGENTS_PER_TENANT_MAX, Agent, AgentChange, AgentStatus, MODELS_PER_TENANT_MAX, NewAgent,
-    NewTenant, TENANTS_MAX, Tenant, UnknownStatus, WEIGHT_MAX,
+    NewTenant, TENANTS_MAX, Tenant, TenantChange, TenantUpdate, UnknownStatus, WEIGHT_MAX,
 };
 pub use error::{AuthError, IdentityError};
 pub use identity::Identity;
 pub use issuer::{Endpoints, TOKEN_LIFE_S};
 pub use jwt::TOKEN_BYTES_MAX;
+pub use limits::{Limit, Limits};
 pub use oauth::{ASSERTION_TYPE, GRANT_TYPE, OAuthCode, OAuthError, TokenRequest, TokenResponse};
 pub use principal::Principal;
 pub use scope::{Scope, Scopes, UnknownScope};

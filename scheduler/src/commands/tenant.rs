@@ -1,8 +1,8 @@
-//! `bulkhead tenant`: creating and listing tenants, over the admin socket.
+//! `bulkhead tenant`: creating, changing and listing tenants, over the admin socket.
 
 use super::{Outcome, output};
 use crate::{
-    cli::{Globals, Tenant},
+    cli::{Globals, PerMinute, Tenant, TenantLimits},
     client::Admin,
 };
 use bulkhead_proto::v1;
@@ -18,7 +18,47 @@ struct View {
     models: Vec<String>,
     /// 0: the server's default.
     quota_bytes: u64,
+    limits: Limits,
     created_unix_s: i64,
+}
+
+/// 0: no limit; null: as the server's settings say.
+#[derive(Serialize)]
+struct Limits {
+    requests_per_minute: Option<u64>,
+    tokens_per_minute: Option<u64>,
+    agent_requests_per_minute: Option<u64>,
+    agent_tokens_per_minute: Option<u64>,
+}
+
+impl From<v1::Limits> for Limits {
+    fn from(limits: v1::Limits) -> Self {
+        let own = |limit: Option<v1::Limit>| limit.and_then(|limit| limit.per_minute);
+        Limits {
+            requests_per_minute: own(limits.requests),
+            tokens_per_minute: own(limits.tokens),
+            agent_requests_per_minute: own(limits.agent_requests),
+            agent_tokens_per_minute: own(limits.agent_tokens),
+        }
+    }
+}
+
+impl Limits {
+    /// As people read it.
+    fn words(&self) -> String {
+        let each = [
+            (self.requests_per_minute, "requests"),
+            (self.tokens_per_minute, "tokens"),
+            (self.agent_requests_per_minute, "requests/agent"),
+            (self.agent_tokens_per_minute, "tokens/agent"),
+        ];
+        let own = each.iter().filter_map(|(limit, what)| match limit {
+            None => None,
+            Some(0) => Some(format!("any {what}")),
+            Some(limit) => Some(format!("{limit} {what}")),
+        });
+        output::list(&own.collect::<Vec<_>>(), "default")
+    }
 }
 
 impl From<v1::Tenant> for View {
@@ -28,6 +68,7 @@ impl From<v1::Tenant> for View {
             weight: tenant.weight,
             models: tenant.models,
             quota_bytes: tenant.quota_bytes,
+            limits: tenant.limits.unwrap_or_default().into(),
             created_unix_s: tenant.created_unix_s,
         }
     }
@@ -44,6 +85,7 @@ pub fn run(globals: &Globals, args: Tenant) -> Outcome {
                     weight: args.weight,
                     models: args.models,
                     quota_bytes: args.quota,
+                    limits: Some(wire(&args.limits)),
                 };
                 let tenant = View::from(admin.create_tenant(request).await?);
                 match args.json {
@@ -51,6 +93,23 @@ pub fn run(globals: &Globals, args: Tenant) -> Outcome {
                     false => output::line(&format!(
                         "Tenant {} created, weight {}. Next: bulkhead agent create --tenant {} NAME --out FILE",
                         tenant.name, tenant.weight, tenant.name
+                    ))?,
+                }
+            }
+            Tenant::Update(args) => {
+                let request = v1::UpdateTenantRequest {
+                    name: args.name,
+                    weight: args.weight,
+                    limits: Some(wire(&args.limits)),
+                };
+                let tenant = View::from(admin.update_tenant(request).await?);
+                match args.json {
+                    true => output::json(&tenant)?,
+                    false => output::line(&format!(
+                        "Tenant {}: weight {}, limits a minute: {}",
+                        tenant.name,
+                        tenant.weight,
+                        tenant.limits.words()
                     ))?,
                 }
             }
@@ -66,6 +125,17 @@ pub fn run(globals: &Globals, args: Tenant) -> Outcome {
     })?
 }
 
+fn wire(limits: &TenantLimits) -> v1::Limits {
+    let said =
+        |limit: Option<PerMinute>| limit.map(|PerMinute(per_minute)| v1::Limit { per_minute });
+    v1::Limits {
+        requests: said(limits.requests_per_minute),
+        tokens: said(limits.tokens_per_minute),
+        agent_requests: said(limits.agent_requests_per_minute),
+        agent_tokens: said(limits.agent_tokens_per_minute),
+    }
+}
+
 fn listing(tenants: impl Iterator<Item = View>) -> String {
     let rows = tenants.map(|tenant| {
         vec![
@@ -76,8 +146,17 @@ fn listing(tenants: impl Iterator<Item = View>) -> String {
                 0 => "default".into(),
                 bytes => output::bytes(bytes),
             },
+            tenant.limits.words(),
             output::ago(tenant.created_unix_s),
         ]
     });
-    output::table(&["tenant", "weight>", "models~", "quota>", "created"], rows)
+    let headers = [
+        "tenant",
+        "weight>",
+        "models~",
+        "quota>",
+        "limits a minute~",
+        "created",
+    ];
+    output::table(&headers, rows)
 }

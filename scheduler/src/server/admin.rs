@@ -4,17 +4,16 @@
 //! uid must be this process's own or root.
 
 mod models;
+mod tenants;
 
 use super::{
     audit_log::Position,
-    catalog::Catalog,
     clock,
     driver::{Message, Snapshot},
     errors::Refused,
     records,
     state::App,
 };
-use crate::config::QUOTA_BYTES_MIN;
 use bulkhead_core::{AgentId, CancelReason, TenantId};
 use bulkhead_identity::{AgentStatus, IdentityError, Scopes};
 use bulkhead_proto::{
@@ -25,7 +24,7 @@ use bulkhead_proto::{
         ListTenantsResponse, LoadModelRequest, ModelProgress, ReloadModelsRequest,
         ReloadModelsResponse, ReloadPolicyRequest, ReloadPolicyResponse, SetAgentStatusRequest,
         StatusRequest, StatusResponse, Tenant, UnloadModelRequest, UnloadModelResponse,
-        admin_server::Admin,
+        UpdateTenantRequest, admin_server::Admin,
     },
 };
 use serde_json::{Value, json};
@@ -53,24 +52,14 @@ impl Admin for AdminService {
         &self,
         request: Request<CreateTenantRequest>,
     ) -> Result<Response<Tenant>, Status> {
-        let asked = request.into_inner();
-        self.ready().await?;
-        let new = bulkhead_identity::NewTenant {
-            name: asked.name,
-            weight: asked.weight.max(1),
-            models: asked.models,
-            quota_bytes: asked.quota_bytes,
-        };
-        servable(&new, &self.app.catalog).map_err(Refused::into_status)?;
-        let tenant = self
-            .app
-            .identity
-            .create_tenant(new, clock::unix_s())
-            .await
-            .map_err(failed)?;
-        self.record(&tenant.name, "tenant.create", json!({ "tenant": tenant.name, "weight": tenant.weight, "models": tenant.models, "quota_bytes": tenant.quota_bytes })).await?;
-        self.app.announce(&tenant).await;
-        Ok(Response::new(wire_tenant(&tenant)))
+        self.make(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn update_tenant(
+        &self,
+        request: Request<UpdateTenantRequest>,
+    ) -> Result<Response<Tenant>, Status> {
+        self.update(request.into_inner()).await.map(Response::new)
     }
 
     async fn list_tenants(
@@ -82,7 +71,7 @@ impl Admin for AdminService {
             .identity
             .tenants()
             .iter()
-            .map(|t| wire_tenant(t))
+            .map(|t| tenants::wire(t))
             .collect();
         Ok(Response::new(ListTenantsResponse { tenants }))
     }
@@ -285,36 +274,6 @@ impl AdminService {
     }
 }
 
-/// Refuses a tenant that could never be served, since a tenant cannot be changed once it is made. A
-/// model that belongs to another tenant counts as unknown, as it does everywhere.
-fn servable(new: &bulkhead_identity::NewTenant, catalog: &Catalog) -> Result<(), Refused> {
-    let offered = |model: &&String| {
-        let entry = catalog.get(model);
-        entry.is_some_and(|e| e.owner.is_none_or(|owner| owner == new.name))
-    };
-    let unknown: Vec<String> = (new.models.iter())
-        .filter(|m| !offered(m))
-        .take(MODELS_NAMED_MAX)
-        .map(|m| m.chars().take(MODEL_NAME_CHARS_MAX).collect())
-        .collect();
-    if !unknown.is_empty() {
-        let what = format!(
-            "this server has no model {unknown:?} for the tenant; `bulkhead models list` says which \
-             there are, and `bulkhead models reload` has the server find new ones"
-        );
-        return Err(Refused::new(Code::InvalidArgument, "MODELS_INVALID", what));
-    }
-    if (1..QUOTA_BYTES_MIN).contains(&new.quota_bytes) {
-        let what = format!(
-            "a quota of {} bytes is too small to serve with: give at least 1 MiB \
-             ({QUOTA_BYTES_MIN} bytes), or 0 for the server's default",
-            new.quota_bytes
-        );
-        return Err(Refused::new(Code::InvalidArgument, "QUOTA_INVALID", what));
-    }
-    Ok(())
-}
-
 fn failed(error: IdentityError) -> Status {
     let code = match &error {
         e if e.is_internal() => Code::Internal,
@@ -326,16 +285,6 @@ fn failed(error: IdentityError) -> Status {
         _ => Code::InvalidArgument,
     };
     Refused::new(code, error.reason(), error.to_string()).into_status()
-}
-
-fn wire_tenant(tenant: &bulkhead_identity::Tenant) -> Tenant {
-    Tenant {
-        name: tenant.name.to_string(),
-        weight: tenant.weight,
-        models: tenant.models.to_vec(),
-        quota_bytes: tenant.quota_bytes,
-        created_unix_s: tenant.created_unix_s as i64,
-    }
 }
 
 fn wire_agent(agent: &bulkhead_identity::Agent) -> Agent {

@@ -3,7 +3,7 @@
 use super::{catalog::Catalog, driver, faults::Faults, submit::Submitter};
 use crate::config::Config;
 use bulkhead_core::{Rate, TenantId, TenantSettings};
-use bulkhead_identity::{Agent, Identity, Tenant};
+use bulkhead_identity::{Agent, Identity, Limits, Tenant};
 use bulkhead_policy::PolicyEngine;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{ops::Deref, sync::Arc};
@@ -46,23 +46,25 @@ impl App {
             0 => (self.config.worker.quota_bytes, self.config.gpu.quota_bytes),
             own => (own, own),
         };
+        let by_default = Limits {
+            requests: u64::from(scheduling.tenant_requests_per_minute),
+            tokens: scheduling.tenant_tokens_per_minute,
+            agent_requests: u64::from(scheduling.agent_requests_per_minute),
+            agent_tokens: scheduling.agent_tokens_per_minute,
+        };
+        let limits = (tenant.limits).with(by_default, |own, default| own.unwrap_or(default));
         let facts = driver::TenantFacts {
             number: TenantId(tenant.number),
             name: tenant.name.clone(),
+            generation: tenant.generation,
             quota_bytes,
             gpu_quota_bytes,
             settings: TenantSettings {
                 weight: tenant.weight.max(1),
                 queue_requests_max: scheduling.tenant_queue_requests_max,
                 open_requests_max: scheduling.tenant_open_requests_max,
-                rate: Rate {
-                    requests: scheduling.tenant_requests_per_minute,
-                    tokens: scheduling.tenant_tokens_per_minute,
-                },
-                agent_rate: Rate {
-                    requests: scheduling.agent_requests_per_minute,
-                    tokens: scheduling.agent_tokens_per_minute,
-                },
+                rate: rate(limits.requests, limits.tokens),
+                agent_rate: rate(limits.agent_requests, limits.agent_tokens),
             },
         };
         if self
@@ -84,4 +86,9 @@ impl App {
             None => self.submitter.refusals.count(reason),
         }
     }
+}
+
+fn rate(requests: u64, tokens: u64) -> Rate {
+    let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+    Rate { requests, tokens }
 }

@@ -1,11 +1,11 @@
 //! What is too large, malformed, late or unknown.
 
-use bulkhead_proto::v1::EmbedRequest;
+use bulkhead_proto::v1::{EmbedRequest, Limit, Limits, UpdateTenantRequest};
 use bulkhead_tests::{
     agent::{Agent, reason},
     http,
     options::Options,
-    raw,
+    raw, records,
     server::Server,
     wait::within,
 };
@@ -184,4 +184,67 @@ async fn what_an_agent_may_have_a_minute() {
     let due = delay.expect("when to try again");
     assert!(!due.is_zero() && due <= Duration::from_secs(30), "{due:?}");
     sibling.embed("null", &["a text"]).await.expect("its own");
+}
+
+/// A limit of one tenant's own counts from its next request on, for nobody else, and after a restart.
+#[tokio::test]
+async fn what_one_tenant_may_have_a_minute() {
+    let mut server = Server::start(Options::null(0)).await;
+    let acme = server.agent("acme", "reader").await.client().await;
+    let globex = server.agent("globex", "reader").await.client().await;
+    let requests = |per_minute| UpdateTenantRequest {
+        name: "acme".into(),
+        weight: Some(3),
+        limits: Some(Limits {
+            requests: Some(Limit { per_minute }),
+            ..Limits::default()
+        }),
+    };
+    let mut admin = server.admin().await;
+    acme.embed("null", &["a text"]).await.expect("no limit yet");
+    let changed = admin.update_tenant(requests(Some(2))).await;
+    assert_eq!(changed.expect("changed").weight, 3);
+    for _ in 0..2 {
+        acme.embed("null", &["a text"]).await.expect("its minute");
+    }
+    let status = acme.embed("null", &["one more"]).await;
+    let status = status.expect_err("beyond it");
+    assert_eq!(reason(&status), "TENANT_RATE_LIMIT", "{status}");
+    globex.embed("null", &["a text"]).await.expect("its own");
+    let weights = admin.status().await.tenants;
+    let weight = |name| weights.iter().find(|t| t.name == name).map(|t| t.weight);
+    assert_eq!((weight("acme"), weight("globex")), (Some(3), Some(1)));
+
+    server.stop().await;
+    server.restart().await;
+    let mut admin = server.admin().await;
+    for _ in 0..2 {
+        acme.embed("null", &["a text"]).await.expect("a new minute");
+    }
+    let status = acme.embed("null", &["one more"]).await;
+    let status = status.expect_err("beyond it");
+    assert_eq!(reason(&status), "TENANT_RATE_LIMIT", "{status}");
+    let said = server.command(&[
+        "tenant",
+        "update",
+        "acme",
+        "--requests-per-minute",
+        "default",
+    ]);
+    let said = said.expect("as the settings say");
+    assert!(
+        said.contains("weight 3, limits a minute: default"),
+        "{said}"
+    );
+    acme.embed("null", &["a text"]).await.expect("no limit");
+
+    let nothing = UpdateTenantRequest {
+        name: "acme".into(),
+        ..UpdateTenantRequest::default()
+    };
+    let status = admin.update_tenant(nothing).await.expect_err("nothing");
+    assert_eq!(reason(&status), "UPDATE_EMPTY", "{status}");
+    let bodies: Vec<_> = records::all(&server).iter().map(records::body).collect();
+    let updates = bodies.iter().filter(|body| body["act"] == "tenant.update");
+    assert_eq!(updates.count(), 2, "{bodies:?}");
 }

@@ -109,6 +109,7 @@ async fn a_tenant_that_could_never_be_served_is_not_made() {
         weight: 1,
         models: vec!["null".into()],
         quota_bytes: 1 << 20,
+        limits: None,
     };
     let misspelt = CreateTenantRequest {
         models: vec!["null".into(), "nonsense".into()],
@@ -144,7 +145,7 @@ async fn a_tenant_is_held_to_its_list_of_models() {
         name: tenant.clone(),
         weight: 1,
         models: vec!["mine".into()],
-        quota_bytes: 0,
+        ..CreateTenantRequest::default()
     };
     admin.create_tenant(request).await.expect("made");
     let client = admin

@@ -24,7 +24,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Each brings the schema one version further. Only ever appended to.
-const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("limits.sql")];
 
 /// How long an act waits for the connection before it fails, seconds.
 const WAIT_MAX: Duration = Duration::from_secs(5);

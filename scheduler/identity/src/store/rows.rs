@@ -4,7 +4,7 @@ use super::Store;
 use crate::directory::{AgentEntry, AgentKey};
 use crate::domain::{AGENTS_PER_TENANT_MAX, TENANTS_MAX};
 use crate::key::PublicKey;
-use crate::{Agent, AgentStatus, IdentityError, NewTenant, Scopes, Tenant};
+use crate::{Agent, AgentStatus, IdentityError, Limits, NewTenant, Scopes, Tenant};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -17,14 +17,15 @@ pub(crate) struct IssuerKeyRow {
     pub(crate) retired_unix_s: Option<u64>,
 }
 
-type TenantRow = (i64, String, i64, String, i64, i64);
+type TenantRow = (i64, String, i64, String, i64, i64, String, i64);
 type AgentRow = (i64, String, i64, String, String, String, i64, i64);
 
 impl Store {
     /// All tenants.
     pub(crate) async fn tenants(&self) -> Result<Vec<Tenant>, IdentityError> {
         let rows: Vec<TenantRow> = sqlx::query_as(
-            "SELECT number, name, weight, models, quota_bytes, created_unix_s FROM tenants",
+            "SELECT number, name, weight, models, quota_bytes, created_unix_s, limits, generation \
+             FROM tenants",
         )
         .fetch_all(&self.pool)
         .await?;
@@ -98,10 +99,13 @@ impl Store {
             models,
             signed(new.quota_bytes)?,
             signed(now_unix_s)?,
+            limits_text(&new.limits),
+            1,
         );
         let done = sqlx::query(
-            "INSERT INTO tenants (number, name, weight, models, quota_bytes, created_unix_s) \
-             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO NOTHING",
+            "INSERT INTO tenants \
+             (number, name, weight, models, quota_bytes, created_unix_s, limits, generation) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING",
         )
         .bind(row.0)
         .bind(&row.1)
@@ -109,6 +113,8 @@ impl Store {
         .bind(&row.3)
         .bind(row.4)
         .bind(row.5)
+        .bind(&row.6)
+        .bind(row.7)
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 0 {
@@ -116,6 +122,22 @@ impl Store {
         }
         tx.commit().await?;
         tenant(row)
+    }
+
+    /// Gives a tenant its new weight, limits and generation, if it is still of the generation before.
+    pub(crate) async fn change_tenant(&self, tenant: &Tenant) -> Result<(), IdentityError> {
+        let done = sqlx::query(
+            "UPDATE tenants SET weight = $1, limits = $2, generation = $3 \
+             WHERE number = $4 AND generation = $5",
+        )
+        .bind(i64::from(tenant.weight))
+        .bind(limits_text(&tenant.limits))
+        .bind(signed(tenant.generation)?)
+        .bind(i64::from(tenant.number))
+        .bind(signed(tenant.generation)? - 1)
+        .execute(&self.pool)
+        .await?;
+        changed_one(done.rows_affected())
     }
 
     /// Adds an agent with its key, and gives it its number: `agent.number` is not looked at.
@@ -183,11 +205,7 @@ impl Store {
         .bind(signed(agent.generation)? - 1)
         .execute(&self.pool)
         .await?;
-        if done.rows_affected() == 1 {
-            Ok(())
-        } else {
-            Err(IdentityError::Conflict)
-        }
+        changed_one(done.rows_affected())
     }
 
     /// The issuer's keys, oldest first.
@@ -239,17 +257,31 @@ impl Store {
 }
 
 fn tenant(row: TenantRow) -> Result<Tenant, IdentityError> {
-    let (number, name, weight, models, quota_bytes, created_unix_s) = row;
-    let models: Vec<String> = serde_json::from_str(&models)
-        .map_err(|_| IdentityError::Corrupt(format!("the models of tenant {name:?}")))?;
+    let (number, name, weight, models, quota_bytes, created_unix_s, limits, generation) = row;
+    let corrupt = |what: &str| IdentityError::Corrupt(format!("the {what} of tenant {name:?}"));
+    let models: Vec<String> = serde_json::from_str(&models).map_err(|_| corrupt("models"))?;
+    let limits = serde_json::from_str(&limits).map_err(|_| corrupt("limits"))?;
     Ok(Tenant {
         name: name.into(),
         number: unsigned(number)?,
         weight: unsigned(weight)?,
         models: models.into(),
         quota_bytes: unsigned(quota_bytes)?,
+        limits,
+        generation: unsigned(generation)?,
         created_unix_s: unsigned(created_unix_s)?,
     })
+}
+
+fn limits_text(limits: &Limits) -> String {
+    serde_json::json!(limits).to_string()
+}
+
+fn changed_one(rows: u64) -> Result<(), IdentityError> {
+    match rows {
+        1 => Ok(()),
+        _ => Err(IdentityError::Conflict),
+    }
 }
 
 fn agent(row: AgentRow, tenants: &HashMap<u32, Arc<str>>) -> Result<Agent, IdentityError> {

@@ -67,9 +67,7 @@ async fn open(database: PathBuf) -> Identity {
 pub fn tenant(name: &str) -> NewTenant {
     NewTenant {
         name: name.into(),
-        weight: 1,
-        models: Vec::new(),
-        quota_bytes: 0,
+        ..NewTenant::default()
     }
 }
 

@@ -1,7 +1,10 @@
 //! Agents and tenants come, change and go; what was decided is in force at once and stays so.
 
 use crate::house::{AUDIENCE, House, ISSUER, NOW, assertion, tenant};
-use bulkhead_identity::{AgentStatus, AuthError, Identity, IdentityError, NewTenant, Scopes};
+use bulkhead_identity::{
+    AgentStatus, AuthError, Identity, IdentityError, Limits, NewTenant, Scopes, TenantUpdate,
+    WEIGHT_MAX,
+};
 use std::os::unix::fs::PermissionsExt;
 
 #[tokio::test]
@@ -185,6 +188,11 @@ async fn a_tenant_is_read_as_it_was_written() {
         weight: 7,
         models,
         quota_bytes: i64::MAX as u64,
+        limits: Limits {
+            tokens: Some(i64::MAX as u64),
+            agent_requests: Some(0),
+            ..Limits::default()
+        },
     };
     let made = house
         .identity
@@ -199,6 +207,74 @@ async fn a_tenant_is_read_as_it_was_written() {
         (read.quota_bytes, read.created_unix_s),
         (new.quota_bytes, NOW)
     );
+    assert_eq!((read.limits, read.generation), (new.limits, 1));
+}
+
+/// What an update names is changed and outlives a restart; what it does not stays as it was.
+#[tokio::test]
+async fn a_tenant_is_changed_in_part() {
+    let house = House::new().await;
+    let change = |update| house.identity.update_tenant("acme", update);
+    let limits = Limits {
+        tokens: Some(Some(600)),
+        agent_tokens: Some(Some(60)),
+        ..Limits::default()
+    };
+    let first = TenantUpdate {
+        weight: Some(3),
+        limits,
+    };
+    let changed = change(first).await.unwrap();
+    assert_eq!((changed.before.weight, changed.tenant.weight), (1, 3));
+    let back = Limits {
+        tokens: Some(None),
+        ..Limits::default()
+    };
+    let second = TenantUpdate {
+        limits: back,
+        ..TenantUpdate::default()
+    };
+    let changed = change(second).await.unwrap().tenant;
+    let kept = Limits {
+        agent_tokens: Some(60),
+        ..Limits::default()
+    };
+    assert_eq!((changed.weight, changed.limits), (3, kept));
+    for weight in [0, WEIGHT_MAX + 1] {
+        let bad = TenantUpdate {
+            weight: Some(weight),
+            ..TenantUpdate::default()
+        };
+        let failed = change(bad).await;
+        assert!(matches!(failed, Err(IdentityError::BadWeight(_))));
+    }
+    let nobody = house.identity.update_tenant("nobody", first).await;
+    assert!(matches!(nobody, Err(IdentityError::TenantUnknown(_))));
+    let house = house.reopened().await;
+    assert_eq!(house.identity.tenant("acme").unwrap(), changed);
+}
+
+/// Fails where of two changes at once one undoes the other unseen, or memory and disk tell different stories.
+#[tokio::test]
+async fn changes_at_once_are_one_after_the_other() {
+    let house = House::new().await;
+    let to = |weight| TenantUpdate {
+        weight: Some(weight),
+        ..TenantUpdate::default()
+    };
+    let (a, b) = tokio::join!(
+        house.identity.update_tenant("acme", to(5)),
+        house.identity.update_tenant("acme", to(6)),
+    );
+    let done = [&a, &b].into_iter().filter(|result| result.is_ok()).count();
+    assert!(done >= 1);
+    for failed in [a, b].into_iter().filter_map(Result::err) {
+        assert!(matches!(failed, IdentityError::Conflict));
+    }
+    let now = house.identity.tenant("acme").unwrap();
+    assert_eq!(now.generation, 1 + done as u64);
+    let house = house.reopened().await;
+    assert_eq!(house.identity.tenant("acme").unwrap(), now);
 }
 
 #[tokio::test]

@@ -38,9 +38,8 @@ impl House {
         let models = models.iter().map(|m| (*m).to_owned()).collect();
         let new = NewTenant {
             name: tenant.into(),
-            weight: 1,
             models,
-            quota_bytes: 0,
+            ..NewTenant::default()
         };
         let tenant = self.identity.create_tenant(new, NOW).await.unwrap();
         self.another(tenant, "robot", scopes).await

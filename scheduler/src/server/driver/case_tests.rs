@@ -76,6 +76,7 @@ impl Case {
         case.driver.take(super::Message::Tenant(TenantFacts {
             number: TENANT,
             name: "acme".into(),
+            generation: 1,
             quota_bytes: 1,
             gpu_quota_bytes: 2,
             settings: TenantSettings {

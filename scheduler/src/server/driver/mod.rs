@@ -105,6 +105,8 @@ pub enum Heard {
 pub struct TenantFacts {
     pub number: TenantId,
     pub name: Arc<str>,
+    /// Of two of the same tenant, the later one has the greater.
+    pub generation: u64,
     /// In a worker on the processor, and in one on a GPU.
     pub quota_bytes: u64,
     pub gpu_quota_bytes: u64,
@@ -282,6 +284,10 @@ impl Driver {
     fn take(&mut self, message: Message) {
         match message {
             Message::Tenant(facts) => {
+                let known = self.tenants.get(&facts.number);
+                if known.is_some_and(|known| known.generation > facts.generation) {
+                    return;
+                }
                 let event = Event::TenantSet {
                     tenant: facts.number,
                     settings: facts.settings.clone(),

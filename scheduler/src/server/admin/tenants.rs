@@ -1,0 +1,116 @@
+//! What operators do with tenants: make them, and change their weight and limits. A tenant's name, models and memory stay as
+//! it was made with, so that no worker of it ever serves by other rules than it began with.
+
+use super::{AdminService, MODEL_NAME_CHARS_MAX, MODELS_NAMED_MAX, failed};
+use crate::{
+    config::QUOTA_BYTES_MIN,
+    server::{catalog::Catalog, clock, errors::Refused},
+};
+use bulkhead_identity::{Limit, Limits, NewTenant, TenantChange, TenantUpdate};
+use bulkhead_proto::v1::{self, CreateTenantRequest, Tenant, UpdateTenantRequest};
+use serde_json::json;
+use tonic::{Code, Status};
+
+impl AdminService {
+    pub(super) async fn make(&self, asked: CreateTenantRequest) -> Result<Tenant, Status> {
+        self.ready().await?;
+        let new = NewTenant {
+            name: asked.name,
+            weight: asked.weight.max(1),
+            models: asked.models,
+            quota_bytes: asked.quota_bytes,
+            limits: named(asked.limits).map(Option::flatten),
+        };
+        servable(&new, &self.app.catalog).map_err(Refused::into_status)?;
+        let made = self.app.identity.create_tenant(new, clock::unix_s()).await;
+        let tenant = made.map_err(failed)?;
+        self.record(&tenant.name, "tenant.create", json!({ "tenant": tenant.name, "weight": tenant.weight, "models": tenant.models, "quota_bytes": tenant.quota_bytes, "limits": tenant.limits })).await?;
+        self.app.announce(&tenant).await;
+        Ok(wire(&tenant))
+    }
+
+    pub(super) async fn update(&self, asked: UpdateTenantRequest) -> Result<Tenant, Status> {
+        self.ready().await?;
+        let update = TenantUpdate {
+            weight: asked.weight,
+            limits: named(asked.limits),
+        };
+        if update == TenantUpdate::default() {
+            let what = "an update changes a weight or a limit, and this one names neither";
+            return Err(Refused::new(Code::InvalidArgument, "UPDATE_EMPTY", what).into_status());
+        }
+        let changed = self.app.identity.update_tenant(&asked.name, update).await;
+        let TenantChange { tenant, before } = changed.map_err(failed)?;
+        // Before the record: what is stored counts from the next start on, whatever becomes of the log.
+        self.app.announce(&tenant).await;
+        let said =
+            |t: &bulkhead_identity::Tenant| json!({ "weight": t.weight, "limits": t.limits });
+        self.record(
+            &tenant.name,
+            "tenant.update",
+            json!({ "tenant": tenant.name, "before": said(&before), "after": said(&tenant) }),
+        )
+        .await?;
+        Ok(wire(&tenant))
+    }
+}
+
+/// What was said of each limit.
+fn named(limits: Option<v1::Limits>) -> Limits<Option<Limit>> {
+    let limits = limits.unwrap_or_default();
+    let said = Limits {
+        requests: limits.requests,
+        tokens: limits.tokens,
+        agent_requests: limits.agent_requests,
+        agent_tokens: limits.agent_tokens,
+    };
+    said.map(|limit| limit.map(|limit| limit.per_minute))
+}
+
+pub(super) fn wire(tenant: &bulkhead_identity::Tenant) -> Tenant {
+    let limits = tenant.limits.map(|per_minute| v1::Limit { per_minute });
+    let limits = v1::Limits {
+        requests: Some(limits.requests),
+        tokens: Some(limits.tokens),
+        agent_requests: Some(limits.agent_requests),
+        agent_tokens: Some(limits.agent_tokens),
+    };
+    Tenant {
+        name: tenant.name.to_string(),
+        weight: tenant.weight,
+        models: tenant.models.to_vec(),
+        quota_bytes: tenant.quota_bytes,
+        created_unix_s: tenant.created_unix_s as i64,
+        limits: Some(limits),
+    }
+}
+
+/// Refuses a tenant that could never be served: its models and its memory stay as they are made. A
+/// model that belongs to another tenant counts as unknown, as it does everywhere.
+fn servable(new: &NewTenant, catalog: &Catalog) -> Result<(), Refused> {
+    let offered = |model: &&String| {
+        let entry = catalog.get(model);
+        entry.is_some_and(|e| e.owner.is_none_or(|owner| owner == new.name))
+    };
+    let unknown: Vec<String> = (new.models.iter())
+        .filter(|m| !offered(m))
+        .take(MODELS_NAMED_MAX)
+        .map(|m| m.chars().take(MODEL_NAME_CHARS_MAX).collect())
+        .collect();
+    if !unknown.is_empty() {
+        let what = format!(
+            "this server has no model {unknown:?} for the tenant; `bulkhead models list` says which \
+             there are, and `bulkhead models reload` has the server find new ones"
+        );
+        return Err(Refused::new(Code::InvalidArgument, "MODELS_INVALID", what));
+    }
+    if (1..QUOTA_BYTES_MIN).contains(&new.quota_bytes) {
+        let what = format!(
+            "a quota of {} bytes is too small to serve with: give at least 1 MiB \
+             ({QUOTA_BYTES_MIN} bytes), or 0 for the server's default",
+            new.quota_bytes
+        );
+        return Err(Refused::new(Code::InvalidArgument, "QUOTA_INVALID", what));
+    }
+    Ok(())
+}
