@@ -4,8 +4,17 @@ use crate::{agent::Agent, http::Failure, wait::within};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body_util::{BodyExt as _, Full};
+use hyper::{
+    body::{Body, Frame, Incoming},
+    client::conn::http2::Builder,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::time::Duration;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tonic::{Code, Status};
 
 /// Sends one message of any bytes to a method of `bulkhead.v1.Inference` with these headers besides
@@ -24,14 +33,80 @@ async fn exchange(
     headers: &[(&str, &str)],
     message: &[u8],
 ) -> Result<Status, Failure> {
+    let body = Full::new(framed(message));
+    let response = ask(agent, token, method, headers, body).await?;
+    // A refusal may come in the headers alone.
+    if let Some(status) = status(response.headers()) {
+        return Ok(status);
+    }
+    ended(response.into_body()).await
+}
+
+/// Sends one message; its answer, of which nothing has been read and no more than a kilobyte was sent.
+pub async fn unread(agent: &Agent, method: &str, message: &[u8]) -> Incoming {
+    let token = agent.token().await;
+    let body = Full::new(framed(message));
+    let answer = ask(agent, &token, method, &[], body);
+    let answer = within(Duration::from_secs(30), "an answer", answer).await;
+    answer.expect("the connection holds").into_body()
+}
+
+/// Reads an answer to its end.
+pub async fn ended(answer: Incoming) -> Result<Status, Failure> {
+    let trailers = answer.collect().await?.trailers().and_then(status);
+    trailers.ok_or_else(|| "no gRPC status came back".into())
+}
+
+/// Sends the first bytes of a message that would have twice as many, and waits: the status that comes back, if one does.
+pub async fn half(agent: &Agent, method: &str, bytes: usize) -> Result<Status, Failure> {
+    let token = agent.token().await;
+    let whole = framed(&vec![0; 2 * bytes]);
+    let body = Unfinished(Some(whole.slice(..bytes)));
+    let response = ask(agent, &token, method, &[], body).await?;
+    status(response.headers()).ok_or_else(|| "no gRPC status came back".into())
+}
+
+/// A body that never comes to its end.
+struct Unfinished(Option<Bytes>);
+
+impl Body for Unfinished {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.0.take() {
+            Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// A message as gRPC frames it.
+fn framed(message: &[u8]) -> Bytes {
+    let bytes = u32::try_from(message.len()).expect("a message of a test");
+    [&[0], &bytes.to_be_bytes()[..], message].concat().into()
+}
+
+async fn ask<B>(
+    agent: &Agent,
+    token: &str,
+    method: &str,
+    headers: &[(&str, &str)],
+    body: B,
+) -> Result<http::Response<Incoming>, Failure>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Failure>,
+{
     let stream = crate::http::connect_tls(&agent.issuer, &agent.ca_pem, "h2").await?;
-    let io = TokioIo::new(stream);
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+    let (mut sender, connection) = Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(1 << 10)
+        .handshake(TokioIo::new(stream))
+        .await?;
     tokio::spawn(connection);
-    let mut frame = vec![0u8];
-    frame.extend_from_slice(&u32::try_from(message.len())?.to_be_bytes());
-    frame.extend_from_slice(message);
     let uri = format!("{}/bulkhead.v1.Inference/{method}", agent.issuer);
     let mut request = http::Request::post(uri)
         .header("content-type", "application/grpc")
@@ -40,15 +115,7 @@ async fn exchange(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Full::new(Bytes::from(frame)))?;
-    let response = sender.send_request(request).await?;
-    // A refusal may come in the headers alone.
-    if let Some(status) = status(response.headers()) {
-        return Ok(status);
-    }
-    let body = response.into_body().collect().await?;
-    let trailers = body.trailers().and_then(status);
-    trailers.ok_or_else(|| "no gRPC status came back".into())
+    Ok(sender.send_request(request.body(body)?).await?)
 }
 
 fn status(headers: &HeaderMap) -> Option<Status> {

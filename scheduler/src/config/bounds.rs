@@ -20,6 +20,12 @@ impl Config {
             "must be at least 1",
         )?;
         bound(
+            "limits.tenant_buffer_bytes_max",
+            self.limits.tenant_buffer_bytes_max,
+            |n| n >= self.limits.message_bytes_max as u64,
+            "must be at least message_bytes_max",
+        )?;
+        bound(
             "limits.streams_per_connection_max",
             self.limits.streams_per_connection_max,
             |n| n > 0,

@@ -24,6 +24,7 @@ impl Default for Limits {
             header_bytes_max: 16 << 10,
             streams_per_connection_max: 256,
             connections_max: 1024,
+            tenant_buffer_bytes_max: 64 << 20,
             idle_ms: 300_000,
             texts_per_request_max: 2048,
             output_tokens_max: 4096,

@@ -7,9 +7,17 @@
 //! router cost as much as all that is decided about a request.
 
 use super::{
-    arriving::Arriving, auth, errors, inference::InferenceService, metrics, oauth, state::App,
+    arriving::Arriving,
+    auth,
+    buffers::Held,
+    connection::{Activity, Watched},
+    errors::{self, Refused},
+    inference::InferenceService,
+    metrics, oauth,
+    state::App,
 };
 use axum::{Router, response::IntoResponse};
+use bulkhead_identity::Principal;
 use bulkhead_proto::v1::inference_server::InferenceServer;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -68,16 +76,35 @@ impl Served {
         }
     }
 
-    async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let mut request = request.map(Arriving::new);
+    async fn answer(
+        mut self,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
         let response = match request.uri().path().starts_with(INFERENCE) {
-            true => match auth::require_principal(&self.app, &mut request) {
-                Ok(()) => self.inference.call(request).await?,
+            true => match self.let_in(&mut request) {
+                Ok(held) => {
+                    let request = request.map(|body| Arriving::new(body, Some(held)));
+                    self.inference.call(request).await?
+                }
                 Err(refused) => refused.into_status().into_http(),
             },
-            false => self.others.call(request).await?.map(Body::new),
+            false => {
+                let request = request.map(|body| Arriving::new(body, None));
+                self.others.call(request).await?.map(Body::new)
+            }
         };
         Ok(explain(&self.app, response))
+    }
+
+    /// Who asks is known and may have something more held for its tenant.
+    fn let_in(&self, request: &mut Request<Incoming>) -> Result<Held, Refused> {
+        auth::require_principal(&self.app, request)?;
+        let principal = request.extensions().get::<Principal>();
+        let tenant = principal.map_or(0, Principal::tenant_number);
+        self.app.submitter.buffers.open(tenant).inspect_err(|full| {
+            let agent = principal.and_then(|who| self.app.identity.agent(who.agent_id()));
+            self.app.record_refusal(agent.as_deref(), full.reason);
+        })
     }
 }
 
@@ -201,14 +228,15 @@ async fn converse(served: Served, stream: TlsStream<TcpStream>, graceful: Watche
         .max_header_list_size(limits.header_bytes_max)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_PATIENCE);
-    let activity = super::idle::Activity::default();
+    let activity = Activity::default();
     let answer = service_fn(move |request| served.clone().answer(request));
-    let service = super::idle::Watched::new(answer, activity.clone());
+    let service = Watched::new(answer, activity.clone());
     let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let connection = graceful.watch(connection.into_owned());
     tokio::select! {
         // Errors here are the peer's: resets, broken frames. It has closed or will be closed.
         _ = connection => {}
         () = activity.idle_for(Duration::from_millis(limits.idle_ms)) => metrics::refused("CONNECTION_IDLE"),
+        () = activity.unread() => metrics::refused("ANSWER_UNREAD"),
     }
 }

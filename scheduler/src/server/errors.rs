@@ -3,7 +3,7 @@
 //!
 //! Nothing here repeats a text that a caller sent, and nothing tells of another tenant.
 
-use super::metrics;
+use super::{buffers, metrics};
 use bulkhead_core::{Bound, CancelReason, End, Outcome, Refusal};
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -194,6 +194,9 @@ pub fn explain(code: Code, message: &str) -> Refused {
             "MESSAGE_TOO_LARGE",
             "the message is larger than the server takes; send fewer or shorter texts",
         );
+    }
+    if message.contains(buffers::FULL) {
+        return buffers::Full.into();
     }
     if message.to_lowercase().contains("utf-8") {
         return Refused::new(

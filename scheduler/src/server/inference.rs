@@ -51,11 +51,20 @@ impl Inference for InferenceService {
         let work = self
             .work(job, &model, (body.context, priority), &headers)
             .map_err(|r| self.refuse(&extensions, r))?;
+        let tenant = permit.principal().tenant_number();
         let mut answers = self.app.submitter.submit(permit, work);
         while let Some(answer) = answers.recv().await {
             match answer {
                 Answer::Admitted | Answer::Piece(_) => {}
-                Answer::Done(done) => return Ok(embed_response(*done)),
+                Answer::Done(done) => {
+                    let values = done.vectors.iter().map(|vector| vector.values.len());
+                    let bytes = values.sum::<usize>() as u64;
+                    let held = self.app.submitter.buffers.answer(tenant, bytes);
+                    let mut response = embed_response(*done);
+                    // Its body takes it, and lets it go once it has left.
+                    response.extensions_mut().insert(Arc::new(held));
+                    return Ok(response);
+                }
                 Answer::Refused(refused) => return Err(refused.into_status()),
             }
         }

@@ -8,16 +8,17 @@ mod admin;
 mod arriving;
 mod audit_log;
 mod auth;
+mod buffers;
 mod catalog;
 mod checks;
 mod clock;
+mod connection;
 mod door;
 mod driver;
 mod errors;
 mod faults;
 mod frames;
 mod gpus;
-mod idle;
 mod inference;
 mod launcher_link;
 mod listen;
@@ -190,6 +191,7 @@ async fn serve(config: Config, launcher: OwnedFd, doors: Doors) -> Result<(), Se
     })?;
     let submitter = Submitter {
         identity: identity.clone(),
+        buffers: buffers::Buffers::new(config.limits.tenant_buffer_bytes_max),
         driver: driver.clone(),
         audit: audit.clone(),
         clock,

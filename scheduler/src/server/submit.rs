@@ -9,6 +9,7 @@
 use super::{
     audit_log::{AuditLog, Position},
     auth,
+    buffers::Buffers,
     clock::Clock,
     driver::{self, Job, Message, NewRequest, Text, Update, Usage},
     errors::Refused,
@@ -80,6 +81,7 @@ pub struct Done {
 #[derive(Clone)]
 pub struct Submitter {
     pub identity: Identity,
+    pub buffers: Buffers,
     pub driver: mpsc::Sender<Message>,
     pub audit: AuditLog,
     pub clock: Clock,
