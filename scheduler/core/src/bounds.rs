@@ -25,7 +25,8 @@ impl Limits {
 
     /// By how much the difference of two tenants' lane time ÷ weight may change over any interval in which both compete:
     /// |W_f/w_f − W_g/w_g|. At one end the one may be ahead by all that it ever is, at the other end the other: so it is the
-    /// sum of both leads, and not less. Each is given as its weight and its greatest `late_ns` in that interval; starts
+    /// sum of both leads, and not less. An interval ends where a weight is raised: what that tenant was behind is as much lane
+    /// time after it, and so less virtual time. Each is given as its weight and its greatest `late_ns` in that interval; starts
     /// after a failure count in W, at the moment at which they came to something.
     pub fn interval_bound_ns(&self, one: (u32, Nanos), other: (u32, Nanos)) -> Nanos {
         self.lead_bound_ns(one.0, one.1)
@@ -34,8 +35,7 @@ impl Limits {
 
     /// How long a tenant waits for the lane at most, once it competes and nobody who does is behind it: the rest of the
     /// holder's turn, and one turn each, after its burst, of the `tied` that are exactly as far, those included that come
-    /// while it waits, as far or with a burst. Whoever had that is beyond it. `late_ns`: all of it in that wait; and of a
-    /// burst as much more as its tenant's weight was raised in it, since it is held as virtual time.
+    /// while it waits, as far or with a burst. Whoever had that is beyond it. `late_ns`: all of it in that wait.
     pub fn wait_bound_ns(&self, tied: u32, late_ns: Nanos) -> Nanos {
         let bursts_ns = self.burst_ns.saturating_mul(u64::from(tied));
         self.turn_ns()

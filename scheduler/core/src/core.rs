@@ -254,15 +254,23 @@ impl Core {
             .tenants
             .entry(id)
             .or_insert_with(|| Box::new(Tenant::new(settings.clone())));
-        let before = tenant.weight();
-        let parts = tenant.parts.iter_mut();
-        for (on, part) in parts.filter(|(_, part)| part.standing.competing) {
-            if let Some(device) = self.devices.get_mut(&on) {
-                let share = &mut device.share;
-                share.reweigh(&mut part.owed, before, settings.weight);
+        let (before, weight) = (tenant.weight(), settings.weight);
+        for (on, part) in tenant.parts.iter_mut() {
+            let Some(device) = self.devices.get_mut(&on) else {
+                continue;
+            };
+            let standing = &mut part.standing;
+            standing.time = device.fair.reweighed(standing.time, before, weight);
+            if standing.competing {
+                device.share.reweigh(&mut part.owed, before, weight);
             }
         }
+        for (standing, fair) in tenant.places.iter_mut().zip(&self.places) {
+            standing.time = fair.reweighed(standing.time, before, weight);
+        }
+        let rates = tenant.rates();
         tenant.settings = settings;
+        tenant.meters.change(rates, tenant.rates(), self.now);
         self.reindex(id);
     }
 

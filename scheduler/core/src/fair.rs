@@ -44,6 +44,16 @@ impl<K: Copy + Ord> FairSet<K> {
         time.max(self.floor.saturating_sub(credit))
     }
 
+    /// Where a member's time is once its weight is raised: so that what it is behind the floor stays as much lane time.
+    pub(crate) fn reweighed(&self, time: VTime, before: u32, weight: u32) -> VTime {
+        match self.floor.checked_sub(time) {
+            Some(behind) if weight > before => {
+                self.floor - behind * VTime::from(before) / VTime::from(weight)
+            }
+            _ => time,
+        }
+    }
+
     /// Moves a member from one time to another.
     pub(crate) fn shift(&mut self, key: K, old: VTime, new: VTime) {
         if self.moving != Some((old, key)) {

@@ -119,6 +119,18 @@ impl Meters {
         }
     }
 
+    /// The limits have changed: what came so far has leaked at the old ones until now, and from here on counts for no more
+    /// than a minute's worth of the new ones. So who was told to have less is slowed down, and not shut out for as long as
+    /// what it had before would take to leak.
+    pub(crate) fn change(&mut self, before: (Rate, Rate), after: (Rate, Rate), now: Nanos) {
+        self.tenant.change(before.0, after.0, now);
+        for meter in self.agents.values_mut() {
+            meter.change(before.1, after.1, now);
+        }
+        let agents = self.agents.iter();
+        self.empty = agents.map(|(agent, meter)| (meter.empty_at, *agent)).collect();
+    }
+
     fn of_agent(&mut self, agent: AgentId, change: impl FnOnce(&mut Meter)) {
         let meter = self.agents.entry(agent).or_default();
         self.empty.remove(&(meter.empty_at, agent));
@@ -222,13 +234,25 @@ impl Meter {
         *behind = behind.saturating_add(tokens);
     }
 
+    fn change(&mut self, before: Rate, after: Rate, now: Nanos) {
+        self.leak(before, now);
+        let requests_max = u128::from(after.requests) * MINUTE_NS;
+        self.requests = self.requests.min(requests_max);
+        self.lower(self.tokens.min(u128::from(after.tokens) * MINUTE_NS));
+        self.look_ahead(after);
+    }
+
     fn leak(&mut self, rate: Rate, now: Nanos) {
         let passed = now.saturating_sub(self.at);
         self.at = self.at.max(now);
-        let before = self.tokens;
         self.requests = leaked(self.requests, rate.requests.into(), passed);
-        self.tokens = leaked(self.tokens, rate.tokens, passed);
-        let mut gone = before - self.tokens;
+        self.lower(leaked(self.tokens, rate.tokens, passed));
+    }
+
+    /// So many tokens are left: what came first is gone first.
+    fn lower(&mut self, tokens: u128) {
+        let mut gone = self.tokens - tokens;
+        self.tokens = tokens;
         leak_from(&mut self.first, &mut gone);
         while gone > 0
             && let Some(mut oldest) = self.open.first_entry()
@@ -417,6 +441,27 @@ mod tests {
         meters.take((tokens(9), tokens(9)), AGENT, 9, 0);
         meters.take((NONE, NONE), AGENT, 9, 0);
         assert!(meters.tenant.open.is_empty());
+    }
+
+    /// Fails where who is told to have less is shut out until all that it had before has leaked, and where what was open then
+    /// is given back twice.
+    #[test]
+    fn a_lower_limit_slows_down_and_does_not_shut_out() {
+        let rates = (tokens(600_000), tokens(600_000));
+        let (mut meters, lower) = (Meters::default(), (tokens(600), tokens(600)));
+        let taken = meters.take(rates, AGENT, 600_000, 0);
+        meters.change(rates, lower, SECOND);
+        assert!(meters.check(lower, AGENT, 1, SECOND).is_err(), "a minute's worth is there");
+        let now = 2 * SECOND;
+        assert!(meters.check(lower, AGENT, 10, now).is_ok());
+        assert!(meters.check(lower, AGENT, 11, now).is_err());
+        meters.settle(lower, AGENT, taken, 600_000, now);
+        assert!(meters.check(lower, AGENT, 11, now).is_err());
+        meters.change(lower, (NONE, NONE), now);
+        assert!(meters.check((NONE, NONE), AGENT, u64::MAX, now).is_ok());
+        assert!(meters.tenant.is_empty() && meters.tenant.open.is_empty());
+        meters.take((NONE, NONE), AGENT, 1, now);
+        assert!(meters.agents.is_empty() && meters.empty.is_empty());
     }
 
     /// Fails where requests have the same number in a meter that was forgotten and in the one after it.

@@ -160,6 +160,28 @@ fn a_burst_is_bounded() {
     assert!(b >= a + burst_ns / 2, "there was none: {b} and {a}");
 }
 
+/// Fails where what a tenant is behind is multiplied with its weight: then one that was just let in with a burst has the
+/// lane to itself for as long as that is of the new weight.
+#[test]
+fn a_raised_weight_multiplies_no_burst() {
+    let (burst_ns, weight) = (500 * MS, 100);
+    let (mut sim, busy, back) = returning_with(burst_ns, 10 * SECOND);
+    sim.tenant(2, weight);
+    let before = sim.served(back);
+    // Whoever held the lane when it came may be ahead by a turn, of which it now has as many times more.
+    let slack = burst_ns + u64::from(weight) * 2 * (limits().quantum_ns + 5 * MS);
+    while sim.served(back) == before {
+        sim.step();
+    }
+    let first = sim.served(busy);
+    while sim.served(busy) == first {
+        sim.step();
+        let alone = sim.served(back) - before;
+        assert!(alone <= slack, "{alone} ns of {slack} before anybody else");
+    }
+    assert!(sim.served(back) - before >= burst_ns / 2, "it had its burst");
+}
+
 /// Loading a worker is nobody else's debt: fails without the lift of a tenant that becomes able to
 /// run, which then takes the lane for as long as its worker took to start.
 #[test]

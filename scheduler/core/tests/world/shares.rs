@@ -82,6 +82,11 @@ impl Shares {
         self.judge(limits, sim.now, sim.latency_ns + sim.kill_ns)?;
         for view in &views {
             if let Some(side) = self.sides.get_mut(&(view.device, view.tenant)) {
+                if weights[&view.tenant] > side.weight {
+                    let (on, id) = (view.device, view.tenant);
+                    self.joint
+                        .retain(|(at, f, g), _| *at != on || (*f != id && *g != id));
+                }
                 side.weight = weights[&view.tenant];
                 side.weight_least = side.weight_least.min(side.weight);
                 side.competing = view.competing;

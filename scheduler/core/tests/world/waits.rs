@@ -12,19 +12,8 @@ struct Wait {
     since: Nanos,
     jumped_ns: Nanos,
     restart_ns: Nanos,
-    /// Others that are exactly as far, those that came since included: their weight then, and the greatest since.
-    tied: BTreeMap<TenantId, (u32, u32)>,
-}
-
-impl Wait {
-    /// A burst is held as virtual time: whoever's weight is raised meanwhile has as much more of it.
-    fn raised_ns(&self, burst_ns: Nanos) -> Nanos {
-        let raised = self.tied.values().map(|(came, greatest)| {
-            let more = u64::from(greatest - came);
-            (burst_ns * more).div_ceil(u64::from(*came))
-        });
-        raised.sum()
-    }
+    /// Others that are exactly as far, those that came since included.
+    tied: BTreeSet<TenantId>,
 }
 
 #[derive(Default)]
@@ -47,33 +36,19 @@ impl Waits {
         let restarts = |at: &(DeviceId, TenantId)| sim.restart_on_ns.get(at).copied().unwrap_or(0);
         self.waits
             .retain(|at, wait| wait.restart_ns == restarts(at));
-        let weights: BTreeMap<TenantId, u32> = (sim.core.tenants())
-            .map(|one| (one.tenant, one.weight))
-            .collect();
-        for wait in self.waits.values_mut() {
-            for (id, (_, greatest)) in &mut wait.tied {
-                *greatest = (*greatest).max(weights[id]);
-            }
-        }
         self.judge(sim, limits)?;
         let mut on: BTreeMap<DeviceId, Vec<StandingView>> = BTreeMap::new();
         for view in sim.core.standings() {
             on.entry(view.device).or_default().push(view);
         }
         for (device, views) in on {
-            self.look_on(device, &views, sim, &weights);
+            self.look_on(device, &views, sim);
         }
         Ok(())
     }
 
     /// Those that stand on one device.
-    fn look_on(
-        &mut self,
-        device: DeviceId,
-        views: &[StandingView],
-        sim: &Sim,
-        weights: &BTreeMap<TenantId, u32>,
-    ) {
+    fn look_on(&mut self, device: DeviceId, views: &[StandingView], sim: &Sim) {
         let mut workers = sim.leases.keys();
         let holder = workers.find(|worker| sim.places[*worker] == device);
         let holder = holder.map(|worker| sim.owners[worker]);
@@ -91,9 +66,7 @@ impl Waits {
                     since: sim.now,
                     jumped_ns: sim.jumped_ns,
                     restart_ns: sim.restart_on_ns.get(&at).copied().unwrap_or(0),
-                    tied: (tied.iter().filter(|other| **other != id))
-                        .map(|other| (*other, (weights[other], weights[other])))
-                        .collect(),
+                    tied: tied.iter().filter(|other| **other != id).copied().collect(),
                 };
                 self.waited += 1;
                 self.waits.insert(at, wait);
@@ -103,7 +76,7 @@ impl Waits {
                 let no_further = views.iter().filter(|other| view.vtime_ns <= other.vtime_ns);
                 for other in no_further.filter(|other| other.tenant != id) {
                     if let Some(wait) = self.waits.get_mut(&(device, other.tenant)) {
-                        wait.tied.insert(id, (weights[&id], weights[&id]));
+                        wait.tied.insert(id);
                     }
                 }
             }
@@ -119,8 +92,7 @@ impl Waits {
             let waited = sim.now - wait.since;
             let tied = wait.tied.len() as u32;
             let kills_ns = (sim.latency_ns + sim.kill_ns) * (u64::from(tied) + 1);
-            let raised_ns = wait.raised_ns(limits.burst_ns);
-            let late_ns = sim.jumped_ns - wait.jumped_ns + kills_ns + raised_ns;
+            let late_ns = sim.jumped_ns - wait.jumped_ns + kills_ns;
             let bound = limits.wait_bound_ns(tied, late_ns);
             let milli = u128::from(waited) * 1000 / u128::from(bound);
             self.worst_milli = self.worst_milli.max(milli);
