@@ -6,7 +6,7 @@ use http::HeaderMap;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     body::{Body, Frame, Incoming},
-    client::conn::http2::Builder,
+    client::conn::http2::{Builder, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
@@ -34,21 +34,13 @@ async fn exchange(
     message: &[u8],
 ) -> Result<Status, Failure> {
     let body = Full::new(framed(message));
-    let response = ask(agent, token, method, headers, body).await?;
+    let mut line = Line::open(agent).await?;
+    let response = line.ask(agent, token, method, headers, body).await?;
     // A refusal may come in the headers alone.
     if let Some(status) = status(response.headers()) {
         return Ok(status);
     }
     ended(response.into_body()).await
-}
-
-/// Sends one message; its answer, of which nothing has been read and no more than a kilobyte was sent.
-pub async fn unread(agent: &Agent, method: &str, message: &[u8]) -> Incoming {
-    let token = agent.token().await;
-    let body = Full::new(framed(message));
-    let answer = ask(agent, &token, method, &[], body);
-    let answer = within(Duration::from_secs(30), "an answer", answer).await;
-    answer.expect("the connection holds").into_body()
 }
 
 /// Reads an answer to its end.
@@ -62,8 +54,59 @@ pub async fn half(agent: &Agent, method: &str, bytes: usize) -> Result<Status, F
     let token = agent.token().await;
     let whole = framed(&vec![0; 2 * bytes]);
     let body = Unfinished(Some(whole.slice(..bytes)));
-    let response = ask(agent, &token, method, &[], body).await?;
+    let mut line = Line::open(agent).await?;
+    let response = line.ask(agent, &token, method, &[], body).await?;
     status(response.headers()).ok_or_else(|| "no gRPC status came back".into())
+}
+
+/// A connection for calls whose answers are read by hand: of each no more than a kilobyte is sent before.
+pub struct Line<B>(SendRequest<B>);
+
+impl Line<Full<Bytes>> {
+    /// Sends one message; its answer, of which nothing has been read.
+    pub async fn unread(&mut self, agent: &Agent, method: &str, message: &[u8]) -> Incoming {
+        let token = agent.token().await;
+        let body = Full::new(framed(message));
+        let answer = self.ask(agent, &token, method, &[], body);
+        let answer = within(Duration::from_secs(30), "an answer", answer).await;
+        answer.expect("the connection holds").into_body()
+    }
+}
+
+impl<B> Line<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Failure>,
+{
+    /// Connects.
+    pub async fn open(agent: &Agent) -> Result<Self, Failure> {
+        let stream = crate::http::connect_tls(&agent.issuer, &agent.ca_pem, "h2").await?;
+        let (sender, connection) = Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(1 << 10)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        tokio::spawn(connection);
+        Ok(Line(sender))
+    }
+
+    async fn ask(
+        &mut self,
+        agent: &Agent,
+        token: &str,
+        method: &str,
+        headers: &[(&str, &str)],
+        body: B,
+    ) -> Result<http::Response<Incoming>, Failure> {
+        let uri = format!("{}/bulkhead.v1.Inference/{method}", agent.issuer);
+        let mut request = http::Request::post(uri)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .header("authorization", format!("Bearer {token}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Ok(self.0.send_request(request.body(body)?).await?)
+    }
 }
 
 /// A body that never comes to its end.
@@ -88,34 +131,6 @@ impl Body for Unfinished {
 fn framed(message: &[u8]) -> Bytes {
     let bytes = u32::try_from(message.len()).expect("a message of a test");
     [&[0], &bytes.to_be_bytes()[..], message].concat().into()
-}
-
-async fn ask<B>(
-    agent: &Agent,
-    token: &str,
-    method: &str,
-    headers: &[(&str, &str)],
-    body: B,
-) -> Result<http::Response<Incoming>, Failure>
-where
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<Failure>,
-{
-    let stream = crate::http::connect_tls(&agent.issuer, &agent.ca_pem, "h2").await?;
-    let (mut sender, connection) = Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(1 << 10)
-        .handshake(TokioIo::new(stream))
-        .await?;
-    tokio::spawn(connection);
-    let uri = format!("{}/bulkhead.v1.Inference/{method}", agent.issuer);
-    let mut request = http::Request::post(uri)
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("authorization", format!("Bearer {token}"));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    Ok(sender.send_request(request.body(body)?).await?)
 }
 
 fn status(headers: &HeaderMap) -> Option<Status> {

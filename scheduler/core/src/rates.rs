@@ -128,7 +128,9 @@ impl Meters {
             meter.change(before.1, after.1, now);
         }
         let agents = self.agents.iter();
-        self.empty = agents.map(|(agent, meter)| (meter.empty_at, *agent)).collect();
+        self.empty = agents
+            .map(|(agent, meter)| (meter.empty_at, *agent))
+            .collect();
     }
 
     fn of_agent(&mut self, agent: AgentId, change: impl FnOnce(&mut Meter)) {
@@ -451,7 +453,10 @@ mod tests {
         let (mut meters, lower) = (Meters::default(), (tokens(600), tokens(600)));
         let taken = meters.take(rates, AGENT, 600_000, 0);
         meters.change(rates, lower, SECOND);
-        assert!(meters.check(lower, AGENT, 1, SECOND).is_err(), "a minute's worth is there");
+        assert!(
+            meters.check(lower, AGENT, 1, SECOND).is_err(),
+            "a minute's worth is there"
+        );
         let now = 2 * SECOND;
         assert!(meters.check(lower, AGENT, 10, now).is_ok());
         assert!(meters.check(lower, AGENT, 11, now).is_err());

@@ -179,7 +179,10 @@ fn a_raised_weight_multiplies_no_burst() {
         let alone = sim.served(back) - before;
         assert!(alone <= slack, "{alone} ns of {slack} before anybody else");
     }
-    assert!(sim.served(back) - before >= burst_ns / 2, "it had its burst");
+    assert!(
+        sim.served(back) - before >= burst_ns / 2,
+        "it had its burst"
+    );
 }
 
 /// Loading a worker is nobody else's debt: fails without the lift of a tenant that becomes able to

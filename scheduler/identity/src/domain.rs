@@ -68,10 +68,10 @@ pub struct TenantUpdate {
     pub limits: Limits<Option<Limit>>,
 }
 
-/// What a change of a tenant changed. The caller tells those who schedule it.
+/// A change of a tenant. Once it is made the caller tells those who schedule it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantChange {
-    /// The tenant as it is now.
+    /// The tenant as it is after it.
     pub tenant: Arc<Tenant>,
     /// As it was before.
     pub before: Arc<Tenant>,

@@ -139,20 +139,25 @@ impl Identity {
         .await
     }
 
-    /// Changes a tenant: on the disk first, then for whoever asks from now on.
-    pub async fn update_tenant(
+    /// What an update would change, so that it can be on record before it is in force.
+    pub fn plan_update(
         &self,
         name: &str,
         update: TenantUpdate,
     ) -> Result<TenantChange, IdentityError> {
         let before = self.tenant(name).ok_or_else(|| unknown_tenant(name))?;
-        let changed = update.applied_to(&before)?;
-        let inner = self.inner.clone();
+        let tenant = Arc::new(update.applied_to(&before)?);
+        Ok(TenantChange { tenant, before })
+    }
+
+    /// Changes a tenant as was planned: on the disk first, then for whoever asks from now on. Fails where another change came
+    /// in between.
+    pub async fn change_tenant(&self, change: &TenantChange) -> Result<(), IdentityError> {
+        let (inner, tenant) = (self.inner.clone(), change.tenant.clone());
         to_its_end(async move {
-            inner.store.change_tenant(&changed).await?;
-            let tenant = Arc::new(changed);
+            inner.store.change_tenant(&tenant).await?;
             inner.directory.change_tenant(&tenant);
-            Ok(TenantChange { tenant, before })
+            Ok(())
         })
         .await
     }

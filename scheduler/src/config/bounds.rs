@@ -22,8 +22,8 @@ impl Config {
         bound(
             "limits.tenant_buffer_bytes_max",
             self.limits.tenant_buffer_bytes_max,
-            |n| n >= self.limits.message_bytes_max as u64,
-            "must be at least message_bytes_max",
+            |n| n >= 2 * self.limits.message_bytes_max as u64,
+            "must be at least twice message_bytes_max",
         )?;
         bound(
             "limits.streams_per_connection_max",

@@ -130,8 +130,10 @@ pub struct Limits {
     pub header_bytes_max: u32,
     pub streams_per_connection_max: u32,
     pub connections_max: usize,
-    /// What is held for one tenant of requests that arrive and of answers that nobody has read.
+    /// What is held for one tenant of requests that arrive, and of answers that are made and that nobody has read.
     pub tenant_buffer_bytes_max: u64,
+    /// How long an answer may be left unread, all pauses together and a second for each 16 KiB beside, milliseconds.
+    pub unread_ms: u64,
     /// A connection without a request for this long is closed, milliseconds.
     pub idle_ms: u64,
     pub texts_per_request_max: usize,

@@ -3,19 +3,18 @@
 //! Who may open the socket is an operator: it lies in the data folder, with mode 0600, and the peer's
 //! uid must be this process's own or root.
 
+mod agents;
 mod models;
 mod tenants;
 
 use super::{
     audit_log::Position,
-    clock,
     driver::{Message, Snapshot},
     errors::Refused,
     records,
     state::App,
 };
-use bulkhead_core::{AgentId, CancelReason, TenantId};
-use bulkhead_identity::{AgentStatus, IdentityError, Scopes};
+use bulkhead_identity::IdentityError;
 use bulkhead_proto::{
     internal::RecordKind,
     v1::{
@@ -52,14 +51,16 @@ impl Admin for AdminService {
         &self,
         request: Request<CreateTenantRequest>,
     ) -> Result<Response<Tenant>, Status> {
-        self.make(request.into_inner()).await.map(Response::new)
+        let (service, asked) = (self.clone(), request.into_inner());
+        to_its_end(async move { service.make(asked).await }).await
     }
 
     async fn update_tenant(
         &self,
         request: Request<UpdateTenantRequest>,
     ) -> Result<Response<Tenant>, Status> {
-        self.update(request.into_inner()).await.map(Response::new)
+        let (service, asked) = (self.clone(), request.into_inner());
+        to_its_end(async move { service.update(asked).await }).await
     }
 
     async fn list_tenants(
@@ -80,30 +81,8 @@ impl Admin for AdminService {
         &self,
         request: Request<CreateAgentRequest>,
     ) -> Result<Response<CreateAgentResponse>, Status> {
-        let asked = request.into_inner();
-        self.ready().await?;
-        let scopes = if asked.scopes.is_empty() {
-            Ok(Scopes::ALL)
-        } else {
-            Scopes::from_names(&asked.scopes)
-        };
-        let scopes = scopes.map_err(|e| {
-            Refused::new(Code::InvalidArgument, "SCOPE_UNKNOWN", e.to_string()).into_status()
-        })?;
-        let new = self
-            .app
-            .identity
-            .create_agent(&asked.tenant, &asked.name, scopes, clock::unix_s())
-            .await
-            .map_err(failed)?;
-        self.record(&new.agent.tenant, "agent.create", json!({ "agent": new.agent.id, "name": new.agent.name, "scopes": new.agent.scopes.names(), "key": new.key_id })).await?;
-        Ok(Response::new(CreateAgentResponse {
-            agent: Some(wire_agent(&new.agent)),
-            private_key_pem: new.private_key_pem.to_string(),
-            key_id: new.key_id,
-            issuer: self.app.issuer.clone(),
-            ca_pem: self.app.ca_pem.clone(),
-        }))
+        let (service, asked) = (self.clone(), request.into_inner());
+        to_its_end(async move { service.make_agent(asked).await }).await
     }
 
     async fn list_agents(
@@ -117,7 +96,7 @@ impl Admin for AdminService {
             .identity
             .agents(tenant)
             .iter()
-            .map(|a| wire_agent(a))
+            .map(|a| agents::wire(a))
             .collect();
         Ok(Response::new(ListAgentsResponse { agents }))
     }
@@ -126,44 +105,8 @@ impl Admin for AdminService {
         &self,
         request: Request<SetAgentStatusRequest>,
     ) -> Result<Response<Agent>, Status> {
-        let asked = request.into_inner();
-        let status: AgentStatus =
-            asked
-                .status
-                .parse()
-                .map_err(|e: bulkhead_identity::UnknownStatus| {
-                    Refused::new(Code::InvalidArgument, "STATUS_UNKNOWN", e.to_string())
-                        .into_status()
-                })?;
-        // Taking rights away must work while the log is down: it is done first and recorded as soon
-        // as the log can. Only giving rights waits for it.
-        if status == AgentStatus::Active {
-            self.ready().await?;
-        }
-        let change = self
-            .app
-            .identity
-            .set_status(&asked.id, status)
-            .await
-            .map_err(failed)?;
-        if change.stops_requests() {
-            let cancel = Message::CancelAgent {
-                tenant: TenantId(change.agent.tenant_number),
-                agent: AgentId(change.agent.number),
-                why: CancelReason::Revoked,
-            };
-            if self.app.submitter.driver.send(cancel).await.is_err() {
-                return Err(Refused::stopping().into_status());
-            }
-        }
-        let details = json!({ "agent": change.agent.id, "before": change.before.name(), "after": change.agent.status.name() });
-        if self.app.submitter.audit.up() {
-            self.record(&change.agent.tenant, "agent.status", details)
-                .await?;
-        } else {
-            self.hand_in(&change.agent.tenant, "agent.status", details);
-        }
-        Ok(Response::new(wire_agent(&change.agent)))
+        let (service, asked) = (self.clone(), request.into_inner());
+        to_its_end(async move { service.set_status(asked).await }).await
     }
 
     async fn reload_policy(
@@ -274,6 +217,18 @@ impl AdminService {
     }
 }
 
+/// Does an act to its end, also where its operator hangs up meanwhile: half of one would be without a record, or in force for
+/// nobody.
+async fn to_its_end<T: Send + 'static>(
+    act: impl Future<Output = Result<T, Status>> + Send + 'static,
+) -> Result<Response<T>, Status> {
+    match tokio::spawn(act).await {
+        Ok(done) => done.map(Response::new),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Refused::stopping().into_status()),
+    }
+}
+
 fn failed(error: IdentityError) -> Status {
     let code = match &error {
         e if e.is_internal() => Code::Internal,
@@ -285,15 +240,4 @@ fn failed(error: IdentityError) -> Status {
         _ => Code::InvalidArgument,
     };
     Refused::new(code, error.reason(), error.to_string()).into_status()
-}
-
-fn wire_agent(agent: &bulkhead_identity::Agent) -> Agent {
-    Agent {
-        id: agent.id.to_string(),
-        tenant: agent.tenant.to_string(),
-        name: agent.name.to_string(),
-        scopes: agent.scopes.names(),
-        status: agent.status.name().into(),
-        created_unix_s: agent.created_unix_s as i64,
-    }
 }

@@ -4,12 +4,12 @@
 //! The tenant comes from the verified token. No header, path or body can name one.
 
 use super::{clock, errors::Refused, state::App};
-use bulkhead_identity::AuthError;
+use bulkhead_identity::{AuthError, Principal};
 use http::Request;
 use tonic::Code;
 
-/// Refuses what carries no good token; puts a `Principal` among the extensions of the rest.
-pub fn require_principal<B>(app: &App, request: &mut Request<B>) -> Result<(), Refused> {
+/// Refuses what carries no good token; puts a `Principal` among the extensions of the rest, and says whose it is.
+pub fn require_principal<B>(app: &App, request: &mut Request<B>) -> Result<Principal, Refused> {
     let header = request
         .headers()
         .get(http::header::AUTHORIZATION)
@@ -18,8 +18,8 @@ pub fn require_principal<B>(app: &App, request: &mut Request<B>) -> Result<(), R
     let token = bulkhead_identity::bearer_token(header);
     match token.and_then(|token| app.identity.authenticate(token, now)) {
         Ok(principal) => {
-            request.extensions_mut().insert(principal);
-            Ok(())
+            request.extensions_mut().insert(principal.clone());
+            Ok(principal)
         }
         Err(error) => {
             let agent = token

@@ -1,8 +1,10 @@
 //! What the front door holds in memory for each tenant, beside the core's queue: requests whose bodies are yet arriving, and
-//! answers that are ready and that nobody has read. Bounded for each tenant by itself, so that none can fill the machine with
-//! either, and no other is refused for it.
+//! answers that are being made or that nobody has read. Bounded for each tenant by itself, so that none can fill the machine
+//! with either, and no other is refused for it.
 //!
-//! An answer is never thrown away for this: whoever is beyond the bound has nothing new taken until there is less.
+//! Inside a tenant whoever has less than its part of the bound is let in even where siblings have used it up: so what a
+//! tenant holds is beyond its bound by what so many parts come to, and no agent keeps the others out. An answer that was
+//! promised room is never thrown away.
 
 use super::errors::Refused;
 use parking_lot::Mutex;
@@ -17,7 +19,23 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Buffers {
     bytes_max: u64,
     /// Of those tenants for which there is anything, by their numbers.
-    held: Arc<Mutex<HashMap<u32, u64>>>,
+    tenants: Arc<Mutex<HashMap<u32, Tenant>>>,
+}
+
+#[derive(Default)]
+struct Tenant {
+    bytes: u64,
+    /// Of those agents for which there is anything.
+    agents: HashMap<u32, u64>,
+}
+
+impl Tenant {
+    /// Whether an agent may have so many bytes more.
+    fn may(&self, agent: u32, more: u64, bytes_max: u64) -> bool {
+        let own = self.agents.get(&agent).copied().unwrap_or(0);
+        let part = bytes_max / (self.agents.len() as u64 + 1);
+        self.bytes.saturating_add(more) <= bytes_max || own.saturating_add(more) <= part
+    }
 }
 
 impl Buffers {
@@ -25,57 +43,55 @@ impl Buffers {
     pub fn new(bytes_max: u64) -> Self {
         Buffers {
             bytes_max,
-            held: Arc::default(),
+            tenants: Arc::default(),
         }
     }
 
-    /// Something of a tenant's to be held, of which there is nothing yet; refused where it has all that it may.
-    pub fn open(&self, tenant: u32) -> Result<Held, Refused> {
-        let held = self.held.lock().get(&tenant).copied().unwrap_or(0);
-        match held < self.bytes_max {
-            true => Ok(self.answer(tenant, 0)),
-            false => Err(Full.into()),
-        }
-    }
-
-    /// An answer that is ready: there it is, whatever its tenant may have.
-    pub fn answer(&self, tenant: u32, bytes: u64) -> Held {
-        let mut held = Held {
+    /// Something of an agent's to be held, of which there is nothing yet.
+    pub fn hold(&self, tenant: u32, agent: u32) -> Held {
+        Held {
             buffers: self.clone(),
             tenant,
+            agent,
             bytes: 0,
-        };
-        held.add(bytes);
-        held
+        }
     }
 }
 
-/// Bytes that are held for a tenant until this is dropped.
+/// Bytes that are held for an agent until this is dropped.
 pub struct Held {
     buffers: Buffers,
     tenant: u32,
+    agent: u32,
     bytes: u64,
 }
 
 impl Held {
-    /// So much more has arrived; refused where that is more than the tenant may have.
+    /// So much more is held; nothing is where that is more than the agent may have.
     pub fn grow(&mut self, bytes: u64) -> Result<(), Full> {
-        match self.add(bytes) <= self.buffers.bytes_max {
-            true => Ok(()),
-            false => Err(Full),
-        }
+        self.add(bytes, self.buffers.bytes_max)
     }
 
-    /// Returns what the tenant has with it.
-    fn add(&mut self, bytes: u64) -> u64 {
+    /// It turns out to be so many bytes. There they are, whatever the agent may have.
+    pub fn is(&mut self, bytes: u64) {
+        let more = bytes.saturating_sub(self.bytes);
+        let _ = self.add(more, u64::MAX);
+    }
+
+    fn add(&mut self, bytes: u64, bytes_max: u64) -> Result<(), Full> {
         if bytes == 0 {
-            return 0;
+            return Ok(());
+        }
+        let mut tenants = self.buffers.tenants.lock();
+        let tenant = tenants.entry(self.tenant).or_default();
+        if !tenant.may(self.agent, bytes, bytes_max) {
+            return Err(Full);
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        let mut held = self.buffers.held.lock();
-        let of_tenant = held.entry(self.tenant).or_default();
-        *of_tenant = of_tenant.saturating_add(bytes);
-        *of_tenant
+        tenant.bytes = tenant.bytes.saturating_add(bytes);
+        let own = tenant.agents.entry(self.agent).or_default();
+        *own = own.saturating_add(bytes);
+        Ok(())
     }
 }
 
@@ -84,28 +100,32 @@ impl Drop for Held {
         if self.bytes == 0 {
             return;
         }
-        let mut held = self.buffers.held.lock();
-        if let Some(of_tenant) = held.get_mut(&self.tenant) {
-            *of_tenant = of_tenant.saturating_sub(self.bytes);
-            if *of_tenant == 0 {
-                held.remove(&self.tenant);
+        let mut tenants = self.buffers.tenants.lock();
+        let Some(tenant) = tenants.get_mut(&self.tenant) else {
+            return;
+        };
+        tenant.bytes = tenant.bytes.saturating_sub(self.bytes);
+        if let Some(own) = tenant.agents.get_mut(&self.agent) {
+            *own = own.saturating_sub(self.bytes);
+            if *own == 0 {
+                tenant.agents.remove(&self.agent);
             }
+        }
+        if tenant.agents.is_empty() {
+            tenants.remove(&self.tenant);
         }
     }
 }
 
-/// A tenant has all that it may. The transport hands on the text of an error alone, and no space of it.
-#[derive(Debug, thiserror::Error)]
-#[error("{FULL}")]
+/// An agent has all that it may.
+#[derive(Debug)]
 pub struct Full;
-
-pub const FULL: &str = "TENANT_BUFFER_FULL";
 
 impl From<Full> for Refused {
     fn from(Full: Full) -> Self {
-        let what = "the requests that your tenant's agents are sending and the answers that they have not read are as many \
-                    bytes as may be held for it; read answers, then try again";
-        Refused::new(Code::ResourceExhausted, FULL, what).retry(RETRY_AFTER)
+        let what = "what your tenant's agents are sending, what they wait for and what they have not read are as many bytes as \
+                    may be held for it; read answers, then try again, with fewer texts at a time";
+        Refused::new(Code::ResourceExhausted, "TENANT_BUFFER_FULL", what).retry(RETRY_AFTER)
     }
 }
 
@@ -113,18 +133,34 @@ impl From<Full> for Refused {
 mod tests {
     use super::*;
 
+    fn held(buffers: &Buffers, tenant: u32, agent: u32, bytes: u64) -> Option<Held> {
+        let mut held = buffers.hold(tenant, agent);
+        held.grow(bytes).ok().map(|()| held)
+    }
+
     #[test]
     fn a_tenant_fills_its_own_bound_and_nobody_elses() {
         let buffers = Buffers::new(100);
-        let mut arriving = buffers.open(1).unwrap();
-        assert!(arriving.grow(60).is_ok());
-        assert!(arriving.grow(41).is_err());
-        assert!(buffers.open(1).is_err() && buffers.open(2).is_ok());
-        drop(arriving);
-        let answers = [buffers.answer(1, 99), buffers.answer(1, 99)];
-        assert!(buffers.open(1).is_err(), "answers count, beyond the bound");
-        drop(answers);
-        assert!(buffers.open(1).is_ok());
-        assert!(buffers.held.lock().is_empty(), "nothing is remembered");
+        let all = held(&buffers, 1, 1, 100).unwrap();
+        assert!(held(&buffers, 1, 1, 1).is_none());
+        assert!(held(&buffers, 2, 1, 100).is_some());
+        drop(all);
+        let mut more = held(&buffers, 1, 1, 100).unwrap();
+        more.is(70);
+        more.is(130);
+        assert!(held(&buffers, 1, 2, 50).is_some() && held(&buffers, 1, 1, 1).is_none());
+        drop(more);
+        assert!(buffers.tenants.lock().is_empty(), "nothing is remembered");
+    }
+
+    /// Fails where one agent keeps its siblings out.
+    #[test]
+    fn who_has_less_than_its_part_is_let_in() {
+        let buffers = Buffers::new(100);
+        let _greedy = held(&buffers, 1, 1, 100).unwrap();
+        let mut modest = held(&buffers, 1, 2, 50).unwrap();
+        assert!(modest.grow(1).is_err(), "no more than its part");
+        assert!(held(&buffers, 1, 3, 33).is_some());
+        assert!(held(&buffers, 1, 1, 1).is_none());
     }
 }

@@ -1,65 +1,87 @@
-//! Knows when a connection is to be closed: it has had no request for a while, or an answer that its client does not read.
+//! Knows when a connection is of no use: it has had no request for a while, or an answer that its client does not read. The
+//! one is closed; of the other that answer alone ends, or over HTTP/1 its connection.
 //!
-//! An answer leaves in pieces, the next once there is room for it: what a client has not taken stays in its body, where it
-//! is counted, and a client that takes nothing shows. How long an answer takes to be made is no matter of this file.
+//! An answer leaves in pieces, few at a time. A piece is on its way until the transport has let go of it, so whatever a
+//! client's windows say, what it has not taken is in the books of its agent, and shows. How long an answer takes to be made
+//! is no matter of this file.
 
 use super::buffers::Held;
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, service::Service};
+use hyper::{body::Incoming, rt::Executor, service::Service};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// Bytes of a piece, as many as one frame of HTTP/2 has room for.
 const PIECE_BYTES: usize = 16 << 10;
-/// For how long a client may leave an answer where it is, all pauses together, and how much longer for each piece that it
-/// takes: 64 KiB a second.
-const UNREAD_MAX: Duration = Duration::from_secs(30);
-const UNREAD_FOR_PIECE: Duration = Duration::from_millis(250);
-/// How often it is looked at whether one has been left for too long.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Bytes of one answer that may be on their way.
+pub const ON_THE_WAY_MAX: usize = 4 * PIECE_BYTES;
+/// For each piece that a client takes it has so much longer: 16 KiB a second.
+const LONGER_FOR_PIECE: Duration = Duration::from_secs(1);
+/// How often it is looked at whether an answer has been left for too long.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection's requests.
 #[derive(Clone)]
-pub struct Activity(Arc<Mutex<State>>);
+pub struct Activity {
+    state: Arc<Mutex<State>>,
+    /// For how long a client may leave an answer where it is, all pauses together.
+    patience: Duration,
+}
 
 struct State {
     running: usize,
     /// When the last one came or ended.
     since: Instant,
     next: u64,
-    /// Those of whose answers a piece has left and no more was asked for, and until when that may be.
-    unread: HashMap<u64, Instant>,
+    /// Ends the stream of the request that came last, until that stream is begun.
+    coming: Option<Arc<Notify>>,
+    /// Answers of which something is on its way.
+    unread: HashMap<u64, Unread>,
 }
 
-impl Default for Activity {
-    fn default() -> Self {
-        Activity(Arc::new(Mutex::new(State {
-            running: 0,
-            since: Instant::now(),
-            next: 0,
-            unread: HashMap::new(),
-        })))
-    }
+struct Unread {
+    until: Instant,
+    /// Ends its stream; none where it has its connection to itself.
+    cut: Option<Arc<Notify>>,
 }
 
 impl Activity {
-    fn enter(&self) -> Running {
-        let mut state = self.0.lock();
+    /// `patience`: for how long a client may leave an answer where it is.
+    pub fn new(patience: Duration) -> Self {
+        let state = State {
+            running: 0,
+            since: Instant::now(),
+            next: 0,
+            coming: None,
+            unread: HashMap::new(),
+        };
+        Activity {
+            state: Arc::new(Mutex::new(state)),
+            patience,
+        }
+    }
+
+    fn enter(&self, version: Version) -> Running {
+        let cut = (version == Version::HTTP_2).then(Arc::<Notify>::default);
+        let mut state = self.state.lock();
         state.running += 1;
         state.since = Instant::now();
         state.next += 1;
+        state.coming = cut.clone();
         Running {
             activity: self.clone(),
             number: state.next,
+            cut,
         }
     }
 
@@ -67,7 +89,7 @@ impl Activity {
     pub async fn idle_for(&self, period: Duration) {
         loop {
             let until = {
-                let state = self.0.lock();
+                let state = self.state.lock();
                 match state.running {
                     0 => state.since + period,
                     _ => Instant::now() + period,
@@ -80,17 +102,50 @@ impl Activity {
         }
     }
 
-    /// Ends when an answer was left unread for too long.
-    pub async fn unread(&self) {
+    /// Ends the streams of answers that are left unread for too long, and itself where such a one has the connection to
+    /// itself. `told` for each.
+    pub async fn unread(&self, told: impl Fn()) {
         loop {
-            let first = self.0.lock().unread.values().min().copied();
-            let now = Instant::now();
-            if first.is_some_and(|until| until <= now) {
-                return;
+            let due = self.take_unread(Instant::now());
+            for unread in &due {
+                told();
+                match &unread.cut {
+                    Some(cut) => cut.notify_one(),
+                    None => return,
+                }
             }
-            let look = now + LOOK_EVERY;
-            tokio::time::sleep_until(first.unwrap_or(look).min(look)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
+    }
+
+    fn take_unread(&self, now: Instant) -> Vec<Unread> {
+        let mut state = self.state.lock();
+        let due = state.unread.extract_if(|_, unread| unread.until <= now);
+        due.map(|(_, unread)| unread).collect()
+    }
+}
+
+/// Runs each stream until it ends, or until it is cut.
+#[derive(Clone)]
+pub struct Streams(pub Activity);
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    /// The transport calls this right after it called the service with the stream's request.
+    fn execute(&self, stream: F) {
+        let cut = self.0.state.lock().coming.take();
+        tokio::spawn(async move {
+            match cut {
+                None => drop(stream.await),
+                Some(cut) => tokio::select! {
+                    _ = stream => {}
+                    () = cut.notified() => {}
+                },
+            }
+        });
     }
 }
 
@@ -98,25 +153,14 @@ impl Activity {
 struct Running {
     activity: Activity,
     number: u64,
-}
-
-impl Running {
-    fn left(&self, until: Instant) {
-        let mut state = self.activity.0.lock();
-        state.unread.insert(self.number, until);
-    }
-
-    fn asked(&self) {
-        self.activity.0.lock().unread.remove(&self.number);
-    }
+    cut: Option<Arc<Notify>>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut state = self.activity.0.lock();
+        let mut state = self.activity.state.lock();
         state.running -= 1;
         state.since = Instant::now();
-        state.unread.remove(&self.number);
     }
 }
 
@@ -144,7 +188,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
-        let running = self.activity.enter();
+        let running = self.activity.enter(request.version());
         let response = self.inner.call(request);
         Box::pin(async move {
             let mut response = response.await?;
@@ -154,47 +198,148 @@ where
     }
 }
 
+/// What of one answer is on its way to its client.
+struct Way {
+    activity: Activity,
+    number: u64,
+    cut: Option<Arc<Notify>>,
+    state: Mutex<OnTheWay>,
+    /// What its agent has of it in the books.
+    _held: Option<Arc<Held>>,
+}
+
+struct OnTheWay {
+    bytes: usize,
+    /// Since when none of it has arrived.
+    since: Instant,
+    patience: Duration,
+    /// Who waits until there is less.
+    waker: Option<Waker>,
+    /// Nothing more comes, and there is nothing left that could be cut.
+    ended: bool,
+}
+
+impl Way {
+    /// A piece is on its way.
+    fn begins(&self, bytes: usize) {
+        let mut way = self.state.lock();
+        if way.bytes == 0 {
+            way.since = Instant::now();
+            self.look_at(way.since + way.patience);
+        }
+        way.bytes += bytes;
+    }
+
+    /// The transport has let go of a piece.
+    fn is_gone(&self, bytes: usize) {
+        let mut way = self.state.lock();
+        let now = Instant::now();
+        let longer = LONGER_FOR_PIECE.mul_f64(bytes as f64 / PIECE_BYTES as f64);
+        let left = way.patience.saturating_sub(now - way.since);
+        (way.patience, way.since) = (left + longer, now);
+        way.bytes -= bytes;
+        match way.bytes == 0 || way.ended {
+            true => self.look_no_more(),
+            false => self.look_at(now + way.patience),
+        }
+        if let Some(waker) = way.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn look_at(&self, until: Instant) {
+        let cut = self.cut.clone();
+        let mut state = self.activity.state.lock();
+        state.unread.insert(self.number, Unread { until, cut });
+    }
+
+    fn look_no_more(&self) {
+        self.activity.state.lock().unread.remove(&self.number);
+    }
+}
+
+/// Bytes of an answer that are on their way.
+struct Piece {
+    bytes: Bytes,
+    way: Arc<Way>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.way.is_gone(self.bytes.len());
+    }
+}
+
 /// A body that leaves in pieces, and keeps its request counted until it has.
 pub struct Leaving<B> {
     body: B,
     /// What of its last frame has not left.
     rest: Bytes,
-    /// How long it may be left unread yet, and since when it is.
-    patience: Duration,
-    unread_since: Option<Instant>,
-    running: Running,
-    /// What its tenant has of it in the books.
-    _held: Option<Arc<Held>>,
+    way: Arc<Way>,
+    _running: Running,
 }
 
 impl<B> Leaving<B> {
     fn new(body: B, running: Running, held: Option<Arc<Held>>) -> Self {
+        let state = OnTheWay {
+            bytes: 0,
+            since: Instant::now(),
+            patience: running.activity.patience,
+            waker: None,
+            ended: false,
+        };
+        let way = Way {
+            activity: running.activity.clone(),
+            number: running.number,
+            cut: running.cut.clone(),
+            state: Mutex::new(state),
+            _held: held,
+        };
         Leaving {
             body,
             rest: Bytes::new(),
-            patience: UNREAD_MAX,
-            unread_since: None,
-            running,
-            _held: held,
+            way: Arc::new(way),
+            _running: running,
         }
     }
 
-    /// There is room for more of it.
-    fn asked(&mut self) {
-        if let Some(since) = self.unread_since.take() {
-            self.patience = self.patience.saturating_sub(since.elapsed());
-            self.running.asked();
+    /// Waits until little enough is on its way. For the end as for anything that is yet to be made only one piece may be,
+    /// so that what cannot be cut any more, once the transport has the end of it, is no more than that.
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let most = match self.rest.is_empty() {
+            true => PIECE_BYTES,
+            false => ON_THE_WAY_MAX - PIECE_BYTES,
+        };
+        let mut way = self.way.state.lock();
+        if way.bytes <= most {
+            return Poll::Ready(());
         }
+        way.waker = Some(cx.waker().clone());
+        Poll::Pending
     }
 
+    /// The next piece. Copied where it is a part: or it would keep all of its frame.
     fn next_piece(&mut self) -> Bytes {
-        let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
-        let part = piece.len() as f64 / PIECE_BYTES as f64;
-        self.patience += UNREAD_FOR_PIECE.mul_f64(part);
-        let now = Instant::now();
-        self.unread_since = Some(now);
-        self.running.left(now + self.patience);
-        piece
+        let bytes = match self.rest.len() > PIECE_BYTES {
+            true => Bytes::copy_from_slice(&self.rest.split_to(PIECE_BYTES)),
+            false => std::mem::take(&mut self.rest),
+        };
+        self.way.begins(bytes.len());
+        let way = self.way.clone();
+        Bytes::from_owner(Piece { bytes, way })
+    }
+}
+
+impl<B> Drop for Leaving<B> {
+    fn drop(&mut self) {
+        self.way.state.lock().ended = true;
+        self.way.look_no_more();
     }
 }
 
@@ -206,7 +351,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Leaving<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        self.asked();
+        ready!(self.poll_room(cx));
         if self.rest.is_empty() {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 None => return Poll::Ready(None),
@@ -239,21 +384,27 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Leaving<B> {
 mod tests {
     use super::*;
     use http_body_util::{BodyExt, Full};
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::time::{advance, timeout};
 
     const PIECES: usize = 200;
+    const PATIENCE: Duration = Duration::from_secs(30);
 
-    fn answer(activity: &Activity) -> Leaving<Full<Bytes>> {
+    fn answer(activity: &Activity, version: Version) -> Leaving<Full<Bytes>> {
         let body = Full::new(Bytes::from(vec![7; PIECES * PIECE_BYTES]));
-        Leaving::new(body, activity.enter(), None)
+        Leaving::new(body, activity.enter(version), None)
+    }
+
+    async fn piece(body: &mut Leaving<Full<Bytes>>) -> Option<Bytes> {
+        let frame = timeout(Duration::from_millis(1), body.frame()).await;
+        frame.ok()?.map(|frame| frame.unwrap().into_data().unwrap())
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_idle_only_when_nothing_runs() {
-        let activity = Activity::default();
+        let activity = Activity::new(PATIENCE);
         let period = Duration::from_secs(10);
-        let running = activity.enter();
+        let running = activity.enter(Version::HTTP_2);
         let waited = timeout(period * 5, activity.idle_for(period)).await;
         assert!(waited.is_err());
         drop(running);
@@ -262,34 +413,87 @@ mod tests {
         assert_eq!(start.elapsed(), period);
     }
 
+    /// Fails where the transport is given more than a few pieces, whatever its client takes.
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_nobody_reads_shows_and_one_that_is_being_made_does_not() {
-        let activity = Activity::default();
-        let mut body = answer(&activity);
-        assert!(timeout(UNREAD_MAX * 9, activity.unread()).await.is_err());
-        let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
-        assert_eq!(piece.len(), PIECE_BYTES);
+    async fn few_pieces_are_on_their_way() {
+        let activity = Activity::new(PATIENCE);
+        let mut body = answer(&activity, Version::HTTP_2);
+        let mut taken = Vec::new();
+        while let Some(piece) = piece(&mut body).await {
+            taken.push(piece);
+        }
+        let bytes = |taken: &[Bytes]| taken.iter().map(Bytes::len).sum::<usize>();
+        assert_eq!(bytes(&taken), ON_THE_WAY_MAX);
+        taken.pop();
+        taken.extend(piece(&mut body).await);
+        assert_eq!(bytes(&taken), ON_THE_WAY_MAX);
+    }
+
+    /// Fails where an answer ends, and with it its place in the books, while more than a piece of it is on its way.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_what_was_before_it() {
+        let activity = Activity::new(PATIENCE);
+        let mut body = answer(&activity, Version::HTTP_2);
+        body.body = Full::new(Bytes::from(vec![7; 2 * PIECE_BYTES]));
+        let taken = [
+            piece(&mut body).await.unwrap(),
+            piece(&mut body).await.unwrap(),
+        ];
+        let end = timeout(LOOK_EVERY, body.frame()).await;
+        assert!(end.is_err(), "not yet");
+        assert_eq!(activity.state.lock().unread.len(), 1);
+        drop(taken);
+        assert!(body.frame().await.is_none(), "the end");
+        assert!(activity.state.lock().unread.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_reads_ends_its_stream_and_one_that_is_being_made_does_not() {
+        let activity = Activity::new(PATIENCE);
+        let (mut unread, being_made) = (
+            answer(&activity, Version::HTTP_2),
+            answer(&activity, Version::HTTP_2),
+        );
+        let cut = unread.way.cut.clone().unwrap();
+        let _piece = piece(&mut unread).await.unwrap();
+        let told = AtomicU32::new(0);
+        let watch = activity.unread(|| {
+            told.fetch_add(1, Ordering::Relaxed);
+        });
         let start = Instant::now();
-        activity.unread().await;
-        assert_eq!(start.elapsed(), UNREAD_MAX + UNREAD_FOR_PIECE);
-        drop(body);
-        assert!(timeout(UNREAD_MAX * 9, activity.unread()).await.is_err());
+        tokio::select! {
+            () = watch => panic!("others share the connection"),
+            () = cut.notified() => {}
+        }
+        assert!(
+            start.elapsed() >= PATIENCE - LOOK_EVERY && start.elapsed() <= PATIENCE + LOOK_EVERY
+        );
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+        drop(being_made);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unread_answer_that_has_its_connection_to_itself_ends_that() {
+        let activity = Activity::new(PATIENCE);
+        let mut body = answer(&activity, Version::HTTP_11);
+        let _piece = piece(&mut body).await.unwrap();
+        let closed = timeout(PATIENCE * 2, activity.unread(|| {})).await;
+        assert!(closed.is_ok());
     }
 
     /// Fails where a client keeps what is held for it by taking a little now and then.
     #[tokio::test(start_paused = true)]
     async fn who_reads_too_slowly_shows_and_who_reads_slowly_does_not() {
-        for (pause, shows) in [(UNREAD_FOR_PIECE, false), (UNREAD_FOR_PIECE * 4, true)] {
-            let activity = Activity::default();
-            let mut body = answer(&activity);
-            let mut bytes = 0;
-            while let Some(Ok(frame)) = body.frame().await
-                && timeout(Duration::ZERO, activity.unread()).await.is_err()
-            {
-                bytes += frame.into_data().unwrap().len();
+        for (pause, shows) in [(LONGER_FOR_PIECE, false), (LONGER_FOR_PIECE * 2, true)] {
+            let activity = Activity::new(PATIENCE);
+            let mut body = answer(&activity, Version::HTTP_2);
+            let mut shown = false;
+            while let Some(piece) = piece(&mut body).await {
                 advance(pause).await;
+                shown |= !activity.take_unread(Instant::now()).is_empty();
+                drop(piece);
             }
-            assert_eq!(bytes < PIECES * PIECE_BYTES, shows, "{bytes} bytes");
+            assert_eq!(shown, shows, "{pause:?} for a piece");
         }
     }
 }

@@ -7,22 +7,22 @@
 //! router cost as much as all that is decided about a request.
 
 use super::{
-    arriving::Arriving,
+    arriving::{self, Arriving},
     auth,
-    buffers::Held,
-    connection::{Activity, Watched},
+    connection::{Activity, ON_THE_WAY_MAX, Streams, Watched},
     errors::{self, Refused},
     inference::InferenceService,
     metrics, oauth,
     state::App,
 };
 use axum::{Router, response::IntoResponse};
-use bulkhead_identity::Principal;
 use bulkhead_proto::v1::inference_server::InferenceServer;
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, header};
+use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::{
         conn::auto,
         graceful::{GracefulShutdown, Watcher},
@@ -76,35 +76,36 @@ impl Served {
         }
     }
 
-    async fn answer(
-        mut self,
-        mut request: Request<Incoming>,
-    ) -> Result<Response<Body>, Infallible> {
+    async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
         let response = match request.uri().path().starts_with(INFERENCE) {
-            true => match self.let_in(&mut request) {
-                Ok(held) => {
-                    let request = request.map(|body| Arriving::new(body, Some(held)));
-                    self.inference.call(request).await?
-                }
+            true => match self.arrived(request).await {
+                Ok(request) => self.inference.call(request).await?,
                 Err(refused) => refused.into_status().into_http(),
             },
-            false => {
-                let request = request.map(|body| Arriving::new(body, None));
-                self.others.call(request).await?.map(Body::new)
-            }
+            false => self
+                .others
+                .call(request.map(Arriving::new))
+                .await?
+                .map(Body::new),
         };
         Ok(explain(&self.app, response))
     }
 
-    /// Who asks is known and may have something more held for its tenant.
-    fn let_in(&self, request: &mut Request<Incoming>) -> Result<Held, Refused> {
-        auth::require_principal(&self.app, request)?;
-        let principal = request.extensions().get::<Principal>();
-        let tenant = principal.map_or(0, Principal::tenant_number);
-        self.app.submitter.buffers.open(tenant).inspect_err(|full| {
-            let agent = principal.and_then(|who| self.app.identity.agent(who.agent_id()));
-            self.app.record_refusal(agent.as_deref(), full.reason);
-        })
+    /// Who asks is known, and all of its message is there.
+    async fn arrived(
+        &self,
+        mut request: Request<Incoming>,
+    ) -> Result<Request<Full<Bytes>>, Refused> {
+        let who = auth::require_principal(&self.app, &mut request)?;
+        let (head, body) = request.into_parts();
+        let mut held = (self.app.submitter.buffers).hold(who.tenant_number(), who.agent_number());
+        let bytes_max = self.app.config.limits.message_bytes_max;
+        let message = arriving::message(body, &mut held, bytes_max).await;
+        let message = message.inspect_err(|refused| {
+            let agent = self.app.identity.agent(who.agent_id());
+            self.app.record_refusal(agent.as_deref(), refused.reason);
+        })?;
+        Ok(Request::from_parts(head, Full::new(message)))
     }
 }
 
@@ -215,7 +216,8 @@ async fn handshake(tls: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<Tcp
 
 async fn converse(served: Served, stream: TlsStream<TcpStream>, graceful: Watcher) {
     let limits = served.app.config.limits.clone();
-    let mut server = auto::Builder::new(TokioExecutor::new());
+    let activity = Activity::new(Duration::from_millis(limits.unread_ms));
+    let mut server = auto::Builder::new(Streams(activity.clone()));
     server
         .http1()
         .timer(TokioTimer::new())
@@ -226,9 +228,14 @@ async fn converse(served: Served, stream: TlsStream<TcpStream>, graceful: Watche
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_per_connection_max)
         .max_header_list_size(limits.header_bytes_max)
+        .max_send_buf_size(ON_THE_WAY_MAX)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_PATIENCE);
-    let activity = Activity::default();
+    let app = served.app.clone();
+    let unread = activity.unread(move || {
+        metrics::refused("ANSWER_UNREAD");
+        app.record_refusal(None, "ANSWER_UNREAD");
+    });
     let answer = service_fn(move |request| served.clone().answer(request));
     let service = Watched::new(answer, activity.clone());
     let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -237,6 +244,6 @@ async fn converse(served: Served, stream: TlsStream<TcpStream>, graceful: Watche
         // Errors here are the peer's: resets, broken frames. It has closed or will be closed.
         _ = connection => {}
         () = activity.idle_for(Duration::from_millis(limits.idle_ms)) => metrics::refused("CONNECTION_IDLE"),
-        () = activity.unread() => metrics::refused("ANSWER_UNREAD"),
+        () = unread => {}
     }
 }

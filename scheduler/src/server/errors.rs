@@ -3,7 +3,7 @@
 //!
 //! Nothing here repeats a text that a caller sent, and nothing tells of another tenant.
 
-use super::{buffers, metrics};
+use super::metrics;
 use bulkhead_core::{Bound, CancelReason, End, Outcome, Refusal};
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -63,6 +63,24 @@ impl Refused {
             "the server is stopping; try again once it is back",
         )
         .retry(Duration::from_secs(1))
+    }
+
+    /// More than a request may have.
+    pub fn message_too_large() -> Self {
+        Refused::new(
+            Code::ResourceExhausted,
+            "MESSAGE_TOO_LARGE",
+            "the message is larger than the server takes; send fewer or shorter texts",
+        )
+    }
+
+    /// Not what our .proto files say.
+    pub fn message_malformed() -> Self {
+        Refused::new(
+            Code::InvalidArgument,
+            "MESSAGE_MALFORMED",
+            "the message could not be decoded; is it made from our .proto files?",
+        )
     }
 
     /// The core's own refusals.
@@ -189,14 +207,7 @@ impl Refused {
 /// all others. They never reach a handler, so they are translated on the way out.
 pub fn explain(code: Code, message: &str) -> Refused {
     if message.contains("message length too large") || code == Code::OutOfRange {
-        return Refused::new(
-            Code::ResourceExhausted,
-            "MESSAGE_TOO_LARGE",
-            "the message is larger than the server takes; send fewer or shorter texts",
-        );
-    }
-    if message.contains(buffers::FULL) {
-        return buffers::Full.into();
+        return Refused::message_too_large();
     }
     if message.to_lowercase().contains("utf-8") {
         return Refused::new(
@@ -211,11 +222,7 @@ pub fn explain(code: Code, message: &str) -> Refused {
             "METHOD_UNKNOWN",
             "there is no such method; see the .proto files",
         ),
-        Code::Internal | Code::InvalidArgument => Refused::new(
-            Code::InvalidArgument,
-            "MESSAGE_MALFORMED",
-            "the message could not be decoded; is it made from our .proto files?",
-        ),
+        Code::Internal | Code::InvalidArgument => Refused::message_malformed(),
         other => Refused::new(other, "TRANSPORT", "the request could not be read"),
     }
 }

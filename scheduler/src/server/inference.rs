@@ -46,20 +46,24 @@ impl Inference for InferenceService {
             .permit(&extensions, Action::Embed, &body.model)
             .map_err(|r| self.refuse(&extensions, r))?;
         checks::embed(&self.app.config.limits, &body).map_err(|r| self.refuse(&extensions, r))?;
+        // Room for all that it will be answered, and of which it may read nothing, as far as the model is known.
+        let values = body.texts.len() * model.dimensions as usize;
+        let (who, bytes) = (permit.principal(), values * size_of::<f32>());
+        let mut held = (self.app.submitter.buffers).hold(who.tenant_number(), who.agent_number());
+        let fits = held.grow(bytes as u64);
+        fits.map_err(|full| self.refuse(&extensions, full.into()))?;
         let priority = body.priority();
         let job = Job::Embed(EmbedJob { texts: body.texts });
         let work = self
             .work(job, &model, (body.context, priority), &headers)
             .map_err(|r| self.refuse(&extensions, r))?;
-        let tenant = permit.principal().tenant_number();
         let mut answers = self.app.submitter.submit(permit, work);
         while let Some(answer) = answers.recv().await {
             match answer {
                 Answer::Admitted | Answer::Piece(_) => {}
                 Answer::Done(done) => {
                     let values = done.vectors.iter().map(|vector| vector.values.len());
-                    let bytes = values.sum::<usize>() as u64;
-                    let held = self.app.submitter.buffers.answer(tenant, bytes);
+                    held.is(values.sum::<usize>() as u64);
                     let mut response = embed_response(*done);
                     // Its body takes it, and lets it go once it has left.
                     response.extensions_mut().insert(Arc::new(held));

@@ -1,11 +1,11 @@
-//! What the front door holds for a tenant: answers that nobody reads, and requests that never come to their end. A tenant
-//! that has as much of it as it may is refused, and no other.
+//! What the front door holds for a tenant: answers that nobody reads, and requests that never come to their end. Who has as
+//! much of it as it may is refused, and nobody else.
 
 use bulkhead_proto::v1::EmbedRequest;
 use bulkhead_tests::{
     agent::{Agent, reason},
     options::Options,
-    raw,
+    raw::{self, Line},
     server::Server,
     wait::{eventually, within},
 };
@@ -13,62 +13,101 @@ use prost::Message as _;
 use std::time::Duration;
 use tonic::Code;
 
-/// The least that a tenant may have, and the longest message.
-const BYTES_MAX: usize = 16 << 10;
-/// Texts of which the answer alone is more.
-const TEXTS: usize = 2_000;
+/// The longest message, and what a tenant may have held.
+const MESSAGE_BYTES: usize = 16 << 10;
+const BYTES_MAX: usize = 2 * MESSAGE_BYTES;
+/// A vector of the null model.
+const VECTOR_BYTES: usize = 32;
+const SOON: Duration = Duration::from_secs(10);
 
-async fn serve() -> (Server, Agent, Agent) {
+async fn serve(unread_ms: i64) -> Server {
     let options = Options::null(0)
-        .with("limits.message_bytes_max", BYTES_MAX as i64)
-        .with("limits.tenant_buffer_bytes_max", BYTES_MAX as i64);
-    let server = Server::start(options).await;
-    let (acme, globex) = (
-        server.agent("acme", "reader").await,
-        server.agent("globex", "reader").await,
-    );
-    (server, acme, globex)
+        .with("limits.message_bytes_max", MESSAGE_BYTES as i64)
+        .with("limits.tenant_buffer_bytes_max", BYTES_MAX as i64)
+        .with("limits.unread_ms", unread_ms);
+    Server::start(options).await
 }
 
-/// Fails where answers that nobody reads are held without a bound, or count for nobody, or for ever.
-#[tokio::test]
-async fn who_reads_no_answers_gets_no_more() {
-    let (_server, acme, globex) = serve().await;
-    let many = EmbedRequest {
+fn texts(count: usize) -> Vec<u8> {
+    let request = EmbedRequest {
         model: "null".into(),
-        texts: vec!["a".into(); TEXTS],
+        texts: vec!["a".into(); count],
         ..EmbedRequest::default()
     };
-    let answer = raw::unread(&acme, "Embed", &many.encode_to_vec()).await;
-    let client = acme.client().await;
-    let status = client.embed("null", &["a text"]).await;
-    let status = status.expect_err("refused");
+    request.encode_to_vec()
+}
+
+async fn served(agent: &Agent, count: usize) {
+    let status = raw::call(agent, "Embed", &[], &texts(count)).await;
+    assert_eq!(status.code(), Code::Ok, "{status}");
+}
+
+/// Fails where answers that nobody reads are held without a bound, count for nobody or for ever, or keep siblings out.
+#[tokio::test]
+async fn who_reads_no_answers_gets_no_more() {
+    let server = serve(600_000).await;
+    let greedy = server.agent("acme", "greedy").await;
+    let most = BYTES_MAX * 7 / 8 / VECTOR_BYTES;
+    let mut line = Line::open(&greedy).await.expect("a connection");
+    let answer = line.unread(&greedy, "Embed", &texts(most)).await;
+    let status = raw::call(&greedy, "Embed", &[], &texts(most)).await;
     assert_eq!(reason(&status), "TENANT_BUFFER_FULL", "{status}");
     assert_eq!(status.code(), Code::ResourceExhausted);
-    let other = globex.client().await;
-    other.embed("null", &["a text"]).await.expect("its own");
+    let part = BYTES_MAX / 2 / VECTOR_BYTES;
+    served(&server.agent("acme", "modest").await, part - 100).await;
+    served(&server.agent("globex", "reader").await, most).await;
 
     let status = raw::ended(answer).await.expect("the whole answer");
     assert_eq!(status.code(), Code::Ok, "{status}");
-    let served = async || client.embed("null", &["a text"]).await.ok();
-    eventually(Duration::from_secs(10), "room again", served).await;
+    let again = async || {
+        let status = raw::call(&greedy, "Embed", &[], &texts(most)).await;
+        (status.code() == Code::Ok).then_some(())
+    };
+    eventually(SOON, "room again", again).await;
 }
 
-/// Fails where half requests are held without a bound, or count for nobody.
+/// Fails where half requests are held without a bound, or keep siblings out.
 #[tokio::test]
 async fn who_sends_half_requests_sends_no_more() {
-    let (_server, acme, globex) = serve().await;
-    let half = || raw::half(&acme, "Embed", BYTES_MAX / 2 - 8);
-    let three = async {
+    let server = serve(600_000).await;
+    let greedy = server.agent("acme", "greedy").await;
+    let half = || raw::half(&greedy, "Embed", MESSAGE_BYTES / 2 - 8);
+    let five = async {
         tokio::select! {
+            status = half() => status,
+            status = half() => status,
             status = half() => status,
             status = half() => status,
             status = half() => status,
         }
     };
-    let status = within(Duration::from_secs(10), "a refusal", three).await;
-    let status = status.expect("a status");
+    let modest = server.agent("acme", "modest").await;
+    let status = within(SOON, "a refusal", five).await.expect("a status");
     assert_eq!(reason(&status), "TENANT_BUFFER_FULL", "{status}");
-    let other = globex.client().await;
-    other.embed("null", &["a text"]).await.expect("its own");
+    served(&modest, 10).await;
+}
+
+/// Fails where an answer that nobody reads stays for ever, or takes with it what shares its connection.
+#[tokio::test]
+async fn an_answer_that_is_left_ends_and_no_other() {
+    let server = serve(300).await;
+    let (careless, careful) = (
+        server.agent("acme", "careless").await,
+        server.agent("globex", "careful").await,
+    );
+    let count = BYTES_MAX * 7 / 8 / VECTOR_BYTES;
+    let mut line = Line::open(&careless).await.expect("a connection");
+    let left = line.unread(&careless, "Embed", &texts(count)).await;
+    let cut = async || {
+        (server
+            .metric("bulkhead_refused_total", "ANSWER_UNREAD")
+            .await
+            > 0.0)
+            .then_some(())
+    };
+    eventually(SOON, "the answer is cut", cut).await;
+    assert!(raw::ended(left).await.is_err(), "it ended well");
+    let status = raw::ended(line.unread(&careful, "Embed", &texts(10)).await).await;
+    let status = status.expect("the connection holds");
+    assert_eq!(status.code(), Code::Ok, "{status}");
 }

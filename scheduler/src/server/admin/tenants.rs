@@ -39,19 +39,21 @@ impl AdminService {
             let what = "an update changes a weight or a limit, and this one names neither";
             return Err(Refused::new(Code::InvalidArgument, "UPDATE_EMPTY", what).into_status());
         }
-        let changed = self.app.identity.update_tenant(&asked.name, update).await;
-        let TenantChange { tenant, before } = changed.map_err(failed)?;
-        // Before the record: what is stored counts from the next start on, whatever becomes of the log.
-        self.app.announce(&tenant).await;
+        let change = self.app.identity.plan_update(&asked.name, update);
+        let change = change.map_err(failed)?;
+        let TenantChange { tenant, before } = &change;
         let said =
             |t: &bulkhead_identity::Tenant| json!({ "weight": t.weight, "limits": t.limits });
-        self.record(
-            &tenant.name,
-            "tenant.update",
-            json!({ "tenant": tenant.name, "before": said(&before), "after": said(&tenant) }),
-        )
-        .await?;
-        Ok(wire(&tenant))
+        let what = json!({ "tenant": tenant.name, "before": said(before), "after": said(tenant) });
+        // First: what is in force is on record, whatever becomes of this process.
+        self.record(&tenant.name, "tenant.update", what).await?;
+        if let Err(error) = self.app.identity.change_tenant(&change).await {
+            let what = json!({ "tenant": tenant.name, "reason": error.reason() });
+            self.hand_in(&tenant.name, "tenant.update.failed", what);
+            return Err(failed(error));
+        }
+        self.app.announce(tenant).await;
+        Ok(wire(tenant))
     }
 }
 
