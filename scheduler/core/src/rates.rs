@@ -119,8 +119,8 @@ impl Meters {
         }
     }
 
-    /// The limits have changed: what came so far has leaked at the old ones until now, and from here on counts for no more
-    /// than a minute's worth of the new ones. So who was told to have less is slowed down, and not shut out for as long as
+    /// The limits have changed: what came so far has leaked at the old ones until now, and from here on, where a limit is
+    /// lower, counts for no more than a minute's worth of it. So who was told to have less is slowed down, and not shut out for as long as
     /// what it had before would take to leak.
     pub(crate) fn change(&mut self, before: (Rate, Rate), after: (Rate, Rate), now: Nanos) {
         self.tenant.change(before.0, after.0, now);
@@ -238,9 +238,8 @@ impl Meter {
 
     fn change(&mut self, before: Rate, after: Rate, now: Nanos) {
         self.leak(before, now);
-        let requests_max = u128::from(after.requests) * MINUTE_NS;
-        self.requests = self.requests.min(requests_max);
-        self.lower(self.tokens.min(u128::from(after.tokens) * MINUTE_NS));
+        self.requests = carried(self.requests, before.requests.into(), after.requests.into());
+        self.lower(carried(self.tokens, before.tokens, after.tokens));
         self.look_ahead(after);
     }
 
@@ -288,6 +287,18 @@ fn leaked(level: u128, limit: u64, passed: Nanos) -> u128 {
         0 => 0,
         _ => level.saturating_sub(u128::from(limit) * u128::from(passed)),
     }
+}
+
+/// A level once its limit is another: where that is lower a minute's worth of it, and as much more as it was beyond.
+fn carried(level: u128, before: u64, after: u64) -> u128 {
+    if after == 0 {
+        return 0;
+    }
+    if after >= before {
+        return level;
+    }
+    let in_proportion = (level / u128::from(before)).saturating_mul(u128::from(after));
+    level.min(in_proportion.max(u128::from(after) * MINUTE_NS))
 }
 
 /// Leaks what it can of what is to leak.
@@ -462,6 +473,13 @@ mod tests {
         assert!(meters.check(lower, AGENT, 11, now).is_err());
         meters.settle(lower, AGENT, taken, 600_000, now);
         assert!(meters.check(lower, AGENT, 11, now).is_err());
+        // Nothing is forgiven where nothing is lowered.
+        meters.settle(lower, AGENT, taken, 600_000, now);
+        let beyond = meters.take(lower, AGENT, 0, now);
+        meters.settle(lower, AGENT, beyond, 6_000, now);
+        let level = meters.tenant.tokens;
+        meters.change(lower, lower, now);
+        assert_eq!(meters.tenant.tokens, level);
         meters.change(lower, (NONE, NONE), now);
         assert!(meters.check((NONE, NONE), AGENT, u64::MAX, now).is_ok());
         assert!(meters.tenant.is_empty() && meters.tenant.open.is_empty());

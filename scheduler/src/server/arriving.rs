@@ -45,30 +45,27 @@ async fn whole<B>(mut body: B, held: &mut Held, bytes_max: usize) -> Result<Byte
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let (mut first, mut whole) = (Bytes::new(), BytesMut::new());
+    let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refused::message_malformed())?;
+        let frame = frame.map_err(|_| {
+            let what = "the request was given up before all of it was there";
+            Refused::new(Code::Cancelled, "CANCELLED", what)
+        })?;
         let Ok(data) = frame.into_data() else {
             continue;
         };
-        if first.len().max(whole.len()) + data.len() > bytes_max {
+        if whole.len() + data.len() > bytes_max {
             return Err(Refused::message_too_large());
         }
         held.grow(data.len() as u64)?;
-        if first.is_empty() {
-            first = data;
-            continue;
-        }
-        // Most messages are one frame, and are copied no further.
-        if whole.is_empty() {
-            whole.extend_from_slice(&first);
+        // Most messages are one frame, and are copied no further. While more is waited for it is not kept as it came: a byte
+        // would keep all of what the transport read with it.
+        if whole.is_empty() && body.is_end_stream() {
+            return Ok(data);
         }
         whole.extend_from_slice(&data);
     }
-    Ok(match whole.is_empty() {
-        true => first,
-        false => whole.freeze(),
-    })
+    Ok(whole.freeze())
 }
 
 /// How long the message says that it is.

@@ -58,6 +58,21 @@ impl Buffers {
     }
 }
 
+/// An answer in the books: clones are one entry, which goes with the last of them.
+#[derive(Clone)]
+pub struct Booked(Arc<Mutex<Held>>);
+
+impl Booked {
+    pub fn new(held: Held) -> Self {
+        Booked(Arc::new(Mutex::new(held)))
+    }
+
+    /// It turns out to be so many bytes.
+    pub fn is(&self, bytes: u64) {
+        self.0.lock().is(bytes);
+    }
+}
+
 /// Bytes that are held for an agent until this is dropped.
 pub struct Held {
     buffers: Buffers,

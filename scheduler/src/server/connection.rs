@@ -5,9 +5,9 @@
 //! client's windows say, what it has not taken is in the books of its agent, and shows. How long an answer takes to be made
 //! is no matter of this file.
 
-use super::buffers::Held;
+use super::buffers::Booked;
 use bytes::Bytes;
-use http::Version;
+use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{body::Incoming, rt::Executor, service::Service};
 use parking_lot::Mutex;
@@ -25,8 +25,11 @@ use tokio::{sync::Notify, time::Instant};
 const PIECE_BYTES: usize = 16 << 10;
 /// Bytes of one answer that may be on their way.
 pub const ON_THE_WAY_MAX: usize = 4 * PIECE_BYTES;
-/// For each piece that a client takes it has so much longer: 16 KiB a second.
+/// For each piece that a client takes it has so much longer, times the requests that share its connection: 16 KiB a second of
+/// all of them together.
 const LONGER_FOR_PIECE: Duration = Duration::from_secs(1);
+/// A connection that takes nothing at all for so long after a stream was cut is closed: what was cut is still on its way.
+const STUCK_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked at whether an answer has been left for too long.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,10 @@ struct State {
     coming: Option<Arc<Notify>>,
     /// Answers of which something is on its way.
     unread: HashMap<u64, Unread>,
+    /// Bytes of all answers that are on their way.
+    bytes: usize,
+    /// Since when none of them has arrived, once a stream was cut.
+    stuck_since: Option<Instant>,
 }
 
 struct Unread {
@@ -64,6 +71,8 @@ impl Activity {
             next: 0,
             coming: None,
             unread: HashMap::new(),
+            bytes: 0,
+            stuck_since: None,
         };
         Activity {
             state: Arc::new(Mutex::new(state)),
@@ -103,16 +112,19 @@ impl Activity {
     }
 
     /// Ends the streams of answers that are left unread for too long, and itself where such a one has the connection to
-    /// itself. `told` for each.
+    /// itself, or nothing that is on the connection arrives. `told` for each.
     pub async fn unread(&self, told: impl Fn()) {
         loop {
-            let due = self.take_unread(Instant::now());
-            for unread in &due {
+            let now = Instant::now();
+            for unread in self.take_unread(now) {
                 told();
-                match &unread.cut {
+                match unread.cut {
                     Some(cut) => cut.notify_one(),
                     None => return,
                 }
+            }
+            if self.is_stuck(now) {
+                return;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -121,7 +133,25 @@ impl Activity {
     fn take_unread(&self, now: Instant) -> Vec<Unread> {
         let mut state = self.state.lock();
         let due = state.unread.extract_if(|_, unread| unread.until <= now);
-        due.map(|(_, unread)| unread).collect()
+        let due: Vec<Unread> = due.map(|(_, unread)| unread).collect();
+        if !due.is_empty() {
+            state.stuck_since.get_or_insert(now);
+        }
+        due
+    }
+
+    /// The transport has let go of so much. Returns how many requests share the connection.
+    fn let_go(&self, bytes: usize) -> u32 {
+        let mut state = self.state.lock();
+        state.bytes -= bytes;
+        state.stuck_since = None;
+        u32::try_from(state.running).unwrap_or(u32::MAX).max(1)
+    }
+
+    fn is_stuck(&self, now: Instant) -> bool {
+        let state = self.state.lock();
+        let since = state.stuck_since.filter(|_| state.bytes > 0);
+        since.is_some_and(|since| now - since >= STUCK_MAX)
     }
 }
 
@@ -192,8 +222,8 @@ where
         let response = self.inner.call(request);
         Box::pin(async move {
             let mut response = response.await?;
-            let held = response.extensions_mut().remove();
-            Ok(response.map(|body| Leaving::new(body, running, held)))
+            let booked = response.extensions_mut().remove();
+            Ok(response.map(|body| Leaving::new(body, running, booked)))
         })
     }
 }
@@ -204,12 +234,14 @@ struct Way {
     number: u64,
     cut: Option<Arc<Notify>>,
     state: Mutex<OnTheWay>,
-    /// What its agent has of it in the books.
-    _held: Option<Arc<Held>>,
+    /// What its agent has of it in the books, where it has an agent.
+    booked: Option<Booked>,
 }
 
 struct OnTheWay {
     bytes: usize,
+    /// Of all that has left.
+    left: usize,
     /// Since when none of it has arrived.
     since: Instant,
     patience: Duration,
@@ -228,13 +260,16 @@ impl Way {
             self.look_at(way.since + way.patience);
         }
         way.bytes += bytes;
+        way.left += bytes;
+        self.activity.state.lock().bytes += bytes;
     }
 
     /// The transport has let go of a piece.
     fn is_gone(&self, bytes: usize) {
         let mut way = self.state.lock();
         let now = Instant::now();
-        let longer = LONGER_FOR_PIECE.mul_f64(bytes as f64 / PIECE_BYTES as f64);
+        let sharing = self.activity.let_go(bytes);
+        let longer = LONGER_FOR_PIECE.mul_f64(bytes as f64 / PIECE_BYTES as f64) * sharing;
         let left = way.patience.saturating_sub(now - way.since);
         (way.patience, way.since) = (left + longer, now);
         way.bytes -= bytes;
@@ -244,6 +279,14 @@ impl Way {
         }
         if let Some(waker) = way.waker.take() {
             waker.wake();
+        }
+    }
+
+    /// So much of it is held, beside what is on its way.
+    fn book(&self, rest: usize) {
+        if let Some(booked) = &self.booked {
+            let bytes = self.state.lock().bytes + rest;
+            booked.is(bytes as u64);
         }
     }
 
@@ -276,19 +319,29 @@ impl Drop for Piece {
     }
 }
 
+/// The end of a body.
+enum Last {
+    Trailers(HeaderMap),
+    Nothing,
+}
+
 /// A body that leaves in pieces, and keeps its request counted until it has.
 pub struct Leaving<B> {
     body: B,
-    /// What of its last frame has not left.
+    /// What of its last frame has not left, and whether some of it has.
     rest: Bytes,
+    is_split: bool,
+    /// What comes last, once it is there.
+    last: Option<Last>,
     way: Arc<Way>,
     _running: Running,
 }
 
 impl<B> Leaving<B> {
-    fn new(body: B, running: Running, held: Option<Arc<Held>>) -> Self {
+    fn new(body: B, running: Running, booked: Option<Booked>) -> Self {
         let state = OnTheWay {
             bytes: 0,
+            left: 0,
             since: Instant::now(),
             patience: running.activity.patience,
             waker: None,
@@ -299,23 +352,20 @@ impl<B> Leaving<B> {
             number: running.number,
             cut: running.cut.clone(),
             state: Mutex::new(state),
-            _held: held,
+            booked,
         };
         Leaving {
             body,
             rest: Bytes::new(),
+            is_split: false,
+            last: None,
             way: Arc::new(way),
             _running: running,
         }
     }
 
-    /// Waits until little enough is on its way. For the end as for anything that is yet to be made only one piece may be,
-    /// so that what cannot be cut any more, once the transport has the end of it, is no more than that.
-    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let most = match self.rest.is_empty() {
-            true => PIECE_BYTES,
-            false => ON_THE_WAY_MAX - PIECE_BYTES,
-        };
+    /// Waits until no more than so many bytes are on their way.
+    fn poll_room(&self, most: usize, cx: &mut Context<'_>) -> Poll<()> {
         let mut way = self.way.state.lock();
         if way.bytes <= most {
             return Poll::Ready(());
@@ -324,12 +374,24 @@ impl<B> Leaving<B> {
         Poll::Pending
     }
 
+    /// Once the transport has the end of it an answer cannot be cut any more: so the end waits for all that was before it,
+    /// but where that was less than a piece in all.
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let left = self.way.state.lock().left;
+        match left <= PIECE_BYTES {
+            true => Poll::Ready(()),
+            false => self.poll_room(0, cx),
+        }
+    }
+
     /// The next piece. Copied where it is a part: or it would keep all of its frame.
     fn next_piece(&mut self) -> Bytes {
-        let bytes = match self.rest.len() > PIECE_BYTES {
-            true => Bytes::copy_from_slice(&self.rest.split_to(PIECE_BYTES)),
-            false => std::mem::take(&mut self.rest),
+        let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));
+        let bytes = match self.is_split || !self.rest.is_empty() {
+            true => Bytes::copy_from_slice(&piece),
+            false => piece,
         };
+        self.is_split = !self.rest.is_empty();
         self.way.begins(bytes.len());
         let way = self.way.clone();
         Bytes::from_owner(Piece { bytes, way })
@@ -351,22 +413,31 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Leaving<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        ready!(self.poll_room(cx));
-        if self.rest.is_empty() {
+        ready!(self.poll_room(ON_THE_WAY_MAX - PIECE_BYTES, cx));
+        if self.rest.is_empty() && self.last.is_none() {
             match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                None => return Poll::Ready(None),
+                None => self.last = Some(Last::Nothing),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                    Err(frame) => self.last = frame.into_trailers().ok().map(Last::Trailers),
                 },
             }
+            self.way.book(self.rest.len());
+        }
+        if self.last.is_some() {
+            ready!(self.poll_end(cx));
+            return Poll::Ready(match self.last.replace(Last::Nothing) {
+                Some(Last::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                _ => None,
+            });
         }
         Poll::Ready(Some(Ok(Frame::data(self.next_piece()))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        let nothing_left = self.rest.is_empty() && !matches!(self.last, Some(Last::Trailers(_)));
+        nothing_left && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -429,22 +500,66 @@ mod tests {
         assert_eq!(bytes(&taken), ON_THE_WAY_MAX);
     }
 
-    /// Fails where an answer ends, and with it its place in the books, while more than a piece of it is on its way.
+    /// Fails where an answer of several pieces ends, and cannot be cut any more, while any of it is on its way; or where its
+    /// last piece keeps the memory of all the others.
     #[tokio::test(start_paused = true)]
     async fn the_end_waits_for_what_was_before_it() {
         let activity = Activity::new(PATIENCE);
         let mut body = answer(&activity, Version::HTTP_2);
-        body.body = Full::new(Bytes::from(vec![7; 2 * PIECE_BYTES]));
-        let taken = [
-            piece(&mut body).await.unwrap(),
-            piece(&mut body).await.unwrap(),
-        ];
+        let whole = Bytes::from(vec![7; 2 * PIECE_BYTES]);
+        let places = whole.as_ptr_range();
+        body.body = Full::new(whole);
+        let first = piece(&mut body).await.unwrap();
+        let last = piece(&mut body).await.unwrap();
+        assert!(!places.contains(&first.as_ptr()) && !places.contains(&last.as_ptr()));
+        drop(first);
         let end = timeout(LOOK_EVERY, body.frame()).await;
         assert!(end.is_err(), "not yet");
         assert_eq!(activity.state.lock().unread.len(), 1);
-        drop(taken);
+        drop(last);
         assert!(body.frame().await.is_none(), "the end");
         assert!(activity.state.lock().unread.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_answer_waits_for_nothing() {
+        let activity = Activity::new(PATIENCE);
+        let mut body = answer(&activity, Version::HTTP_2);
+        body.body = Full::new(Bytes::from_static(b"small"));
+        let _piece = piece(&mut body).await.unwrap();
+        assert!(body.frame().await.is_none());
+    }
+
+    /// Fails where what was cut stays on a connection whose client takes nothing at all.
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_takes_nothing_is_closed() {
+        let activity = Activity::new(PATIENCE);
+        let mut body = answer(&activity, Version::HTTP_2);
+        let first = piece(&mut body).await.unwrap();
+        let second = piece(&mut body).await.unwrap();
+        let start = Instant::now();
+        activity.unread(|| {}).await;
+        assert!(start.elapsed() >= PATIENCE + STUCK_MAX - LOOK_EVERY);
+        drop((first, second));
+        assert!(timeout(PATIENCE, activity.unread(|| {})).await.is_err());
+    }
+
+    /// Fails where answers that share a connection are cut though it is read well.
+    #[tokio::test(start_paused = true)]
+    async fn who_shares_a_connection_has_longer() {
+        let activity = Activity::new(PATIENCE);
+        let mut bodies = [(); 4].map(|()| answer(&activity, Version::HTTP_2));
+        for _ in 0..PIECES {
+            let mut taken = Vec::new();
+            for body in &mut bodies {
+                taken.extend(piece(body).await);
+            }
+            for piece in taken {
+                advance(LONGER_FOR_PIECE * 9 / 10).await;
+                drop(piece);
+            }
+            assert!(activity.take_unread(Instant::now()).is_empty());
+        }
     }
 
     #[tokio::test(start_paused = true)]

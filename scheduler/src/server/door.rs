@@ -9,6 +9,7 @@
 use super::{
     arriving::{self, Arriving},
     auth,
+    buffers::{Booked, Held},
     connection::{Activity, ON_THE_WAY_MAX, Streams, Watched},
     errors::{self, Refused},
     inference::InferenceService,
@@ -18,7 +19,7 @@ use super::{
 use axum::{Router, response::IntoResponse};
 use bulkhead_proto::v1::inference_server::InferenceServer;
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -77,9 +78,19 @@ impl Served {
     }
 
     async fn answer(mut self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        if request.method() == Method::CONNECT {
+            let mut refused = Response::new(Body::empty());
+            *refused.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+            return Ok(refused);
+        }
         let response = match request.uri().path().starts_with(INFERENCE) {
             true => match self.arrived(request).await {
-                Ok(request) => self.inference.call(request).await?,
+                Ok((request, held)) => {
+                    let mut response = self.inference.call(request).await?;
+                    let extensions = response.extensions_mut();
+                    extensions.get_or_insert_with(|| Booked::new(held));
+                    response
+                }
                 Err(refused) => refused.into_status().into_http(),
             },
             false => self
@@ -91,21 +102,25 @@ impl Served {
         Ok(explain(&self.app, response))
     }
 
-    /// Who asks is known, and all of its message is there.
+    /// Who asks is known, and all of its message is there. Returns an entry for its answer, too, with nothing in it.
     async fn arrived(
         &self,
         mut request: Request<Incoming>,
-    ) -> Result<Request<Full<Bytes>>, Refused> {
+    ) -> Result<(Request<Full<Bytes>>, Held), Refused> {
         let who = auth::require_principal(&self.app, &mut request)?;
         let (head, body) = request.into_parts();
-        let mut held = (self.app.submitter.buffers).hold(who.tenant_number(), who.agent_number());
+        let hold = || (self.app.submitter.buffers).hold(who.tenant_number(), who.agent_number());
+        let mut held = hold();
         let bytes_max = self.app.config.limits.message_bytes_max;
         let message = arriving::message(body, &mut held, bytes_max).await;
         let message = message.inspect_err(|refused| {
-            let agent = self.app.identity.agent(who.agent_id());
-            self.app.record_refusal(agent.as_deref(), refused.reason);
+            // Who gave up was refused nothing.
+            if refused.code != Code::Cancelled {
+                let agent = self.app.identity.agent(who.agent_id());
+                self.app.record_refusal(agent.as_deref(), refused.reason);
+            }
         })?;
-        Ok(Request::from_parts(head, Full::new(message)))
+        Ok((Request::from_parts(head, Full::new(message)), hold()))
     }
 }
 

@@ -3,6 +3,7 @@
 //! Only conversions live here. The principal was put among the request's extensions by `auth`.
 
 use super::{
+    buffers::Booked,
     catalog::{ANY, Entry},
     checks,
     driver::Job,
@@ -29,6 +30,9 @@ use tonic::{Code, Extensions, Request, Response, Status, metadata::MetadataMap};
 /// Output tokens where the caller names none.
 pub const OUTPUT_TOKENS_DEFAULT: u32 = 256;
 
+/// Numbers of a vector whose model no worker has loaded yet.
+const DIMENSIONS_UNKNOWN: usize = 1024;
+
 /// The service.
 #[derive(Clone)]
 pub struct InferenceService {
@@ -47,8 +51,12 @@ impl Inference for InferenceService {
             .map_err(|r| self.refuse(&extensions, r))?;
         checks::embed(&self.app.config.limits, &body).map_err(|r| self.refuse(&extensions, r))?;
         // Room for all that it will be answered, and of which it may read nothing, as far as the model is known.
-        let values = body.texts.len() * model.dimensions as usize;
-        let (who, bytes) = (permit.principal(), values * size_of::<f32>());
+        let dimensions = match model.dimensions {
+            0 => DIMENSIONS_UNKNOWN,
+            known => known as usize,
+        };
+        let bytes = body.texts.len() * dimensions * size_of::<f32>();
+        let who = permit.principal();
         let mut held = (self.app.submitter.buffers).hold(who.tenant_number(), who.agent_number());
         let fits = held.grow(bytes as u64);
         fits.map_err(|full| self.refuse(&extensions, full.into()))?;
@@ -66,7 +74,7 @@ impl Inference for InferenceService {
                     held.is(values.sum::<usize>() as u64);
                     let mut response = embed_response(*done);
                     // Its body takes it, and lets it go once it has left.
-                    response.extensions_mut().insert(Arc::new(held));
+                    response.extensions_mut().insert(Booked::new(held));
                     return Ok(response);
                 }
                 Answer::Refused(refused) => return Err(refused.into_status()),

@@ -25,7 +25,10 @@ async fn serve(unread_ms: i64) -> Server {
         .with("limits.message_bytes_max", MESSAGE_BYTES as i64)
         .with("limits.tenant_buffer_bytes_max", BYTES_MAX as i64)
         .with("limits.unread_ms", unread_ms);
-    Server::start(options).await
+    let server = Server::start(options).await;
+    // How long its vectors are is known once a worker has loaded the model.
+    served(&server.agent("first", "one").await, 1).await;
+    server
 }
 
 fn texts(count: usize) -> Vec<u8> {

@@ -28,7 +28,16 @@ impl AdminService {
             .create_agent(&asked.tenant, &asked.name, scopes, clock::unix_s())
             .await
             .map_err(failed)?;
-        self.record(&new.agent.tenant, "agent.create", json!({ "agent": new.agent.id, "name": new.agent.name, "scopes": new.agent.scopes.names(), "key": new.key_id })).await?;
+        let recorded = self.record(&new.agent.tenant, "agent.create", json!({ "agent": new.agent.id, "name": new.agent.name, "scopes": new.agent.scopes.names(), "key": new.key_id })).await;
+        if let Err(status) = recorded {
+            // Its key leaves with no answer, so it is of no use to anybody.
+            let deleted = SetAgentStatusRequest {
+                id: new.agent.id.to_string(),
+                status: AgentStatus::Deleted.name().into(),
+            };
+            self.set_status(deleted).await?;
+            return Err(status);
+        }
         Ok(CreateAgentResponse {
             agent: Some(wire(&new.agent)),
             private_key_pem: new.private_key_pem.to_string(),

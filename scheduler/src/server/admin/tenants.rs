@@ -24,8 +24,9 @@ impl AdminService {
         servable(&new, &self.app.catalog).map_err(Refused::into_status)?;
         let made = self.app.identity.create_tenant(new, clock::unix_s()).await;
         let tenant = made.map_err(failed)?;
-        self.record(&tenant.name, "tenant.create", json!({ "tenant": tenant.name, "weight": tenant.weight, "models": tenant.models, "quota_bytes": tenant.quota_bytes, "limits": tenant.limits })).await?;
+        // Before its record: a tenant that is there is served, whatever becomes of the log.
         self.app.announce(&tenant).await;
+        self.record(&tenant.name, "tenant.create", json!({ "tenant": tenant.name, "weight": tenant.weight, "models": tenant.models, "quota_bytes": tenant.quota_bytes, "limits": tenant.limits })).await?;
         Ok(wire(&tenant))
     }
 
@@ -46,12 +47,18 @@ impl AdminService {
             |t: &bulkhead_identity::Tenant| json!({ "weight": t.weight, "limits": t.limits });
         let what = json!({ "tenant": tenant.name, "before": said(before), "after": said(tenant) });
         // First: what is in force is on record, whatever becomes of this process.
-        self.record(&tenant.name, "tenant.update", what).await?;
-        if let Err(error) = self.app.identity.change_tenant(&change).await {
-            let what = json!({ "tenant": tenant.name, "reason": error.reason() });
+        let failed_by = |reason: &str| {
+            let what = json!({ "tenant": tenant.name, "reason": reason });
             self.hand_in(&tenant.name, "tenant.update.failed", what);
-            return Err(failed(error));
-        }
+        };
+        // One that was not durable in time may be later.
+        let recorded = self.record(&tenant.name, "tenant.update", what).await;
+        recorded.inspect_err(|_| failed_by("AUDIT_UNAVAILABLE"))?;
+        let changed = self.app.identity.change_tenant(&change).await;
+        changed.map_err(|error| {
+            failed_by(error.reason());
+            failed(error)
+        })?;
         self.app.announce(tenant).await;
         Ok(wire(tenant))
     }
