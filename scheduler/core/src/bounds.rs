@@ -35,7 +35,8 @@ impl Limits {
 
     /// How long a tenant waits for the lane at most, once it competes and nobody who does is behind it: the rest of the
     /// holder's turn, and one turn each, after its burst, of the `tied` that are exactly as far, those included that come
-    /// while it waits, as far or with a burst. Whoever had that is beyond it. `late_ns`: all of it in that wait.
+    /// while it waits, as far or with a burst. Whoever had that is beyond it. Who has its weight
+    /// raised is less far behind for it, and waits anew. `late_ns`: all of it in that wait.
     pub fn wait_bound_ns(&self, tied: u32, late_ns: Nanos) -> Nanos {
         let bursts_ns = self.burst_ns.saturating_mul(u64::from(tied));
         self.turn_ns()

@@ -240,6 +240,11 @@ impl Meter {
         self.leak(before, now);
         self.requests = carried(self.requests, before.requests.into(), after.requests.into());
         self.lower(carried(self.tokens, before.tokens, after.tokens));
+        if after.tokens < before.tokens {
+            // What was taken at the old limit gives back nothing of the new one.
+            let open = std::mem::take(&mut self.open).into_values();
+            self.first += open.map(|lying| lying.own + lying.after).sum::<u128>();
+        }
         self.look_ahead(after);
     }
 
@@ -471,10 +476,9 @@ mod tests {
         let now = 2 * SECOND;
         assert!(meters.check(lower, AGENT, 10, now).is_ok());
         assert!(meters.check(lower, AGENT, 11, now).is_err());
-        meters.settle(lower, AGENT, taken, 600_000, now);
+        meters.settle(lower, AGENT, taken, 599_000, now);
         assert!(meters.check(lower, AGENT, 11, now).is_err());
         // Nothing is forgiven where nothing is lowered.
-        meters.settle(lower, AGENT, taken, 600_000, now);
         let beyond = meters.take(lower, AGENT, 0, now);
         meters.settle(lower, AGENT, beyond, 6_000, now);
         let level = meters.tenant.tokens;

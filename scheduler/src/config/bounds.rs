@@ -26,6 +26,12 @@ impl Config {
             "must be at least twice message_bytes_max",
         )?;
         bound(
+            "limits.unread_ms",
+            self.limits.unread_ms,
+            |n| n >= 100,
+            "must be at least 100",
+        )?;
+        bound(
             "limits.streams_per_connection_max",
             self.limits.streams_per_connection_max,
             |n| n > 0,

@@ -132,7 +132,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// What is held for one tenant of requests that arrive, and of answers that are made and that nobody has read.
     pub tenant_buffer_bytes_max: u64,
-    /// How long an answer may be left unread, all pauses together and a second for each 16 KiB beside, milliseconds.
+    /// How long an answer may be left unread, all pauses together, beside the second that each 16 KiB of what shares its
+    /// connection may take, milliseconds.
     pub unread_ms: u64,
     /// A connection without a request for this long is closed, milliseconds.
     pub idle_ms: u64,

@@ -100,6 +100,9 @@ impl Held {
         let mut tenants = self.buffers.tenants.lock();
         let tenant = tenants.entry(self.tenant).or_default();
         if !tenant.may(self.agent, bytes, bytes_max) {
+            if tenant.agents.is_empty() {
+                tenants.remove(&self.tenant);
+            }
             return Err(Full);
         }
         self.bytes = self.bytes.saturating_add(bytes);

@@ -1,6 +1,6 @@
 //! Watches how long whoever is not ahead of anybody waits for a device's lane: at every grant, and at every event until then.
 //! Who has no worker that is ready waits for something else and is not looked at; who is charged for a start while it
-//! waits is ahead by that, and waits anew once it is not.
+//! waits is ahead by that, and waits anew once it is not; and so does who has its weight raised, and is less far behind for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +12,7 @@ struct Wait {
     since: Nanos,
     jumped_ns: Nanos,
     restart_ns: Nanos,
+    weight: u32,
     /// Others that are exactly as far, those that came since included.
     tied: BTreeSet<TenantId>,
 }
@@ -34,21 +35,32 @@ impl Waits {
         self.grants += leases.difference(&self.leases).count() as u64;
         self.leases = leases;
         let restarts = |at: &(DeviceId, TenantId)| sim.restart_on_ns.get(at).copied().unwrap_or(0);
-        self.waits
-            .retain(|at, wait| wait.restart_ns == restarts(at));
+        let weights: BTreeMap<TenantId, u32> = (sim.core.tenants())
+            .map(|one| (one.tenant, one.weight))
+            .collect();
+        self.waits.retain(|at, wait| {
+            let before = std::mem::replace(&mut wait.weight, weights[&at.1]);
+            wait.restart_ns == restarts(at) && wait.weight <= before
+        });
         self.judge(sim, limits)?;
         let mut on: BTreeMap<DeviceId, Vec<StandingView>> = BTreeMap::new();
         for view in sim.core.standings() {
             on.entry(view.device).or_default().push(view);
         }
         for (device, views) in on {
-            self.look_on(device, &views, sim);
+            self.look_on(device, &views, sim, &weights);
         }
         Ok(())
     }
 
     /// Those that stand on one device.
-    fn look_on(&mut self, device: DeviceId, views: &[StandingView], sim: &Sim) {
+    fn look_on(
+        &mut self,
+        device: DeviceId,
+        views: &[StandingView],
+        sim: &Sim,
+        weights: &BTreeMap<TenantId, u32>,
+    ) {
         let mut workers = sim.leases.keys();
         let holder = workers.find(|worker| sim.places[*worker] == device);
         let holder = holder.map(|worker| sim.owners[worker]);
@@ -66,6 +78,7 @@ impl Waits {
                     since: sim.now,
                     jumped_ns: sim.jumped_ns,
                     restart_ns: sim.restart_on_ns.get(&at).copied().unwrap_or(0),
+                    weight: weights[&id],
                     tied: tied.iter().filter(|other| **other != id).copied().collect(),
                 };
                 self.waited += 1;

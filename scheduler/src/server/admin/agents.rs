@@ -35,7 +35,9 @@ impl AdminService {
                 id: new.agent.id.to_string(),
                 status: AgentStatus::Deleted.name().into(),
             };
-            self.set_status(deleted).await?;
+            if let Err(why) = self.set_status(deleted).await {
+                tracing::error!(agent = %new.agent.id, %why, "an agent whose key nobody has is not deleted");
+            }
             return Err(status);
         }
         Ok(CreateAgentResponse {
