@@ -77,7 +77,7 @@ pub enum Command {
     /// Fetch and list models
     #[command(subcommand)]
     Models(Models),
-    /// Create and list tenants
+    /// Create, change and list tenants
     #[command(subcommand)]
     Tenant(Tenant),
     /// Create, list and retire agents
@@ -240,8 +240,8 @@ pub enum Tenant {
 pub struct TenantCreate {
     /// 1 to 63 characters: a-z, 0-9 and '-', starting with a letter
     pub name: String,
-    /// Share of device time relative to other tenants
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Share of device time relative to other tenants, 1 to 1000000
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub weight: u32,
     /// Models that its agents may use [default: all shared ones]
     #[arg(long, value_delimiter = ',', value_name = "A,B")]
@@ -265,13 +265,14 @@ pub struct TenantCreate {
         "agent_requests_per_minute",
         "agent_tokens_per_minute",
     ]),
-    after_help = "What is not named stays as it is. Requests that were accepted before are not taken back."
+    after_help = "What is not named stays as it is. Requests that were accepted before are not taken back, and what was had in the \
+                  last minute counts."
 )]
 pub struct TenantUpdate {
     /// The tenant
     pub name: String,
-    /// Share of device time relative to other tenants
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Share of device time relative to other tenants, 1 to 1000000
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub weight: Option<u32>,
     #[command(flatten)]
     pub limits: TenantLimits,
@@ -283,16 +284,16 @@ pub struct TenantUpdate {
 /// A minute's worth may come at once.
 #[derive(Debug, Args)]
 pub struct TenantLimits {
-    /// Requests that the tenant may have: a number, none, or default for what bulkhead.toml says
+    /// Requests that the tenant may have: a number, none (or 0) for no limit, default for what bulkhead.toml says
     #[arg(long, value_name = "N")]
     pub requests_per_minute: Option<PerMinute>,
-    /// Tokens in and out that the tenant may have
+    /// Tokens in and out that the tenant may have: a number, none or default
     #[arg(long, value_name = "N")]
     pub tokens_per_minute: Option<PerMinute>,
-    /// Requests that each of its agents may have
+    /// Requests that each of its agents may have: a number, none or default
     #[arg(long, value_name = "N")]
     pub agent_requests_per_minute: Option<PerMinute>,
-    /// Tokens in and out that each of its agents may have
+    /// Tokens in and out that each of its agents may have: a number, none or default
     #[arg(long, value_name = "N")]
     pub agent_tokens_per_minute: Option<PerMinute>,
 }

@@ -126,9 +126,11 @@ pub enum IdentityError {
     TooManyModels(usize),
     #[error("an agent needs at least one scope: \"embed\", \"generate\" or \"models:read\"")]
     NoScopes,
-    #[error("there is a tenant {0:?} already")]
+    #[error("there is a tenant {0:?} already; `bulkhead tenant update` changes it")]
     TenantExists(String),
-    #[error("there is no tenant {0:?}; create it first")]
+    #[error(
+        "there is no tenant {0:?}; `bulkhead tenant list` shows them all, and `bulkhead tenant create` makes one"
+    )]
     TenantUnknown(String),
     #[error("the tenant {tenant:?} has, or had, an agent {name:?} already; choose another name")]
     AgentExists {
@@ -137,7 +139,7 @@ pub enum IdentityError {
         /// The agent's name.
         name: String,
     },
-    #[error("there is no agent {0:?}")]
+    #[error("there is no agent {0:?}; `bulkhead agent list` shows them all")]
     AgentUnknown(String),
     #[error("the agent {id} is {status}, which is final; create a new agent")]
     Final {

@@ -57,7 +57,11 @@ impl Limits {
             Some(0) => Some(format!("any {what}")),
             Some(limit) => Some(format!("{limit} {what}")),
         });
-        output::list(&own.collect::<Vec<_>>(), "default")
+        let mut words: Vec<String> = own.collect();
+        if words.len() < each.len() {
+            words.push("others as bulkhead.toml says".into());
+        }
+        words.join(", ")
     }
 }
 
@@ -91,8 +95,11 @@ pub fn run(globals: &Globals, args: Tenant) -> Outcome {
                 match args.json {
                     true => output::json(&tenant)?,
                     false => output::line(&format!(
-                        "Tenant {} created, weight {}. Next: bulkhead agent create --tenant {} NAME --out FILE",
-                        tenant.name, tenant.weight, tenant.name
+                        "Tenant {} created, weight {}, limits a minute: {}. Next: bulkhead agent create --tenant {} NAME --out FILE",
+                        tenant.name,
+                        tenant.weight,
+                        tenant.limits.words(),
+                        tenant.name
                     ))?,
                 }
             }

@@ -99,12 +99,26 @@ impl Refused {
             Bound::TenantRate => (
                 Code::ResourceExhausted,
                 "TENANT_RATE_LIMIT",
-                "your tenant has had what it may have a minute; try again once the time to retry is over, or with fewer tokens where none is given: this request alone is more",
+                match refusal.retry_after_ns {
+                    Some(_) => {
+                        "your tenant has had what it may have a minute; wait until there is room again"
+                    }
+                    None => {
+                        "this request alone may become more tokens than your tenant may have a minute; send less, or ask for a shorter answer"
+                    }
+                },
             ),
             Bound::AgentRate => (
                 Code::ResourceExhausted,
                 "AGENT_RATE_LIMIT",
-                "this agent has had what it may have a minute; try again once the time to retry is over, or with fewer tokens where none is given: this request alone is more",
+                match refusal.retry_after_ns {
+                    Some(_) => {
+                        "this agent has had what it may have a minute; wait until there is room again"
+                    }
+                    None => {
+                        "this request alone may become more tokens than an agent may have a minute; send less, or ask for a shorter answer"
+                    }
+                },
             ),
             Bound::GlobalQueue => (
                 Code::ResourceExhausted,

@@ -233,7 +233,7 @@ async fn what_one_tenant_may_have_a_minute() {
     ]);
     let said = said.expect("as the settings say");
     assert!(
-        said.contains("weight 3, limits a minute: default"),
+        said.contains("weight 3, limits a minute: others as bulkhead.toml says"),
         "{said}"
     );
     acme.embed("null", &["a text"]).await.expect("no limit");
