@@ -20,5 +20,8 @@ pub mod internal {
     tonic::include_proto!("bulkhead.internal.v1");
 }
 
+/// The most steps of a worker that one later step tells of: whoever waits to hear how it does waits no longer than these take.
+pub const SILENT_STEPS_MAX: u32 = 16;
+
 /// The compiled descriptors of all .proto files, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

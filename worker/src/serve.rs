@@ -11,6 +11,7 @@ use crate::engine::{Engine, StepOutcome};
 use crate::evidence::{self, Evidence};
 use crate::inbox;
 use crate::process;
+use bulkhead_proto::SILENT_STEPS_MAX;
 use bulkhead_proto::frame::{self, FrameError};
 use bulkhead_proto::internal::{
     Assign, Counters, Expired, FromWorker, Released, Step, from_worker, to_worker::Message,
@@ -45,6 +46,23 @@ pub struct Server {
     started: Instant,
     step_limit_ns: u64,
     steps_over_limit: u64,
+    untold: Untold,
+}
+
+/// Steps under the lease that had nothing to say: whoever hears next hears of them too.
+#[derive(Debug, Default)]
+struct Untold {
+    steps: u32,
+    step_ns: u64,
+    longest_step_ns: u64,
+}
+
+impl Untold {
+    fn add(&mut self, step_ns: u64) {
+        self.steps += 1;
+        self.step_ns = self.step_ns.saturating_add(step_ns);
+        self.longest_step_ns = self.longest_step_ns.max(step_ns);
+    }
 }
 
 /// Waits for the assignment, which must be the first message, and binds the engine to it.
@@ -79,6 +97,7 @@ pub fn assign(mut engine: Box<dyn Engine>, mut socket: UnixStream) -> Result<Ser
         started,
         step_limit_ns,
         steps_over_limit: 0,
+        untold: Untold::default(),
     })
 }
 
@@ -195,23 +214,38 @@ impl Server {
         }
         let step_ns = nanos_since(start);
         self.steps_over_limit += u64::from(step_ns > self.step_limit_ns);
-        let kv_bytes = self.engine.kv_bytes();
+        self.untold.add(step_ns);
+        let silent = tokens == 0 && pieces.is_empty() && finished.is_empty() && residue == 0;
+        if silent && self.untold.steps <= SILENT_STEPS_MAX {
+            return Ok(());
+        }
         let step = Step {
-            lease,
-            step_ns,
             sequences,
             tokens,
             pieces,
             finished,
-            kv_bytes,
-            counters: Some(self.counters()),
             released: dry.then_some(Released {
                 lease,
                 dry,
                 scrub: None,
             }),
+            ..self.told(lease)
         };
         self.tell(from_worker::Message::Step(step), residue)
+    }
+
+    /// All steps that were not told of yet, as one.
+    fn told(&mut self, lease: u64) -> Step {
+        let untold = std::mem::take(&mut self.untold);
+        Step {
+            lease,
+            step_ns: untold.step_ns,
+            silent_steps: untold.steps.saturating_sub(1),
+            longest_step_ns: untold.longest_step_ns,
+            kv_bytes: self.engine.kv_bytes(),
+            counters: Some(self.counters()),
+            ..Step::default()
+        }
     }
 
     fn counters(&self) -> Counters {
@@ -227,10 +261,15 @@ impl Server {
         let scrub = dry.then(|| self.evidence.scrub(self.engine.as_mut()));
         let residue = scrub.map_or(0, |report| report.residue_bytes);
         self.lease = None;
-        self.tell(
-            from_worker::Message::Released(Released { lease, dry, scrub }),
-            residue,
-        )
+        let released = Released { lease, dry, scrub };
+        let message = match self.untold.steps {
+            0 => from_worker::Message::Released(released),
+            _ => from_worker::Message::Step(Step {
+                released: Some(released),
+                ..self.told(lease)
+            }),
+        };
+        self.tell(message, residue)
     }
 
     /// Sends a message; one that had to admit residue is the last.

@@ -130,7 +130,7 @@ fn describe() {
     );
     describe_histogram!(
         BETWEEN_STEPS,
-        "From the end of a step to the beginning of the next under one lease, by tenant"
+        "Beside its steps, from one that a worker told of to the next under one lease, by tenant"
     );
     describe_histogram!(
         "bulkhead_batch_sequences",
@@ -265,11 +265,27 @@ pub fn lane(tenant: &Arc<str>, model: &Arc<str>, lane_ns: u64) {
         .increment(lane_ns / 1000);
 }
 
-/// A step that a worker reported.
-pub fn step(model: &Arc<str>, sequences: u32, step_ns: u64, longest_ns: u64) {
-    histogram!("bulkhead_batch_sequences", "model" => model.clone()).record(f64::from(sequences));
-    histogram!("bulkhead_step_seconds", "model" => model.clone()).record(seconds(step_ns));
-    gauge!("bulkhead_step_seconds_max").set(seconds(longest_ns));
+/// Steps that a worker told of at once: one, and those before it that had nothing to say.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    pub sequences: u32,
+    pub silent: u32,
+    pub all_ns: u64,
+    /// No more than all of them.
+    pub longest_ns: u64,
+}
+
+/// Steps that a worker told of. The longest is seen as it was, the others as long as their mean.
+pub fn steps(model: &Arc<str>, steps: Steps, longest_ever_ns: u64) {
+    let silent = steps.silent as usize;
+    histogram!("bulkhead_batch_sequences", "model" => model.clone())
+        .record_many(f64::from(steps.sequences), 1 + silent);
+    let took = histogram!("bulkhead_step_seconds", "model" => model.clone());
+    took.record(seconds(steps.longest_ns));
+    if let Some(mean_ns) = (steps.all_ns - steps.longest_ns).checked_div(u64::from(steps.silent)) {
+        took.record_many(seconds(mean_ns), silent);
+    }
+    gauge!("bulkhead_step_seconds_max").set(seconds(longest_ever_ns));
 }
 
 /// What a worker says that it has done since it said so last. It counts upwards; one that does not
@@ -305,7 +321,7 @@ pub fn held(tenant: &Arc<str>, model: &Arc<str>, before: Held, now: Held) {
     change("bulkhead_engine_cached_bytes", before.cached, now.cached);
 }
 
-/// What passed between two steps of a lease: telling the first, and hearing what has come.
+/// What passed beside its steps from one that a worker told of to the next: telling the first, and hearing what has come.
 pub fn between_steps(tenant: &Arc<str>, between_ns: u64) {
     histogram!(BETWEEN_STEPS, "tenant" => tenant.clone()).record(seconds(between_ns));
 }

@@ -1,8 +1,9 @@
 //! SmolLM2 in a sealed worker process, its counters read off its socket: what a cancelled sequence still
-//! costs, and what a prefix cache keeps and gives up.
+//! costs, what a prefix cache keeps and gives up, and which steps are told of.
 
 mod cancellation;
 mod prefix;
+mod telling;
 
 #[path = "../support/mod.rs"]
 mod support;

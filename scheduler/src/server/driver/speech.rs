@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{launcher::CHANGED, server::metrics};
 use bulkhead_core::{Event, Outcome, RequestId, WorkerId};
+use bulkhead_proto::SILENT_STEPS_MAX;
 use bulkhead_proto::internal::{
     self, Assign, Piece, Ready, Released, ScrubReport, Step, from_worker, to_worker,
 };
@@ -136,6 +137,9 @@ impl Driver {
         let Some(lease) = lease.filter(|lease| lease.number == step.lease) else {
             return self.kill_worker(worker, Cause::Protocol);
         };
+        if step.silent_steps > SILENT_STEPS_MAX {
+            return self.kill_worker(worker, Cause::Protocol);
+        }
         let (step_ns, between_ns) = lease.times.stepped(now, step.step_ns);
         let (lease, tenant, model) = (lease.id, entry.tenant, entry.model);
         // First: where memory was not clean nothing of the frame counts.
@@ -177,9 +181,17 @@ impl Driver {
         if let Some(released) = step.released {
             self.settle_release(worker, &released);
         }
-        self.longest_step_ns = self.longest_step_ns.max(step_ns);
+        let steps = metrics::Steps {
+            sequences: step.sequences,
+            silent: step.silent_steps,
+            all_ns: step_ns,
+            // None of several can have been shorter than their mean.
+            longest_ns: (step.longest_step_ns)
+                .clamp(step_ns / (1 + u64::from(step.silent_steps)), step_ns),
+        };
+        self.longest_step_ns = self.longest_step_ns.max(steps.longest_ns);
         if let Some(model) = self.model_name(model) {
-            metrics::step(&model, step.sequences, step_ns, self.longest_step_ns);
+            metrics::steps(&model, steps, self.longest_step_ns);
         }
         if let Some(between_ns) = between_ns {
             metrics::between_steps(&self.label(tenant), between_ns);

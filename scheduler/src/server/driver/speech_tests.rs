@@ -3,6 +3,7 @@
 use super::super::Update;
 use super::super::case::{Case, PROMPT, end_of, given};
 use bulkhead_core::{End, WorkerId};
+use bulkhead_proto::SILENT_STEPS_MAX;
 use bulkhead_proto::internal::{
     Finished, Outcome, Piece, Released, ScrubReport, Step, from_worker, to_launcher,
 };
@@ -153,6 +154,26 @@ async fn a_step_has_no_more_pieces_than_an_honest_one_has() {
         let (piece, _) = said(1);
         case.says(worker, pieces(lease, vec![piece; count]));
         assert_eq!(killed(&mut case, worker), ends, "{count}");
+    }
+}
+
+/// Whoever waits for its lane waits no longer than so many steps for a word of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_worker_keeps_no_more_steps_to_itself_than_it_may() {
+    for (silent_steps, ends) in [(SILENT_STEPS_MAX, false), (SILENT_STEPS_MAX + 1, true)] {
+        let mut case = Case::new();
+        let _told = case.submit(1);
+        let (worker, _, mut socket) = case.start();
+        let (_, lease) = given(&mut socket);
+        let step = Step {
+            lease,
+            step_ns: u64::MAX,
+            silent_steps,
+            longest_step_ns: u64::MAX,
+            ..Step::default()
+        };
+        case.says(worker, from_worker::Message::Step(step));
+        assert_eq!(killed(&mut case, worker), ends, "{silent_steps}");
     }
 }
 
