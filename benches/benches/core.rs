@@ -5,7 +5,8 @@
 
 use bulkhead_core::{
     AgentId, Core, DeviceId, DeviceKind, Effect, Event, LeaseId, Limits, ModelId, Nanos, Outcome,
-    Pace, Priority, Rate, RequestId, Submission, TenantId, TenantSettings, WorkerId,
+    Pace, Priority, Rate, RegionId, Regions, RequestId, Submission, TenantId, TenantSettings,
+    WorkerId,
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use std::time::{Duration, Instant};
@@ -62,6 +63,7 @@ impl Busy {
         busy.tell(Event::DeviceUp {
             device: DeviceId(1),
             kind: DeviceKind::Processor,
+            region: RegionId(0),
             lanes: 1,
             workers_max: tenants,
         });
@@ -72,6 +74,7 @@ impl Busy {
                 open_requests_max: u32::MAX,
                 rate: Rate::default(),
                 agent_rate: Rate::default(),
+                regions: Regions::ANY,
             };
             busy.tell(Event::TenantSet {
                 tenant: TenantId(tenant),

@@ -70,6 +70,8 @@ pub fn assign(mut engine: Box<dyn Engine>, mut socket: UnixStream) -> Result<Ser
     let first = inbox::next(&mut socket)?;
     let Message::Assign(Assign {
         tenant,
+        region,
+        residency,
         quota_bytes,
         step_limit_ns,
         prefix_cache,
@@ -81,6 +83,12 @@ pub fn assign(mut engine: Box<dyn Engine>, mut socket: UnixStream) -> Result<Ser
     };
     if tenant.is_empty() {
         return Err(ServeError::Protocol("the assignment names no tenant"));
+    }
+    // The scheduler never places it elsewhere; what cannot be taken back is asked twice.
+    if !residency.is_empty() && !residency.contains(&region) {
+        return Err(ServeError::Protocol(
+            "it is in none of its tenant's regions",
+        ));
     }
     if prefix_cache {
         // Drawn after any fork, so that no other worker's is the same.

@@ -273,6 +273,30 @@ fn whoever_breaks_the_protocol_loses_the_worker() {
     }
 }
 
+/// The scheduler would have to be wrong. Fails where nobody asks a second time.
+#[test]
+fn a_worker_serves_no_tenant_outside_its_regions() {
+    for (region, serves) in [("eu-west", true), ("us-east", false), ("", false)] {
+        let mut worker = Worker::load(null_load(), &[]);
+        assert!(matches!(worker.receive(), Some(From::Ready(_))));
+        worker.send(To::Assign(Assign {
+            tenant: "acme".to_owned(),
+            quota_bytes: 1 << 20,
+            region: region.to_owned(),
+            residency: vec!["eu-central".to_owned(), "eu-west".to_owned()],
+            ..Assign::default()
+        }));
+        if serves {
+            worker.generate(1, "a prompt", 1);
+            worker.grant(1);
+            let (steps, _) = worker.until_released();
+            assert!(!steps.is_empty());
+        } else {
+            assert_eq!(worker.end().code(), Some(2), "{region:?}");
+        }
+    }
+}
+
 #[test]
 fn work_before_the_assignment_is_a_broken_protocol() {
     let mut worker = Worker::load(null_load(), &[]);

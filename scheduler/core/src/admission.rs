@@ -1,6 +1,6 @@
 //! Admission: whether a request gets a place, and if not, which bound stood in its way.
 //!
-//! Checked in this order: drain, tenant known, a worker or a device for one, deadline, size, backoff, the tenant's own
+//! Checked in this order: drain, tenant known, its regions, a worker or a device for one, deadline, size, backoff, the tenant's own
 //! bounds, what it and its agent may have a minute, the shared queue memory. Another tenant can only ever fill what is not
 //! reserved for this one.
 
@@ -72,7 +72,13 @@ impl Core {
         }
         let tenant = self.tenants.get(&submission.tenant).ok_or(Bound::Unknown)?;
         let flow = tenant.flows.get(&submission.model);
-        if flow.is_none_or(|flow| flow.worker.is_none()) && !self.is_served(submission.model) {
+        let regions = tenant.settings.regions;
+        if !self.is_anywhere(regions) {
+            return Err(Bound::Residency);
+        }
+        let on = flow.and_then(|flow| self.devices.get(&flow.device?));
+        let has_worker = on.is_some_and(|device| regions.contains(device.region));
+        if !has_worker && !self.is_served(submission.model, regions) {
             return Err(Bound::NoDevice);
         }
         if submission

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::core::Core;
+use crate::kinds::Group;
 use crate::map::IdMap;
 use crate::tenant::Tenant;
 use crate::worker::Class;
@@ -74,6 +75,10 @@ impl Core {
                 .is_some_and(|flow| flow.worker == Some(*id) && flow.device == Some(worker.device));
             need(listed != worker.abandoned, || {
                 format!("{id:?} serves no queue, or serves one from a device that went down")
+            })?;
+            let may_be_there = self.is_resident(worker) || worker.is_leaving() || worker.retiring;
+            need(may_be_there, || {
+                format!("{id:?} is where its tenant may not be, and goes on")
             })?;
             let has_all = self.keeping(*id).is_none() || self.next_fitting(*id).is_none();
             need(has_all, || {
@@ -238,9 +243,11 @@ impl Core {
             for (model, flow) in tenant.flows.iter() {
                 flow.queue.check()?;
                 let wants = flow.wants_worker(self.now);
-                let indexed = flow
-                    .want
-                    .is_some_and(|key| self.wanted.holds(self.accelerates(model), &key));
+                let group = Group {
+                    accelerates: self.accelerates(model),
+                    regions: tenant.settings.regions,
+                };
+                let indexed = flow.want.is_some_and(|key| self.wanted.holds(group, &key));
                 need(wants == indexed, || format!("{id:?} {model:?}: want index"))?;
                 let waits = self.backoffs.contains(&(flow.not_before, *id, model));
                 need(waits == (flow.not_before > self.now), || {

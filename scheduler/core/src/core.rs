@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use crate::cost::CostBook;
 use crate::fair::FairSet;
 use crate::few::Few;
-use crate::kinds::Wanted;
+use crate::kinds::{Group, Wanted};
 use crate::lane::Device;
 use crate::map::IdMap;
 use crate::memory::QueueMemory;
@@ -151,13 +151,14 @@ impl Core {
             Event::DeviceUp {
                 device,
                 kind,
+                region,
                 lanes,
                 workers_max,
-            } => self.device_up(device, kind, lanes, workers_max),
+            } => self.device_up(device, || Device::new(kind, region, lanes, workers_max)),
             Event::DeviceRoom { device, workers } => self.device_room(device, workers),
             Event::DeviceDown { device } => self.device_down(device, effects),
             Event::ModelAccelerates { model } => self.model_accelerates(model),
-            Event::TenantSet { tenant, settings } => self.tenant_set(tenant, settings),
+            Event::TenantSet { tenant, settings } => self.tenant_set(tenant, settings, effects),
             Event::Submit(submission) => self.submit(submission, effects),
             Event::Cancel { request, why } => self.cancel(request, why, effects),
             Event::CancelAgent { agent, why } => self.cancel_agent(agent, why, effects),
@@ -247,7 +248,12 @@ impl Core {
         }
     }
 
-    fn tenant_set(&mut self, id: TenantId, mut settings: TenantSettings) {
+    fn tenant_set(
+        &mut self,
+        id: TenantId,
+        mut settings: TenantSettings,
+        effects: &mut Vec<Effect>,
+    ) {
         settings.weight = settings.weight.max(1);
         self.memory.add_tenant(id);
         let tenant = self
@@ -268,10 +274,25 @@ impl Core {
         for (standing, fair) in tenant.places.iter_mut().zip(&self.places) {
             standing.time = fair.reweighed(standing.time, before, weight);
         }
-        let rates = tenant.rates();
+        let (rates, regions) = (tenant.rates(), tenant.settings.regions);
+        let moves = regions != settings.regions;
+        if moves {
+            // Its queues wait in another group from now on.
+            for (model, flow) in tenant.flows.iter_mut() {
+                let accelerates = self.accelerated.contains(&model);
+                let group = Group {
+                    accelerates,
+                    regions,
+                };
+                self.wanted.change(group, &mut flow.want, None);
+            }
+        }
         tenant.settings = settings;
         tenant.meters.change(rates, tenant.rates(), self.now);
         self.reindex(id);
+        if moves {
+            self.follow_residency(id, effects);
+        }
     }
 
     pub(crate) fn flow(&self, tenant: TenantId, model: ModelId) -> Option<&Flow> {

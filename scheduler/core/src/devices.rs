@@ -11,18 +11,11 @@
 use crate::core::Core;
 use crate::lane::Device;
 use crate::worker::Life;
-use crate::{DeviceId, DeviceKind, Effect, End, KillReason, RequestId, WorkerId};
+use crate::{DeviceId, DeviceKind, Effect, End, KillReason, ModelId, Regions, RequestId, WorkerId};
 
 impl Core {
     /// A new device, or one that was down. One that is there keeps what it came with.
-    pub(crate) fn device_up(
-        &mut self,
-        id: DeviceId,
-        kind: DeviceKind,
-        lanes: u32,
-        workers_max: u32,
-    ) {
-        let new = || Device::new(kind, lanes, workers_max);
+    pub(crate) fn device_up(&mut self, id: DeviceId, new: impl FnOnce() -> Device) {
         self.devices.get_or_insert_with(id, new).up = true;
     }
 
@@ -40,7 +33,7 @@ impl Core {
         device.up = false;
         let workers: Vec<WorkerId> = device.workers.iter().copied().collect();
         for worker in workers {
-            self.abandon(worker, effects);
+            self.abandon(worker, KillReason::DeviceDown, effects);
         }
         self.end_what_waits(effects);
     }
@@ -53,9 +46,9 @@ impl Core {
         }
     }
 
-    /// Kills a worker for its device's sake and takes everything from it but its place, which its process
+    /// Kills a worker for no fault of its own and takes everything from it but its place, which its process
     /// has until it has died.
-    fn abandon(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+    pub(crate) fn abandon(&mut self, id: WorkerId, why: KillReason, effects: &mut Vec<Effect>) {
         self.settle(id, effects);
         // One that it had when it went down before may be there still.
         let worker = self.workers.get(&id).filter(|worker| !worker.abandoned);
@@ -77,7 +70,6 @@ impl Core {
         }
         if matches!(before, Life::Starting | Life::Ready) {
             self.mark_leaving(id);
-            let why = KillReason::DeviceDown;
             effects.push(Effect::KillWorker { worker: id, why });
         }
         if let Some(flow) = self.flow_mut(tenant, model) {
@@ -130,16 +122,27 @@ impl Core {
         flow.queue.push(request.agent, slot);
     }
 
-    fn end_what_waits(&mut self, effects: &mut Vec<Effect>) {
-        let up = |kind| (self.devices.values()).any(|device| device.up && device.kind == kind);
-        let (processor, accelerator) = (up(DeviceKind::Processor), up(DeviceKind::Accelerator));
-        let taken = |model| processor || accelerator && self.accelerates(model);
-        let waiting = self.requests.iter();
-        let waiting = waiting.filter(|(_, one)| one.worker.is_none() && !taken(one.model));
-        let mut waiting: Vec<RequestId> = waiting.map(|(id, _)| *id).collect();
-        waiting.sort_unstable();
-        for request in waiting {
-            self.end(request, End::NoDevice, effects);
+    /// Ends what waits and for which no device is left.
+    pub(crate) fn end_what_waits(&mut self, effects: &mut Vec<Effect>) {
+        let waiting = (self.requests.iter()).filter(|(_, one)| one.worker.is_none());
+        let ended = waiting.filter_map(|(id, request)| {
+            let regions = self.tenants.get(&request.tenant)?.settings.regions;
+            match self.is_taken(request.model, regions) {
+                true => None,
+                false if self.is_anywhere(regions) => Some((*id, End::NoDevice)),
+                false => Some((*id, End::Residency)),
+            }
+        });
+        let mut ended: Vec<(RequestId, End)> = ended.collect();
+        ended.sort_unstable_by_key(|(id, _)| *id);
+        for (request, end) in ended {
+            self.end(request, end, effects);
         }
+    }
+
+    /// Whether a device that is up takes this model in any of these regions.
+    fn is_taken(&self, model: ModelId, regions: Regions) -> bool {
+        let up = |kind| (self.devices_of(kind, regions)).any(|(_, device)| device.up);
+        up(DeviceKind::Processor) || self.accelerates(model) && up(DeviceKind::Accelerator)
     }
 }

@@ -83,6 +83,8 @@ pub enum End {
     DeviceLost,
     /// The last device went down while it waited. The caller may try again.
     NoDevice,
+    /// Its tenant was bound to regions in which there is no device while it waited.
+    Residency,
     /// No worker could be started for it; when that may be otherwise. `None`: trying again will not
     /// help.
     NoWorker {
@@ -114,6 +116,8 @@ pub enum KillReason {
     Protocol,
     /// Its device went down. No fault of its own.
     DeviceDown,
+    /// It was only starting, where its tenant may not be any more. No fault of its own.
+    Residency,
 }
 
 /// Which bound refused a request, whose bound it is, and when it makes sense to ask again.
@@ -148,8 +152,10 @@ pub enum Bound {
     Draining,
     /// The request alone is larger than a bound can ever hold.
     TooLarge,
-    /// No device is in service.
+    /// No device is in service, where the tenant may be.
     NoDevice,
+    /// There is no device where the tenant may be.
+    Residency,
     /// A tenant or model that the core was not told of.
     Unknown,
 }

@@ -1,6 +1,9 @@
 //! What the core is told. The driver turns every message of the world into one of these.
 
-use crate::{AgentId, DeviceId, LeaseId, ModelId, Nanos, Rate, RequestId, TenantId, WorkerId};
+use crate::{
+    AgentId, DeviceId, LeaseId, ModelId, Nanos, Rate, RegionId, Regions, RequestId, TenantId,
+    WorkerId,
+};
 
 /// Everything that can happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,6 +12,7 @@ pub enum Event {
     DeviceUp {
         device: DeviceId,
         kind: DeviceKind,
+        region: RegionId,
         lanes: u32,
         workers_max: u32,
     },
@@ -106,6 +110,8 @@ pub enum StartFailure {
 /// A tenant's place among the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantSettings {
+    /// Where its work may be done.
+    pub regions: Regions,
     /// Share of lane time relative to other tenants; at least 1.
     pub weight: u32,
     /// Most requests of this tenant that may wait, whatever room the global queue has.

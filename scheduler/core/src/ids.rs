@@ -22,6 +22,8 @@ ids! {
     ModelId(u32);
     /// A device: a CPU, a GPU or a MIG instance.
     DeviceId(u32);
+    /// Where devices are, and a tenant's data may be: 0 to 63. A device in any other is nobody's.
+    RegionId(u8);
     /// One request, unique in the life of the scheduler process.
     RequestId(u64);
     /// One worker process, unique in the life of the scheduler process. Chosen by the core.

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::core::Core;
+use crate::kinds::Group;
 use crate::vtime::{self, VTime};
 use crate::worker::Class;
 use crate::{DeviceId, Nanos, TenantId};
@@ -71,14 +72,19 @@ impl Core {
         let Some(tenant) = self.tenants.get_mut(&id) else {
             return;
         };
-        let (starting, weight) = (tenant.starting, tenant.weight());
+        let (starting, weight, regions) =
+            (tenant.starting, tenant.weight(), tenant.settings.regions);
         for (model, flow) in tenant.flows.iter_mut() {
             let accelerates = self.accelerated.contains(&model);
-            let kind = self.wanted.kind_for(accelerates);
+            let group = Group {
+                accelerates,
+                regions,
+            };
+            let kind = self.wanted.kind_for(group);
             let wants = flow.wants_worker(self.now);
             let time = tenant.places[kind as usize].time;
             let want = wants.then_some((starting, time, id, model));
-            replace(self.wanted.of(accelerates), &mut flow.want, want);
+            self.wanted.change(group, &mut flow.want, want);
             flow.filled = false;
 
             let Some(worker) = flow.worker.and_then(|worker| self.workers.get_mut(&worker)) else {
@@ -107,7 +113,7 @@ fn effective(time: VTime, weight: u32, seats: &[Seat], on: DeviceId) -> VTime {
     time.saturating_add(vtime::from_lane(reserved_ns, weight))
 }
 
-fn replace<K: Copy + Ord>(set: &mut BTreeSet<K>, held: &mut Option<K>, new: Option<K>) {
+pub(crate) fn replace<K: Copy + Ord>(set: &mut BTreeSet<K>, held: &mut Option<K>, new: Option<K>) {
     if *held == new {
         return;
     }

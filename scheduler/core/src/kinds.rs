@@ -4,45 +4,96 @@
 //! any worker they wait for a place there, however many a processor has: slow beside fast would be no help, and a
 //! processor's memory is others'. Where none does, they wait as all others do. Which it is follows from the devices as
 //! they are now; a worker that runs stays where it is.
+//!
+//! Only devices count that are in regions where a tenant may be (`regions`). Queues that may have the same places wait in
+//! one group, and who is first there keeps nobody of another group waiting for places that he may not have.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::core::Core;
+use crate::index::replace;
 use crate::lane::Device;
 use crate::tenant::WantKey;
 use crate::worker::Worker;
-use crate::{DeviceKind, ModelId, TenantId};
+use crate::{DeviceId, DeviceKind, ModelId, Regions, TenantId};
 
 pub(crate) const KINDS: [DeviceKind; 2] = [DeviceKind::Processor, DeviceKind::Accelerator];
 
-/// Queues that have work and no worker, in the order in which they get one: of models that do not accelerate, and of
-/// those that do.
-#[derive(Debug, Default)]
+/// Queues that may have the same places: of models that accelerate or of those that do not, of tenants that may be in these
+/// regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Group {
+    pub accelerates: bool,
+    pub regions: Regions,
+}
+
+/// Queues that have work and no worker, of each group in the order in which they get one. No group is empty.
+#[derive(Debug)]
 pub(crate) struct Wanted {
-    queues: [BTreeSet<WantKey>; 2],
-    /// An accelerator takes part and has room.
-    accelerators: bool,
+    groups: BTreeMap<Group, BTreeSet<WantKey>>,
+    /// Regions in which an accelerator takes part and has room.
+    accelerators: Regions,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Wanted {
+            groups: BTreeMap::new(),
+            accelerators: Regions::NONE,
+        }
+    }
 }
 
 impl Wanted {
-    pub(crate) fn of(&mut self, accelerates: bool) -> &mut BTreeSet<WantKey> {
-        &mut self.queues[usize::from(accelerates)]
+    /// Brings the place of a queue in step, which has this one now.
+    pub(crate) fn change(
+        &mut self,
+        group: Group,
+        held: &mut Option<WantKey>,
+        new: Option<WantKey>,
+    ) {
+        if *held == new {
+            return;
+        }
+        let queues = self.groups.entry(group).or_default();
+        replace(queues, held, new);
+        if queues.is_empty() {
+            self.groups.remove(&group);
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.queues.iter().all(BTreeSet::is_empty)
+        self.groups.is_empty()
     }
 
-    pub(crate) fn holds(&self, accelerates: bool, key: &WantKey) -> bool {
-        self.queues[usize::from(accelerates)].contains(key)
+    pub(crate) fn holds(&self, group: Group, key: &WantKey) -> bool {
+        let queues = self.groups.get(&group);
+        queues.is_some_and(|queues| queues.contains(key))
     }
 
-    /// The kind of devices that queues wait for.
-    pub(crate) fn kind_for(&self, accelerates: bool) -> DeviceKind {
-        match accelerates && self.accelerators {
+    /// The kind of devices that queues of this group wait for.
+    pub(crate) fn kind_for(&self, group: Group) -> DeviceKind {
+        match group.accelerates && self.accelerators.overlaps(group.regions) {
             true => DeviceKind::Accelerator,
             false => DeviceKind::Processor,
         }
+    }
+
+    /// The groups that wait for devices of this kind now, each with whose turn it is there and how many they are.
+    pub(crate) fn waiting_for(
+        &self,
+        kind: DeviceKind,
+    ) -> impl Iterator<Item = (Group, WantKey, usize)> {
+        let of_kind = self.groups.iter();
+        let of_kind = of_kind.filter(move |(group, _)| self.kind_for(**group) == kind);
+        of_kind.filter_map(|(group, queues)| Some((*group, *queues.first()?, queues.len())))
+    }
+
+    /// How many wait for a device of this kind in any of these regions, and in no other.
+    pub(crate) fn within(&self, kind: DeviceKind, regions: Regions) -> usize {
+        let groups = self.waiting_for(kind);
+        let within = groups.filter(|(group, ..)| group.regions.is_within(regions));
+        within.map(|(.., queues)| queues).sum()
     }
 }
 
@@ -60,52 +111,47 @@ impl Core {
         self.accelerated.contains(&model)
     }
 
-    /// Whether a worker for this model could be started anywhere, were there a place free.
-    pub(crate) fn is_served(&self, model: ModelId) -> bool {
-        self.may_start_on(DeviceKind::Processor)
-            || self.accelerates(model) && self.may_start_on(DeviceKind::Accelerator)
+    /// Devices of a kind in these regions.
+    pub(crate) fn devices_of(
+        &self,
+        kind: DeviceKind,
+        regions: Regions,
+    ) -> impl Iterator<Item = (DeviceId, &Device)> {
+        let devices = self.devices.iter();
+        devices.filter(move |(_, one)| one.kind == kind && regions.contains(one.region))
     }
 
-    fn may_start_on(&self, kind: DeviceKind) -> bool {
-        let mut devices = self.devices.values().filter(|device| device.kind == kind);
-        devices.any(Device::may_start)
+    /// Whether a worker for this model could be started anywhere in these regions, were there a place free.
+    pub(crate) fn is_served(&self, model: ModelId, regions: Regions) -> bool {
+        let may_start_on = |kind| (self.devices_of(kind, regions)).any(|(_, one)| one.may_start());
+        may_start_on(DeviceKind::Processor)
+            || self.accelerates(model) && may_start_on(DeviceKind::Accelerator)
     }
 
-    /// The first accelerator that takes part has come, or the last has gone: who waits for the other kind now stands in the
-    /// order there.
+    /// The first accelerator of a region that takes part has come, or the last has gone: who waits for the other kind now
+    /// stands in the order there.
     pub(crate) fn follow_kinds(&mut self) {
-        let accelerators = self.may_start_on(DeviceKind::Accelerator);
+        let accelerators = self.devices_of(DeviceKind::Accelerator, Regions::ANY);
+        let accelerators = accelerators.filter(|(_, device)| device.may_start());
+        let accelerators = accelerators.map(|(_, device)| device.region).collect();
         if std::mem::replace(&mut self.wanted.accelerators, accelerators) == accelerators {
             return;
         }
-        let [_, accelerated] = &self.wanted.queues;
-        let tenants: BTreeSet<TenantId> = accelerated.iter().map(|key| key.2).collect();
+        let accelerated = (self.wanted.groups.iter()).filter(|(group, _)| group.accelerates);
+        let queues = accelerated.flat_map(|(_, queues)| queues);
+        let tenants: BTreeSet<TenantId> = queues.map(|key| key.2).collect();
         tenants.into_iter().for_each(|tenant| self.reindex(tenant));
     }
 
-    /// The queues that wait for devices of this kind now.
-    fn waiting_for(&self, kind: DeviceKind) -> impl Iterator<Item = &BTreeSet<WantKey>> {
-        let queues = [false, true].into_iter().zip(&self.wanted.queues);
-        let of_kind =
-            queues.filter(move |(accelerate, _)| self.wanted.kind_for(*accelerate) == kind);
-        of_kind.map(|(_, queues)| queues)
-    }
-
-    /// Of those, whose turn it is.
-    pub(crate) fn first_wanted(&self, kind: DeviceKind) -> Option<WantKey> {
-        self.waiting_for(kind)
-            .filter_map(BTreeSet::first)
-            .min()
-            .copied()
-    }
-
-    /// How many they are.
-    pub(crate) fn wanted_on(&self, kind: DeviceKind) -> usize {
-        self.waiting_for(kind).map(BTreeSet::len).sum()
-    }
-
-    pub(crate) fn is_on(&self, worker: &Worker, kind: DeviceKind) -> bool {
+    pub(crate) fn is_on(&self, worker: &Worker, kind: DeviceKind, regions: Regions) -> bool {
         let device = self.devices.get(&worker.device);
-        device.is_some_and(|device| device.kind == kind)
+        device.is_some_and(|one| one.kind == kind && regions.contains(one.region))
+    }
+
+    /// Whether a worker is where its tenant may be.
+    pub(crate) fn is_resident(&self, worker: &Worker) -> bool {
+        let regions = (self.tenants.get(&worker.tenant)).map(|tenant| tenant.settings.regions);
+        let device = self.devices.get(&worker.device);
+        (regions.zip(device)).is_some_and(|(regions, device)| regions.contains(device.region))
     }
 }

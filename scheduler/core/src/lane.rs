@@ -8,7 +8,7 @@ use crate::few::Few;
 use crate::standing::ShareClock;
 use crate::turns::LeaseTimes;
 use crate::vtime::VTime;
-use crate::{DeviceKind, LeaseId, Nanos, TenantId, WorkerId};
+use crate::{DeviceKind, LeaseId, Nanos, RegionId, TenantId, WorkerId};
 
 /// Order of waiting workers: least effective virtual time on their device, then tenant, then (among the workers of
 /// one tenant) the one whose last turn is longest ago.
@@ -21,6 +21,7 @@ pub(crate) type IdleKey = (Nanos, WorkerId);
 #[derive(Debug)]
 pub(crate) struct Device {
     pub kind: DeviceKind,
+    pub region: RegionId,
     /// False while nothing may run on it.
     pub up: bool,
     pub lanes: usize,
@@ -46,10 +47,11 @@ pub(crate) struct Device {
 
 impl Device {
     /// Without a lane or a place for a worker it would be no device: 0 counts as 1.
-    pub(crate) fn new(kind: DeviceKind, lanes: u32, workers_max: u32) -> Self {
+    pub(crate) fn new(kind: DeviceKind, region: RegionId, lanes: u32, workers_max: u32) -> Self {
         let workers_max = workers_max.max(1) as usize;
         Device {
             kind,
+            region,
             up: true,
             lanes: lanes.max(1) as usize,
             workers_max,

@@ -8,7 +8,7 @@
 //! - admission and its bounds: `admission`, `memory`, `places`, limits by time: `rates`
 //! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `queue`, `slots`, `vtime`
 //! - lanes, leases, batches, yields: `dispatch`, `lane`; how long a turn is: `turns`; what follows from them for tenants: `bounds`
-//! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`
+//! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`, in which regions: `regions`
 //! - devices that come and go, and what becomes of their work: `devices`
 //! - failed starts, deaths, and the pause after them: `restart`, `backoff`
 //! - predicted cost: `cost`; what agents are charged: `charging`; how requests end: `ending`; derived indexes: `index`
@@ -45,6 +45,7 @@ mod placement;
 mod places;
 mod queue;
 mod rates;
+mod regions;
 mod reports;
 mod restart;
 mod slots;
@@ -62,10 +63,13 @@ pub use effect::{BackoffCause, Bound, Effect, End, KillReason, Refusal};
 pub use event::{
     CancelReason, DeviceKind, Event, Outcome, Priority, StartFailure, Submission, TenantSettings,
 };
-pub use ids::{AgentId, DeviceId, LeaseId, ModelId, Nanos, RequestId, TenantId, WorkerId};
+pub use ids::{
+    AgentId, DeviceId, LeaseId, ModelId, Nanos, RegionId, RequestId, TenantId, WorkerId,
+};
 pub use lengths::LengthBook;
 pub use queue::{Queue, Slot};
 pub use rates::Rate;
+pub use regions::Regions;
 pub use turns::LeaseTimes;
 pub use view::{StandingView, TenantView, WorkerState, WorkerView};
 pub use vtime::VTime;

@@ -14,12 +14,11 @@
 //! A start in progress earns no credit: the tenant is lifted to the floor when its worker is ready.
 
 use crate::core::Core;
-use crate::kinds::KINDS;
-use crate::lane::Device;
+use crate::kinds::{Group, KINDS};
 use crate::tenant::WantKey;
 use crate::vtime::VTime;
 use crate::worker::{Life, Worker};
-use crate::{DeviceId, DeviceKind, Effect, ModelId, Nanos, WorkerId};
+use crate::{DeviceId, DeviceKind, Effect, ModelId, Nanos, Regions, WorkerId};
 
 /// A worker keeps its place for at least this many quanta, once it is ready.
 const RESIDENCE_QUANTA: u64 = 8;
@@ -31,9 +30,7 @@ impl Core {
             return;
         }
         for kind in KINDS {
-            while let Some(want) = self.first_wanted(kind)
-                && let Some(device) = self.roomiest_device(kind)
-            {
+            while let Some((want, device)) = self.next_start(kind) {
                 self.start_worker(want, device, effects);
             }
         }
@@ -44,9 +41,18 @@ impl Core {
         self.stop_retired(effects);
     }
 
-    fn roomiest_device(&self, kind: DeviceKind) -> Option<DeviceId> {
-        let free = self.devices.iter();
-        let free = free.filter(|(_, device)| device.kind == kind && device.free() > 0);
+    /// Whose turn it is of those that there is a place for, and the device.
+    fn next_start(&self, kind: DeviceKind) -> Option<(WantKey, DeviceId)> {
+        let groups = self.wanted.waiting_for(kind);
+        let starts = groups.filter_map(|(group, first, _)| {
+            Some((first, self.roomiest_device(kind, group.regions)?))
+        });
+        starts.min_by_key(|(first, _)| *first)
+    }
+
+    fn roomiest_device(&self, kind: DeviceKind, regions: Regions) -> Option<DeviceId> {
+        let free = self.devices_of(kind, regions);
+        let free = free.filter(|(_, device)| device.free() > 0);
         free.max_by_key(|(id, device)| (device.free(), std::cmp::Reverse(*id)))
             .map(|(id, _)| id)
     }
@@ -94,32 +100,35 @@ impl Core {
         }
     }
 
-    /// Evicts or retires one worker for each queue that wants a worker and finds no place.
+    /// Evicts or retires one worker for each queue that wants a worker and finds no place where it may be.
     fn make_room(&mut self, kind: DeviceKind, effects: &mut Vec<Effect>) {
-        let wanted = self.wanted_on(kind);
-        // Whoever retires may take its time, and an idle one takes none.
-        while self.places_leaving(kind) < wanted {
-            let idle = (self.devices.values())
-                .filter(|device| device.kind == kind && device.may_start())
-                .filter_map(|device| device.idle.first())
-                .min();
-            let Some(&(_, worker)) = idle else { break };
-            self.stop_worker(worker, effects);
-        }
-        if self.places_coming(kind) < wanted && self.now >= self.retire_at[kind as usize] {
-            self.retire_one(kind);
+        let groups: Vec<(Regions, WantKey)> = (self.wanted.waiting_for(kind))
+            .map(|(group, first, _)| (group.regions, first))
+            .collect();
+        let may_retire = self.now >= self.retire_at[kind as usize];
+        for (regions, first) in groups {
+            let wanted = self.wanted.within(kind, regions);
+            // Whoever retires may take its time, and an idle one takes none.
+            while self.places_leaving(kind, regions) < wanted {
+                let idle = self.devices_of(kind, regions);
+                let idle = idle.filter(|(_, device)| device.may_start());
+                let idle = idle.filter_map(|(_, device)| device.idle.first()).min();
+                let Some(&(_, worker)) = idle else { break };
+                self.stop_worker(worker, effects);
+            }
+            if may_retire && self.places_coming(kind, regions) < wanted {
+                self.retire_one(kind, regions, first);
+            }
         }
     }
 
-    fn retire_one(&mut self, kind: DeviceKind) {
+    /// Has the worker of whoever is furthest ahead retire for a queue that wants one.
+    fn retire_one(&mut self, kind: DeviceKind, regions: Regions, (_, wanting, ..): WantKey) {
         self.retire_at[kind as usize] = self.now.saturating_add(self.limits.quantum_ns);
-        let Some((_, wanting, ..)) = self.first_wanted(kind) else {
-            return;
-        };
         let ahead = self
             .workers
             .values()
-            .filter(|worker| self.is_on(worker, kind))
+            .filter(|worker| self.is_on(worker, kind, regions))
             .filter_map(|worker| self.seniority(worker, wanting))
             .max();
         if let Some((_, id)) = ahead {
@@ -139,7 +148,7 @@ impl Core {
         }
     }
 
-    fn retire(&mut self, id: WorkerId) {
+    pub(crate) fn retire(&mut self, id: WorkerId) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
@@ -250,20 +259,26 @@ impl Core {
         if self.wanted.is_empty() {
             return None;
         }
-        let short = |kind: &DeviceKind| self.wanted_on(*kind) > self.places_coming(*kind);
+        let short = |kind: &DeviceKind| {
+            let mut groups = self.wanted.waiting_for(*kind);
+            groups.any(|(Group { regions, .. }, ..)| {
+                self.wanted.within(*kind, regions) > self.places_coming(*kind, regions)
+            })
+        };
         let at = KINDS.into_iter().filter(short);
         at.map(|kind| self.retire_at[kind as usize]).min()
     }
 
-    /// Places of workers that were told to end.
-    fn places_leaving(&self, kind: DeviceKind) -> usize {
-        let devices = self.devices.values().filter(|device| device.kind == kind);
-        devices.map(Device::coming).sum()
+    /// Places of workers in these regions that were told to end.
+    fn places_leaving(&self, kind: DeviceKind, regions: Regions) -> usize {
+        let devices = self.devices_of(kind, regions);
+        devices.map(|(_, device)| device.coming()).sum()
     }
 
     /// Those, and the places of workers that will be told so once they have done what they hold.
-    fn places_coming(&self, kind: DeviceKind) -> usize {
+    fn places_coming(&self, kind: DeviceKind, regions: Regions) -> usize {
         let retiring = self.retiring.iter().filter_map(|id| self.workers.get(id));
-        self.places_leaving(kind) + retiring.filter(|one| self.is_on(one, kind)).count()
+        let retiring = retiring.filter(|one| self.is_on(one, kind, regions));
+        self.places_leaving(kind, regions) + retiring.count()
     }
 }

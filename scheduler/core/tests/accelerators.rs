@@ -25,6 +25,7 @@ fn accelerator(workers_max: u32) -> Event {
     Event::DeviceUp {
         device: OTHER,
         kind: DeviceKind::Accelerator,
+        region: RegionId(0),
         lanes: 1,
         workers_max,
     }

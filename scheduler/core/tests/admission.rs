@@ -70,6 +70,7 @@ fn each_refusal_names_its_bound() {
         open_requests_max: 3,
         rate: Rate::default(),
         agent_rate: Rate::default(),
+        regions: Regions::ANY,
     };
     sim.say(Event::TenantSet { tenant, settings });
     sim.run_until(SECOND);
@@ -121,6 +122,7 @@ fn open_requests_are_bounded_and_a_full_pool_says_so() {
         open_requests_max: 3,
         rate: Rate::default(),
         agent_rate: Rate::default(),
+        regions: Regions::ANY,
     };
     sim.say(Event::TenantSet { tenant, settings });
     for _ in 0..3 {

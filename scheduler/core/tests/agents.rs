@@ -35,6 +35,7 @@ impl Worker {
         worker.tell(Event::DeviceUp {
             device: sim::DEVICE,
             kind: DeviceKind::Processor,
+            region: RegionId(0),
             lanes: 1,
             workers_max: 1,
         });

@@ -14,6 +14,7 @@ fn up(device: DeviceId) -> Event {
     Event::DeviceUp {
         device,
         kind: DeviceKind::Processor,
+        region: RegionId(0),
         lanes: 1,
         workers_max: 4,
     }
@@ -118,6 +119,7 @@ fn a_process_that_does_not_die_keeps_nobody_waiting_but_its_place() {
     sim.say(Event::DeviceUp {
         device: OTHER,
         kind: DeviceKind::Processor,
+        region: RegionId(0),
         lanes: 1,
         workers_max: 1,
     });

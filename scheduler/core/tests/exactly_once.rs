@@ -33,6 +33,10 @@ enum Trouble {
         device: u32,
         up: bool,
     },
+    Bind {
+        tenant: u32,
+        regions: Regions,
+    },
     Say {
         event: Event,
     },
@@ -104,9 +108,19 @@ fn trouble() -> impl Strategy<Value = Trouble> {
         1 => (0u32..12).prop_map(|agent| Trouble::CancelAgent { agent }),
         1 => (1u64..12).prop_map(|worker| Trouble::Crash { worker }),
         1 => (1u32..3, any::<bool>()).prop_map(|(device, up)| Trouble::Device { device, up }),
+        1 => (1u32..4, regions()).prop_map(|(tenant, regions)| Trouble::Bind { tenant, regions }),
         2 => nonsense().prop_map(|event| Trouble::Say { event }),
         4 => (1u64..60_000).prop_map(|us| Trouble::Wait { us }),
     ]
+}
+
+/// Of the two in which there are devices.
+fn regions() -> impl Strategy<Value = Regions> {
+    let each = |(one, other): (bool, bool)| {
+        let regions = one.then_some(RegionId(0)).into_iter();
+        regions.chain(other.then_some(RegionId(1))).collect()
+    };
+    prop_oneof![Just(Regions::ANY), any::<(bool, bool)>().prop_map(each)]
 }
 
 fn make(sim: &mut Sim, trouble: Trouble) {
@@ -138,6 +152,14 @@ fn make(sim: &mut Sim, trouble: Trouble) {
         }
         Trouble::Crash { worker } => sim.at(sim.now, Act::Crash(WorkerId(worker))),
         Trouble::Device { device, up } => sim.say(turn(DeviceId(device), up)),
+        Trouble::Bind { tenant, regions } => {
+            let settings = TenantSettings {
+                regions,
+                ..settings(tenant)
+            };
+            let tenant = TenantId(tenant);
+            sim.say(Event::TenantSet { tenant, settings });
+        }
         Trouble::Say { event } => sim.say(event),
         Trouble::Wait { us } => sim.run_until(sim.now + us * 1_000),
     }
@@ -157,6 +179,7 @@ fn turn(device: DeviceId, up: bool) -> Event {
         true => Event::DeviceUp {
             device,
             kind: DeviceKind::Processor,
+            region: RegionId(0),
             lanes: 9,
             workers_max: 9,
         },
@@ -182,7 +205,7 @@ proptest! {
             false => DeviceKind::Processor,
         };
         sim.say(Event::ModelAccelerates { model: MODEL });
-        sim.say(Event::DeviceUp { device: DeviceId(2), kind, lanes: 1, workers_max: 1 });
+        sim.say(Event::DeviceUp { device: DeviceId(2), kind, region: RegionId(1), lanes: 1, workers_max: 1 });
         sim.latency_ns = latency_us * 1_000;
         sim.start_ns = 7 * MS;
         for n in 1..4 {
@@ -232,19 +255,20 @@ proptest! {
 }
 
 fn thin_air() -> impl Strategy<Value = Event> {
-    let settings = |weight| TenantSettings {
+    let settings = |(weight, regions)| TenantSettings {
         weight,
         queue_requests_max: 5,
         open_requests_max: 9,
         rate: Rate::default(),
         agent_rate: Rate::default(),
+        regions,
     };
     prop_oneof![
         6 => nonsense(),
         3 => (1u64..12).prop_map(|worker| Event::WorkerReady { worker: WorkerId(worker) }),
         1 => (1u64..12).prop_map(|worker| Event::WorkerDied { worker: WorkerId(worker) }),
         1 => (1u32..3, 0u32..3, 0u32..4)
-            .prop_map(|(d, lanes, workers_max)| Event::DeviceUp { device: DeviceId(d), kind: kind(d), lanes, workers_max: workers_max + 8 }),
+            .prop_map(|(d, lanes, workers_max)| Event::DeviceUp { device: DeviceId(d), kind: kind(d), region: RegionId(d as u8 - 1), lanes, workers_max: workers_max + 8 }),
         1 => (1u32..3).prop_map(|model| Event::ModelAccelerates { model: ModelId(model) }),
         1 => (1u32..3).prop_map(|d| Event::DeviceDown { device: DeviceId(d) }),
         1 => (1u32..3, 0u32..12)
@@ -253,8 +277,8 @@ fn thin_air() -> impl Strategy<Value = Event> {
             worker: WorkerId(worker),
             request: RequestId(request),
         }),
-        1 => (1u32..4, 0u32..4)
-            .prop_map(move |(tenant, weight)| Event::TenantSet { tenant: TenantId(tenant), settings: settings(weight) }),
+        1 => (1u32..4, (0u32..4, regions()))
+            .prop_map(move |(tenant, of)| Event::TenantSet { tenant: TenantId(tenant), settings: settings(of) }),
         6 => (1u64..60, 1u32..4, 1u32..3, any::<u32>(), prop::option::of(0u64..SECOND)).prop_map(
             |(request, tenant, model, tokens, deadline)| Event::Submit(Submission {
                 request: RequestId(request),

@@ -119,6 +119,7 @@ fn an_answer_that_lost_its_device_counts_as_far_as_it_was_seen() {
     world.tell(Event::DeviceUp {
         device: DeviceId(1),
         kind: DeviceKind::Processor,
+        region: RegionId(0),
         lanes: 1,
         workers_max: 16,
     });
@@ -139,6 +140,7 @@ fn what_has_met_a_device_has_run() {
     world.tell(Event::DeviceUp {
         device: DeviceId(2),
         kind: DeviceKind::Processor,
+        region: RegionId(0),
         lanes: 1,
         workers_max: 16,
     });

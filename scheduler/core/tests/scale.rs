@@ -35,6 +35,7 @@ fn ten_thousand_tenants_are_all_served() {
         Event::DeviceUp {
             device: DeviceId(1),
             kind: DeviceKind::Processor,
+            region: RegionId(0),
             lanes: 1,
             workers_max: 8,
         },
@@ -46,6 +47,7 @@ fn ten_thousand_tenants_are_all_served() {
         open_requests_max: 10,
         rate: Rate::default(),
         agent_rate: Rate::default(),
+        regions: Regions::ANY,
     };
     for n in 0..TENANTS {
         let settings = settings.clone();

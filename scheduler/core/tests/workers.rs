@@ -274,6 +274,7 @@ fn a_worker_that_never_runs_what_it_holds_is_killed() {
         Event::DeviceUp {
             device: DEVICE,
             kind: DeviceKind::Processor,
+            region: RegionId(0),
             lanes: 1,
             workers_max: 1,
         },

@@ -5,6 +5,7 @@
 //! same holds for names.
 
 use crate::limits::{Limit, Limits};
+use crate::residency::Residency;
 use crate::{IdentityError, Scopes};
 use std::fmt;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Tenant {
     pub quota_bytes: u64,
     /// What it, and each of its agents, may have a minute.
     pub limits: Limits,
+    /// Where its work may be done.
+    pub residency: Residency,
     /// Goes up with every change.
     pub generation: u64,
     /// When it was created, seconds since 1970.
@@ -57,15 +60,19 @@ pub struct NewTenant {
     pub quota_bytes: u64,
     /// See [`Tenant::limits`].
     pub limits: Limits,
+    /// See [`Tenant::residency`].
+    pub residency: Residency,
 }
 
 /// What an operator says to change a tenant. What is `None` stays as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantUpdate {
     /// See [`Tenant::weight`].
     pub weight: Option<u32>,
     /// See [`Tenant::limits`].
     pub limits: Limits<Option<Limit>>,
+    /// See [`Tenant::residency`].
+    pub residency: Option<Residency>,
 }
 
 /// A change of a tenant. Once it is made the caller tells those who schedule it.
@@ -240,6 +247,9 @@ impl TenantUpdate {
         Ok(Tenant {
             weight,
             limits,
+            residency: (self.residency.as_ref())
+                .unwrap_or(&tenant.residency)
+                .clone(),
             generation: tenant.generation + 1,
             ..tenant.clone()
         })

@@ -124,6 +124,12 @@ pub enum IdentityError {
     },
     #[error("a list of {0} models is over the limit of 256")]
     TooManyModels(usize),
+    #[error(
+        "{0:?} is no name of a region: it takes 1 to 63 characters, A-Z, a-z, 0-9 and \"-_.\", and is not \"any\""
+    )]
+    BadRegion(String),
+    #[error("a list of {0} regions is over the limit of 64")]
+    TooManyRegions(usize),
     #[error("an agent needs at least one scope: \"embed\", \"generate\" or \"models:read\"")]
     NoScopes,
     #[error("there is a tenant {0:?} already; `bulkhead tenant update` changes it")]
@@ -182,6 +188,7 @@ impl IdentityError {
         match self {
             IdentityError::BadName { .. } => "NAME_INVALID",
             IdentityError::BadModel(_) | IdentityError::TooManyModels(_) => "MODELS_INVALID",
+            IdentityError::BadRegion(_) | IdentityError::TooManyRegions(_) => "REGIONS_INVALID",
             IdentityError::BadWeight(_) => "WEIGHT_INVALID",
             IdentityError::BadLimit { .. } => "LIMIT_INVALID",
             IdentityError::BadQuota(_) => "QUOTA_INVALID",

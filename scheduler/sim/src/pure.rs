@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use bulkhead_core::{
     AgentId, Core, DeviceId, DeviceKind, Effect, Event, Limits, ModelId, Pace, Priority, Rate,
-    RequestId, Submission, TenantId, TenantSettings, WorkerId,
+    RegionId, Regions, RequestId, Submission, TenantId, TenantSettings, WorkerId,
 };
 
 use crate::engine::Engine;
@@ -107,6 +107,7 @@ impl<'a> Run<'a> {
         run.tell(Event::DeviceUp {
             device: DEVICE,
             kind: DeviceKind::Processor,
+            region: RegionId(0),
             lanes: 1,
             workers_max: u32::try_from(workload.tenants).unwrap_or(u32::MAX),
         });
@@ -294,5 +295,6 @@ fn settings() -> TenantSettings {
         open_requests_max: PLENTY,
         rate: Rate::default(),
         agent_rate: Rate::default(),
+        regions: Regions::ANY,
     }
 }

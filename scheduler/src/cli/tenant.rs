@@ -6,12 +6,13 @@ use clap::{Args, Subcommand};
 #[command(after_help = "Examples:
   bulkhead tenant create acme --weight 2
   bulkhead tenant create globex --models minilm --quota 268435456
+  bulkhead tenant create initech --regions eu-west,eu-central
   bulkhead tenant update acme --tokens-per-minute 100000 --agent-requests-per-minute 60
   bulkhead tenant list --json")]
 pub enum Tenant {
     /// Create a tenant
     Create(TenantCreate),
-    /// Change a tenant's weight and limits, at once
+    /// Change a tenant's weight, limits and regions, at once
     Update(TenantUpdate),
     /// List all tenants
     List(TenantList),
@@ -30,6 +31,9 @@ pub struct TenantCreate {
     /// Bytes of memory per worker; 0 takes the server's default
     #[arg(long, default_value_t = 0, value_name = "BYTES")]
     pub quota: u64,
+    /// Regions in which its work may be done, and in no other [default: any]
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    pub regions: Option<Vec<String>>,
     #[command(flatten)]
     pub limits: TenantLimits,
     /// Print one JSON object
@@ -41,13 +45,15 @@ pub struct TenantCreate {
 #[command(
     group = clap::ArgGroup::new("change").required(true).multiple(true).args([
         "weight",
+        "regions",
         "requests_per_minute",
         "tokens_per_minute",
         "agent_requests_per_minute",
         "agent_tokens_per_minute",
     ]),
     after_help = "What is not named stays as it is. Requests that were accepted before are not taken back, and what was had in the \
-                  last minute counts."
+                  last minute counts. Of a tenant that may not be in this server's region any more, those that wait end, and those \
+                  that run go on."
 )]
 pub struct TenantUpdate {
     /// The tenant
@@ -55,6 +61,9 @@ pub struct TenantUpdate {
     /// Share of device time relative to other tenants, 1 to 1000000
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub weight: Option<u32>,
+    /// Regions in which its work may be done, and in no other; any lifts that
+    #[arg(long, value_delimiter = ',', value_name = "A,B")]
+    pub regions: Option<Vec<String>>,
     #[command(flatten)]
     pub limits: TenantLimits,
     /// Print one JSON object

@@ -19,6 +19,10 @@ struct View {
     /// 0: the server's default.
     quota_bytes: u64,
     limits: Limits,
+    /// Empty: any.
+    regions: Vec<String>,
+    /// This server is in none of them.
+    refused_here: bool,
     created_unix_s: i64,
 }
 
@@ -73,7 +77,20 @@ impl From<v1::Tenant> for View {
             models: tenant.models,
             quota_bytes: tenant.quota_bytes,
             limits: tenant.limits.unwrap_or_default().into(),
+            regions: tenant.regions.unwrap_or_default().names,
+            refused_here: tenant.refused_here,
             created_unix_s: tenant.created_unix_s,
+        }
+    }
+}
+
+impl View {
+    /// Where it may be, as people read it.
+    fn where_to(&self) -> String {
+        let regions = output::list(&self.regions, "any");
+        match self.refused_here {
+            true => format!("{regions} (this server is elsewhere, and refuses it)"),
+            false => regions,
         }
     }
 }
@@ -90,14 +107,16 @@ pub fn run(globals: &Globals, args: Tenant) -> Outcome {
                     models: args.models,
                     quota_bytes: args.quota,
                     limits: Some(wire(&args.limits)),
+                    regions: args.regions.map(regions),
                 };
                 let tenant = View::from(admin.create_tenant(request).await?);
                 match args.json {
                     true => output::json(&tenant)?,
                     false => output::line(&format!(
-                        "Tenant {} created, weight {}, limits a minute: {}. Next: bulkhead agent create --tenant {} NAME --out FILE",
+                        "Tenant {} created, weight {}, regions: {}, limits a minute: {}. Next: bulkhead agent create --tenant {} NAME --out FILE",
                         tenant.name,
                         tenant.weight,
+                        tenant.where_to(),
                         tenant.limits.words(),
                         tenant.name
                     ))?,
@@ -108,14 +127,16 @@ pub fn run(globals: &Globals, args: Tenant) -> Outcome {
                     name: args.name,
                     weight: args.weight,
                     limits: Some(wire(&args.limits)),
+                    regions: args.regions.map(regions),
                 };
                 let tenant = View::from(admin.update_tenant(request).await?);
                 match args.json {
                     true => output::json(&tenant)?,
                     false => output::line(&format!(
-                        "Tenant {}: weight {}, limits a minute: {}",
+                        "Tenant {}: weight {}, regions: {}, limits a minute: {}",
                         tenant.name,
                         tenant.weight,
+                        tenant.where_to(),
                         tenant.limits.words()
                     ))?,
                 }
@@ -143,8 +164,17 @@ fn wire(limits: &TenantLimits) -> v1::Limits {
     }
 }
 
+/// As they were named; `any` stands for none in particular.
+fn regions(named: Vec<String>) -> v1::Regions {
+    match named.as_slice() {
+        [one] if one == "any" => v1::Regions::default(),
+        _ => v1::Regions { names: named },
+    }
+}
+
 fn listing(tenants: impl Iterator<Item = View>) -> String {
     let rows = tenants.map(|tenant| {
+        let regions = tenant.where_to();
         vec![
             tenant.name,
             tenant.weight.to_string(),
@@ -153,6 +183,7 @@ fn listing(tenants: impl Iterator<Item = View>) -> String {
                 0 => "default".into(),
                 bytes => output::bytes(bytes),
             },
+            regions,
             tenant.limits.words(),
             output::ago(tenant.created_unix_s),
         ]
@@ -162,6 +193,7 @@ fn listing(tenants: impl Iterator<Item = View>) -> String {
         "weight>",
         "models~",
         "quota>",
+        "regions~",
         "limits a minute~",
         "created",
     ];

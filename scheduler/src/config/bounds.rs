@@ -1,6 +1,7 @@
 //! What each value may be. Every bound is named with its key, so that an operator knows what to mend.
 
 use super::{Config, ConfigError, LAYERS, QUOTA_BYTES_MIN, SCRATCH_BYTES_MIN, SPARES_MAX};
+use bulkhead_identity::is_region;
 use bulkhead_kernels::Measure;
 
 impl Config {
@@ -151,6 +152,12 @@ impl Config {
             self.audit.pending_max,
             |n| n > 0,
             "must be at least 1",
+        )?;
+        bound(
+            "server.region",
+            self.server.region.clone(),
+            |region| is_region(&region),
+            "must be 1 to 63 characters, A-Z, a-z, 0-9 and \"-_.\", and not \"any\", so that tenants can be bound to it",
         )?;
         bound(
             "server.operators",

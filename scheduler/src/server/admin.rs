@@ -72,7 +72,7 @@ impl Admin for AdminService {
             .identity
             .tenants()
             .iter()
-            .map(|t| tenants::wire(t))
+            .map(|t| self.wire(t))
             .collect();
         Ok(Response::new(ListTenantsResponse { tenants }))
     }

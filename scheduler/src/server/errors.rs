@@ -14,6 +14,8 @@ pub const DOMAIN: &str = "bulkhead";
 
 const NO_DEVICE: &str =
     "no device is in service that could run this; try again, and see the server's log";
+const RESIDENCY: &str = "this server is in none of the regions that your tenant is bound to; ask one that is, or have an operator \
+                         look at `bulkhead tenant list`";
 const MODEL_UNAVAILABLE: &str = "this model cannot be loaded; the server's log says why";
 
 /// Why a request got no answer.
@@ -146,6 +148,7 @@ impl Refused {
                 MODEL_UNAVAILABLE,
             ),
             Bound::NoDevice => (Code::Unavailable, "NO_DEVICE", NO_DEVICE),
+            Bound::Residency => (Code::FailedPrecondition, "RESIDENCY", RESIDENCY),
             Bound::Draining => (
                 Code::Unavailable,
                 "DRAINING",
@@ -191,6 +194,7 @@ impl Refused {
             End::DeviceLost => Refused::new(Code::Unavailable, "DEVICE_LOST", "the device under this request went bad and the request could not go on elsewhere; try again")
                 .retry(Duration::from_millis(200)),
             End::NoDevice => Refused::new(Code::Unavailable, "NO_DEVICE", NO_DEVICE).retry(Duration::from_secs(10)),
+            End::Residency => Refused::new(Code::FailedPrecondition, "RESIDENCY", RESIDENCY),
             End::NoWorker { retry_after_ns: Some(ns) } => Refused::new(Code::Unavailable, "WORKER_UNAVAILABLE", "no worker could be started for this model; the server's log says why, and `bulkhead doctor` what this machine lacks")
                 .retry(Duration::from_nanos(ns)),
             End::NoWorker { retry_after_ns: None } => Refused::new(Code::FailedPrecondition, "MODEL_UNAVAILABLE", said(MODEL_UNAVAILABLE)),

@@ -2,7 +2,7 @@
 
 use super::{catalog::Catalog, driver, faults::Faults, submit::Submitter};
 use crate::config::Config;
-use bulkhead_core::{Rate, TenantId, TenantSettings};
+use bulkhead_core::{Rate, Regions, TenantId, TenantSettings};
 use bulkhead_identity::{Agent, Identity, Limits, Tenant};
 use bulkhead_policy::PolicyEngine;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -59,7 +59,12 @@ impl App {
             generation: tenant.generation,
             quota_bytes,
             gpu_quota_bytes,
+            residency: tenant.residency.regions().to_vec(),
             settings: TenantSettings {
+                regions: match self.is_resident(tenant) {
+                    true => Regions::ANY,
+                    false => Regions::NONE,
+                },
                 weight: tenant.weight.max(1),
                 queue_requests_max: scheduling.tenant_queue_requests_max,
                 open_requests_max: scheduling.tenant_open_requests_max,
@@ -76,6 +81,11 @@ impl App {
         {
             tracing::error!("the driver is gone");
         }
+    }
+
+    /// Whether this server is where a tenant may be.
+    pub fn is_resident(&self, tenant: &Tenant) -> bool {
+        tenant.residency.admits(&self.config.server.region)
     }
 
     /// Records a refusal where the agent is known and has not used up its records; else it is counted

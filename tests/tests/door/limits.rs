@@ -199,6 +199,7 @@ async fn what_one_tenant_may_have_a_minute() {
             requests: Some(Limit { per_minute }),
             ..Limits::default()
         }),
+        regions: None,
     };
     let mut admin = server.admin().await;
     acme.embed("null", &["a text"]).await.expect("no limit yet");
@@ -233,7 +234,7 @@ async fn what_one_tenant_may_have_a_minute() {
     ]);
     let said = said.expect("as the settings say");
     assert!(
-        said.contains("weight 3, limits a minute: others as bulkhead.toml says"),
+        said.contains("weight 3, regions: any, limits a minute: others as bulkhead.toml says"),
         "{said}"
     );
     acme.embed("null", &["a text"]).await.expect("no limit");

@@ -3,6 +3,7 @@
 
 mod assertions;
 mod forger;
+mod regions;
 mod standing;
 mod tenants;
 mod tokens;

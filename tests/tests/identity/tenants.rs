@@ -109,7 +109,7 @@ async fn a_tenant_that_could_never_be_served_is_not_made() {
         weight: 1,
         models: vec!["null".into()],
         quota_bytes: 1 << 20,
-        limits: None,
+        ..CreateTenantRequest::default()
     };
     let misspelt = CreateTenantRequest {
         models: vec!["null".into(), "nonsense".into()],

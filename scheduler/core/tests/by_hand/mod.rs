@@ -46,6 +46,7 @@ impl World {
         world.tell(Event::DeviceUp {
             device: DeviceId(1),
             kind: DeviceKind::Processor,
+            region: RegionId(0),
             lanes: 1,
             workers_max: 16,
         });

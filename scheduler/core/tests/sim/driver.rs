@@ -135,7 +135,7 @@ impl Sim {
                 match why {
                     KillReason::HeldLane => self.note("held its lane"),
                     KillReason::HeldRequest => self.note("held a request"),
-                    KillReason::DeviceDown => self.forgive(worker),
+                    KillReason::DeviceDown | KillReason::Residency => self.forgive(worker),
                     KillReason::Protocol => {}
                 }
                 // Of one that was starting nothing is charged.

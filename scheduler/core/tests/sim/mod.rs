@@ -48,6 +48,7 @@ pub fn settings(weight: u32) -> TenantSettings {
         open_requests_max: 100_000,
         rate: Rate::default(),
         agent_rate: Rate::default(),
+        regions: Regions::ANY,
     }
 }
 
@@ -200,6 +201,7 @@ impl Sim {
         sim.say(Event::DeviceUp {
             device: DEVICE,
             kind: DeviceKind::Processor,
+            region: RegionId(0),
             lanes,
             workers_max,
         });

@@ -24,7 +24,7 @@ pub const DEVICE: u16 = 1 << 14;
 pub const REST: u16 = 1 << 15;
 
 /// All that a long run has to have seen, by the names under which the simulator counts them.
-pub const NAMES: [&str; 17] = [
+pub const NAMES: [&str; 18] = [
     "died",
     "failed to start",
     "held its lane",
@@ -38,7 +38,8 @@ pub const NAMES: [&str; 17] = [
     "revoked",
     "the clock jumped",
     "the clock went back",
-    "a weight changed",
+    "settings changed",
+    "bound to a region",
     "a device went down",
     "lost its device",
     "rested",

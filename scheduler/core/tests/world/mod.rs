@@ -202,17 +202,27 @@ impl World {
             self.wicked.push((id, honest.clone()));
         }
         self.sim.conduct.insert(id, honest);
-        self.set_weight(id, weight);
+        self.set_tenant(id, weight);
         self.clients.add(id, greedy, &mut self.draw, &mut self.sim);
     }
 
-    fn set_weight(&mut self, tenant: TenantId, weight: u32) {
+    /// Where there is a second device it is in a region of its own, to which some are bound, or are not to go.
+    fn set_tenant(&mut self, tenant: TenantId, weight: u32) {
+        let regions = match self.second != Second::None && self.draw.one_in(4) {
+            true => {
+                self.sim.note("bound to a region");
+                let region = RegionId(self.draw.one_of(&[0, 1]).unwrap_or(0));
+                [region].into_iter().collect()
+            }
+            false => Regions::ANY,
+        };
         let settings = TenantSettings {
             weight,
             queue_requests_max: 200,
             open_requests_max: 300,
             rate: Rate::default(),
             agent_rate: Rate::default(),
+            regions,
         };
         self.sim.say(Event::TenantSet { tenant, settings });
     }
@@ -305,8 +315,8 @@ impl World {
             faults::WEIGHT => {
                 let tenant = TenantId(self.draw.small(1, self.tenants));
                 let weight = self.draw.small(1, 8);
-                self.sim.note("a weight changed");
-                self.set_weight(tenant, weight);
+                self.sim.note("settings changed");
+                self.set_tenant(tenant, weight);
             }
             faults::DEVICE => self.device_down(),
             _ => {
@@ -346,6 +356,7 @@ impl World {
         self.sim.say(Event::DeviceUp {
             device,
             kind,
+            region: RegionId(u8::from(device == OTHER)),
             lanes: 1,
             workers_max: self.workers_max,
         });

@@ -24,7 +24,11 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Each brings the schema one version further. Only ever appended to.
-const MIGRATIONS: [&str; 2] = [include_str!("schema.sql"), include_str!("limits.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("schema.sql"),
+    include_str!("limits.sql"),
+    include_str!("residency.sql"),
+];
 
 /// How long an act waits for the connection before it fails, seconds.
 const WAIT_MAX: Duration = Duration::from_secs(5);

@@ -4,7 +4,7 @@ use super::Store;
 use crate::directory::{AgentEntry, AgentKey};
 use crate::domain::{AGENTS_PER_TENANT_MAX, TENANTS_MAX};
 use crate::key::PublicKey;
-use crate::{Agent, AgentStatus, IdentityError, Limits, NewTenant, Scopes, Tenant};
+use crate::{Agent, AgentStatus, IdentityError, Limits, NewTenant, Residency, Scopes, Tenant};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -17,15 +17,15 @@ pub(crate) struct IssuerKeyRow {
     pub(crate) retired_unix_s: Option<u64>,
 }
 
-type TenantRow = (i64, String, i64, String, i64, i64, String, i64);
+type TenantRow = (i64, String, i64, String, i64, i64, String, String, i64);
 type AgentRow = (i64, String, i64, String, String, String, i64, i64);
 
 impl Store {
     /// All tenants.
     pub(crate) async fn tenants(&self) -> Result<Vec<Tenant>, IdentityError> {
         let rows: Vec<TenantRow> = sqlx::query_as(
-            "SELECT number, name, weight, models, quota_bytes, created_unix_s, limits, generation \
-             FROM tenants",
+            "SELECT number, name, weight, models, quota_bytes, created_unix_s, limits, \
+             residency, generation FROM tenants",
         )
         .fetch_all(&self.pool)
         .await?;
@@ -100,12 +100,13 @@ impl Store {
             signed(new.quota_bytes)?,
             signed(now_unix_s)?,
             limits_text(&new.limits),
+            residency_text(&new.residency),
             1,
         );
         let done = sqlx::query(
             "INSERT INTO tenants \
-             (number, name, weight, models, quota_bytes, created_unix_s, limits, generation) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (name) DO NOTHING",
+             (number, name, weight, models, quota_bytes, created_unix_s, limits, residency, generation) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (name) DO NOTHING",
         )
         .bind(row.0)
         .bind(&row.1)
@@ -114,7 +115,8 @@ impl Store {
         .bind(row.4)
         .bind(row.5)
         .bind(&row.6)
-        .bind(row.7)
+        .bind(&row.7)
+        .bind(row.8)
         .execute(&mut *tx)
         .await?;
         if done.rows_affected() == 0 {
@@ -124,14 +126,15 @@ impl Store {
         tenant(row)
     }
 
-    /// Gives a tenant its new weight, limits and generation, if it is still of the generation before.
+    /// Gives a tenant its new weight, limits, regions and generation, if it is still of the generation before.
     pub(crate) async fn change_tenant(&self, tenant: &Tenant) -> Result<(), IdentityError> {
         let done = sqlx::query(
-            "UPDATE tenants SET weight = $1, limits = $2, generation = $3 \
-             WHERE number = $4 AND generation = $5",
+            "UPDATE tenants SET weight = $1, limits = $2, residency = $3, generation = $4 \
+             WHERE number = $5 AND generation = $6",
         )
         .bind(i64::from(tenant.weight))
         .bind(limits_text(&tenant.limits))
+        .bind(residency_text(&tenant.residency))
         .bind(signed(tenant.generation)?)
         .bind(i64::from(tenant.number))
         .bind(signed(tenant.generation)? - 1)
@@ -257,10 +260,12 @@ impl Store {
 }
 
 fn tenant(row: TenantRow) -> Result<Tenant, IdentityError> {
-    let (number, name, weight, models, quota_bytes, created_unix_s, limits, generation) = row;
+    let (number, name, weight, models, quota_bytes, created_unix_s, limits, residency, generation) =
+        row;
     let corrupt = |what: &str| IdentityError::Corrupt(format!("the {what} of tenant {name:?}"));
     let models: Vec<String> = serde_json::from_str(&models).map_err(|_| corrupt("models"))?;
     let limits = serde_json::from_str(&limits).map_err(|_| corrupt("limits"))?;
+    let residency = serde_json::from_str(&residency).map_err(|_| corrupt("residency"))?;
     Ok(Tenant {
         name: name.into(),
         number: unsigned(number)?,
@@ -268,6 +273,7 @@ fn tenant(row: TenantRow) -> Result<Tenant, IdentityError> {
         models: models.into(),
         quota_bytes: unsigned(quota_bytes)?,
         limits,
+        residency,
         generation: unsigned(generation)?,
         created_unix_s: unsigned(created_unix_s)?,
     })
@@ -275,6 +281,10 @@ fn tenant(row: TenantRow) -> Result<Tenant, IdentityError> {
 
 fn limits_text(limits: &Limits) -> String {
     serde_json::json!(limits).to_string()
+}
+
+fn residency_text(residency: &Residency) -> String {
+    serde_json::json!(residency).to_string()
 }
 
 fn changed_one(rows: u64) -> Result<(), IdentityError> {

@@ -2,8 +2,8 @@
 
 use crate::house::{AUDIENCE, House, ISSUER, NOW, assertion, tenant};
 use bulkhead_identity::{
-    AgentStatus, AuthError, Identity, IdentityError, Limits, NewTenant, Scopes, TenantChange,
-    TenantUpdate, WEIGHT_MAX,
+    AgentStatus, AuthError, Identity, IdentityError, Limits, NewTenant, Residency, Scopes,
+    TenantChange, TenantUpdate, WEIGHT_MAX,
 };
 use std::os::unix::fs::PermissionsExt;
 
@@ -193,6 +193,7 @@ async fn a_tenant_is_read_as_it_was_written() {
             agent_requests: Some(0),
             ..Limits::default()
         },
+        residency: regions(&["eu-west", "eu-central"]),
     };
     let made = house
         .identity
@@ -208,6 +209,12 @@ async fn a_tenant_is_read_as_it_was_written() {
         (new.quota_bytes, NOW)
     );
     assert_eq!((read.limits, read.generation), (new.limits, 1));
+    assert_eq!(read.residency, new.residency);
+}
+
+fn regions(names: &[&str]) -> Residency {
+    let names = names.iter().map(|name| name.to_string());
+    Residency::of(names.collect()).unwrap()
 }
 
 async fn changed(
@@ -233,8 +240,9 @@ async fn a_tenant_is_changed_in_part() {
     let first = TenantUpdate {
         weight: Some(3),
         limits,
+        residency: Some(regions(&["eu-west"])),
     };
-    let made = change(first).await.unwrap();
+    let made = change(first.clone()).await.unwrap();
     assert_eq!((made.before.weight, made.tenant.weight), (1, 3));
     let back = Limits {
         tokens: Some(None),
@@ -250,6 +258,13 @@ async fn a_tenant_is_changed_in_part() {
         ..Limits::default()
     };
     assert_eq!((now.weight, now.limits), (3, kept));
+    assert_eq!(now.residency, regions(&["eu-west"]));
+    let anywhere = TenantUpdate {
+        residency: Some(Residency::default()),
+        ..TenantUpdate::default()
+    };
+    let now = change(anywhere).await.unwrap().tenant;
+    assert_eq!(now.residency, Residency::default());
     for weight in [0, WEIGHT_MAX + 1] {
         let bad = TenantUpdate {
             weight: Some(weight),

@@ -1,4 +1,4 @@
-//! What operators do with tenants: make them, and change their weight and limits. A tenant's name, models and memory stay as
+//! What operators do with tenants: make them, and change their weight, limits and regions. A tenant's name, models and memory stay as
 //! it was made with, so that no worker of it ever serves by other rules than it began with.
 
 use super::{AdminService, MODEL_NAME_CHARS_MAX, MODELS_NAMED_MAX, failed};
@@ -6,7 +6,7 @@ use crate::{
     config::QUOTA_BYTES_MIN,
     server::{catalog::Catalog, clock, errors::Refused},
 };
-use bulkhead_identity::{Limit, Limits, NewTenant, TenantChange, TenantUpdate};
+use bulkhead_identity::{Limit, Limits, NewTenant, Residency, TenantChange, TenantUpdate};
 use bulkhead_proto::v1::{self, CreateTenantRequest, Tenant, UpdateTenantRequest};
 use serde_json::json;
 use tonic::{Code, Status};
@@ -20,14 +20,15 @@ impl AdminService {
             models: asked.models,
             quota_bytes: asked.quota_bytes,
             limits: named(asked.limits).map(Option::flatten),
+            residency: residency(asked.regions)?.unwrap_or_default(),
         };
         servable(&new, &self.app.catalog).map_err(Refused::into_status)?;
         let made = self.app.identity.create_tenant(new, clock::unix_s()).await;
         let tenant = made.map_err(failed)?;
         // Before its record: a tenant that is there is served, whatever becomes of the log.
         self.app.announce(&tenant).await;
-        self.record(&tenant.name, "tenant.create", json!({ "tenant": tenant.name, "weight": tenant.weight, "models": tenant.models, "quota_bytes": tenant.quota_bytes, "limits": tenant.limits })).await?;
-        Ok(wire(&tenant))
+        self.record(&tenant.name, "tenant.create", json!({ "tenant": tenant.name, "weight": tenant.weight, "models": tenant.models, "quota_bytes": tenant.quota_bytes, "limits": tenant.limits, "regions": tenant.residency })).await?;
+        Ok(self.wire(&tenant))
     }
 
     pub(super) async fn update(&self, asked: UpdateTenantRequest) -> Result<Tenant, Status> {
@@ -35,16 +36,16 @@ impl AdminService {
         let update = TenantUpdate {
             weight: asked.weight,
             limits: named(asked.limits),
+            residency: residency(asked.regions)?,
         };
         if update == TenantUpdate::default() {
-            let what = "an update changes a weight or a limit, and this one names neither";
+            let what = "an update changes a weight, a limit or regions, and this one names none";
             return Err(Refused::new(Code::InvalidArgument, "UPDATE_EMPTY", what).into_status());
         }
         let change = self.app.identity.plan_update(&asked.name, update);
         let change = change.map_err(failed)?;
         let TenantChange { tenant, before } = &change;
-        let said =
-            |t: &bulkhead_identity::Tenant| json!({ "weight": t.weight, "limits": t.limits });
+        let said = |t: &bulkhead_identity::Tenant| json!({ "weight": t.weight, "limits": t.limits, "regions": t.residency });
         let what = json!({ "tenant": tenant.name, "before": said(before), "after": said(tenant) });
         // First: what is in force is on record, whatever becomes of this process.
         let failed_by = |reason: &str| {
@@ -60,7 +61,29 @@ impl AdminService {
             failed(error)
         })?;
         self.app.announce(tenant).await;
-        Ok(wire(tenant))
+        Ok(self.wire(tenant))
+    }
+
+    pub(super) fn wire(&self, tenant: &bulkhead_identity::Tenant) -> Tenant {
+        let limits = tenant.limits.map(|per_minute| v1::Limit { per_minute });
+        let limits = v1::Limits {
+            requests: Some(limits.requests),
+            tokens: Some(limits.tokens),
+            agent_requests: Some(limits.agent_requests),
+            agent_tokens: Some(limits.agent_tokens),
+        };
+        Tenant {
+            name: tenant.name.to_string(),
+            weight: tenant.weight,
+            models: tenant.models.to_vec(),
+            quota_bytes: tenant.quota_bytes,
+            created_unix_s: tenant.created_unix_s as i64,
+            limits: Some(limits),
+            regions: Some(v1::Regions {
+                names: tenant.residency.regions().to_vec(),
+            }),
+            refused_here: !self.app.is_resident(tenant),
+        }
     }
 }
 
@@ -76,22 +99,10 @@ fn named(limits: Option<v1::Limits>) -> Limits<Option<Limit>> {
     said.map(|limit| limit.map(|limit| limit.per_minute))
 }
 
-pub(super) fn wire(tenant: &bulkhead_identity::Tenant) -> Tenant {
-    let limits = tenant.limits.map(|per_minute| v1::Limit { per_minute });
-    let limits = v1::Limits {
-        requests: Some(limits.requests),
-        tokens: Some(limits.tokens),
-        agent_requests: Some(limits.agent_requests),
-        agent_tokens: Some(limits.agent_tokens),
-    };
-    Tenant {
-        name: tenant.name.to_string(),
-        weight: tenant.weight,
-        models: tenant.models.to_vec(),
-        quota_bytes: tenant.quota_bytes,
-        created_unix_s: tenant.created_unix_s as i64,
-        limits: Some(limits),
-    }
+/// What was said of where a tenant may be.
+fn residency(regions: Option<v1::Regions>) -> Result<Option<Residency>, Status> {
+    let said = regions.map(|regions| Residency::of(regions.names));
+    said.transpose().map_err(failed)
 }
 
 /// Refuses a tenant that could never be served: its models and its memory stay as they are made. A

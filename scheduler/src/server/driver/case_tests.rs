@@ -79,7 +79,9 @@ impl Case {
             generation: 1,
             quota_bytes: 1,
             gpu_quota_bytes: 2,
+            residency: Vec::new(),
             settings: TenantSettings {
+                regions: bulkhead_core::Regions::ANY,
                 weight: 1,
                 queue_requests_max: 9,
                 open_requests_max: 9,

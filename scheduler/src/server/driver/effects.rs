@@ -257,6 +257,7 @@ pub fn outcome_word(end: End) -> &'static str {
         End::NoWorker { .. } => "no_worker",
         End::DeviceLost => "device_lost",
         End::NoDevice => "no_device",
+        End::Residency => "residency",
     }
 }
 

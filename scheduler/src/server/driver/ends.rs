@@ -37,6 +37,8 @@ pub(super) enum Cause {
     MixedBatch,
     /// Its device went bad.
     DeviceDown,
+    /// It was starting where its tenant may not be any more.
+    Residency,
 }
 
 impl From<KillReason> for Cause {
@@ -46,6 +48,7 @@ impl From<KillReason> for Cause {
             KillReason::HeldRequest => Cause::HeldRequest,
             KillReason::Protocol => Cause::Protocol,
             KillReason::DeviceDown => Cause::DeviceDown,
+            KillReason::Residency => Cause::Residency,
         }
     }
 }
@@ -107,6 +110,7 @@ fn words(cause: Option<Cause>, exited: &Exited) -> (&'static str, &'static str) 
         Some(Cause::SlowStart) => ("killed", "slow_start"),
         Some(Cause::MixedBatch) => ("killed", "mixed_batch"),
         Some(Cause::DeviceDown) => ("killed", "device_down"),
+        Some(Cause::Residency) => ("killed", "residency"),
         None if exited.out_of_memory => ("crashed", "out_of_memory"),
         None => (
             "crashed",

@@ -3,7 +3,7 @@
 //! Where nothing is heard, because whoever watches them has died or hangs, they stay what they were last, and
 //! that is shown. Requests go on meanwhile.
 
-use super::{CPU, Driver};
+use super::{CPU, Driver, HERE};
 use crate::server::{metrics, records};
 use bulkhead_core::{DeviceId, DeviceKind, Event, Nanos, WorkerId};
 use bulkhead_gpus::health::{
@@ -223,6 +223,7 @@ impl Driver {
         self.tell(Event::DeviceUp {
             device,
             kind: DeviceKind::Accelerator,
+            region: HERE,
             lanes: workers.lanes,
             workers_max: workers.workers_max,
         });

@@ -32,7 +32,7 @@ pub use status::Snapshot;
 use super::{audit_log::AuditLog, clock::Clock, metrics::TenantLabels};
 use bulkhead_core::{
     AgentId, CancelReason, Core, DeviceId, DeviceKind, Effect, End, Event, Limits, ModelId, Nanos,
-    RequestId, TenantId, TenantSettings, WorkerId,
+    RegionId, RequestId, TenantId, TenantSettings, WorkerId,
 };
 use bulkhead_proto::internal::{FromLauncher, FromWorker, to_launcher};
 use request::Request;
@@ -53,6 +53,8 @@ pub const INBOX_MAX: usize = 16 * 1024;
 
 /// The device that is always there.
 pub const CPU: DeviceId = DeviceId(0);
+/// The region of this server, and so of all of its devices.
+const HERE: RegionId = RegionId(0);
 
 /// What the driver is told.
 pub enum Message {
@@ -110,6 +112,8 @@ pub struct TenantFacts {
     /// In a worker on the processor, and in one on a GPU.
     pub quota_bytes: u64,
     pub gpu_quota_bytes: u64,
+    /// Names of the regions that it is bound to, for its workers to check.
+    pub residency: Vec<String>,
     pub settings: TenantSettings,
 }
 
@@ -224,6 +228,7 @@ impl Driver {
         driver.tell(Event::DeviceUp {
             device: CPU,
             kind: DeviceKind::Processor,
+            region: HERE,
             lanes,
             workers_max,
         });

@@ -84,6 +84,7 @@ impl Driver {
             tenant: facts.name.to_string(),
             quota_bytes,
             region: self.setup.region.clone(),
+            residency: facts.residency.clone(),
             step_limit_ns: self.setup.step_limit_ns,
             prefix_cache: keeps,
             prefix_cache_idle_ns: self.setup.prefix_cache_idle_ns,
