@@ -2,8 +2,8 @@
 //!
 //! One thread, in this order: take messages, step, scrub, tell. It reads the socket itself, so that nothing lies between
 //! the scheduler's word and the work. So a yield or a cancel takes effect at the
-//! next step boundary, a result is never told before its memory is clean, and a step's frame is on its way
-//! before the next step begins. Without a lease nothing is computed; the thread waits for a message, and
+//! next step boundary, a result is never told before its memory is clean, and what a step has to say is on its way
+//! before the next begins. Without a lease nothing is computed; the thread waits for a message, and
 //! zeroes what a prefix cache has kept for its time, a few blocks between two messages.
 //! Time is read for reports and planning only; what is billed is measured by the scheduler.
 
@@ -53,13 +53,16 @@ pub struct Server {
 #[derive(Debug, Default)]
 struct Untold {
     steps: u32,
+    /// The most that one had.
+    sequences: u32,
     step_ns: u64,
     longest_step_ns: u64,
 }
 
 impl Untold {
-    fn add(&mut self, step_ns: u64) {
+    fn add(&mut self, sequences: u32, step_ns: u64) {
         self.steps += 1;
+        self.sequences = self.sequences.max(sequences);
         self.step_ns = self.step_ns.saturating_add(step_ns);
         self.longest_step_ns = self.longest_step_ns.max(step_ns);
     }
@@ -222,13 +225,12 @@ impl Server {
         }
         let step_ns = nanos_since(start);
         self.steps_over_limit += u64::from(step_ns > self.step_limit_ns);
-        self.untold.add(step_ns);
+        self.untold.add(sequences, step_ns);
         let silent = tokens == 0 && pieces.is_empty() && finished.is_empty() && residue == 0;
         if silent && self.untold.steps <= SILENT_STEPS_MAX {
             return Ok(());
         }
         let step = Step {
-            sequences,
             tokens,
             pieces,
             finished,
@@ -248,6 +250,7 @@ impl Server {
         Step {
             lease,
             step_ns: untold.step_ns,
+            sequences: untold.sequences,
             silent_steps: untold.steps.saturating_sub(1),
             longest_step_ns: untold.longest_step_ns,
             kv_bytes: self.engine.kv_bytes(),

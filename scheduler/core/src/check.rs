@@ -148,7 +148,8 @@ impl Core {
                     || format!("{:?}: idle index", worker.id),
                 )?;
             }
-            let abandoned = |w: &&crate::WorkerId| self.workers.get(w).is_some_and(|w| w.abandoned);
+            let abandoned =
+                |w: &&crate::WorkerId| self.workers.get(w).is_some_and(|w| w.device_lost);
             let abandoned = device.workers.iter().filter(abandoned).count();
             need(abandoned == device.abandoned, || {
                 format!("{id:?}: {abandoned} abandoned, booked {}", device.abandoned)

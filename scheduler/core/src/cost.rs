@@ -54,6 +54,7 @@ pub(crate) type Place = (TenantId, ModelId, DeviceId);
 pub(crate) struct Work {
     pub tokens_in: u64,
     pub tokens_out: u64,
+    /// Of those that had something to say: a pass of the model has one, in however many it is computed.
     pub steps: u64,
 }
 

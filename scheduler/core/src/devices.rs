@@ -34,6 +34,7 @@ impl Core {
         let workers: Vec<WorkerId> = device.workers.iter().copied().collect();
         for worker in workers {
             self.abandon(worker, KillReason::DeviceDown, effects);
+            self.may_hang(worker);
         }
         self.end_what_waits(effects);
     }
@@ -61,12 +62,8 @@ impl Core {
         let (tenant, model, before) = (worker.tenant, worker.model, worker.life);
         // No failure of its own: no backoff follows.
         worker.life = Life::Stopping;
-        let on = worker.device;
         if let Some(tenant) = self.tenants.get_mut(&tenant) {
             tenant.starting -= u32::from(before == Life::Starting);
-        }
-        if let Some(device) = self.devices.get_mut(&on) {
-            device.abandoned += 1;
         }
         if matches!(before, Life::Starting | Life::Ready) {
             self.mark_leaving(id);
@@ -85,6 +82,16 @@ impl Core {
             self.move_or_end(request, effects);
         }
         self.reindex(tenant);
+    }
+
+    /// Nobody counts on the place of a worker whose device went down.
+    fn may_hang(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && !std::mem::replace(&mut worker.device_lost, true)
+            && let Some(device) = self.devices.get_mut(&worker.device)
+        {
+            device.abandoned += 1;
+        }
     }
 
     fn move_or_end(&mut self, id: RequestId, effects: &mut Vec<Effect>) {

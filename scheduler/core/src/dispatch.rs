@@ -10,6 +10,8 @@
 //!   that it would get the lane again at once, and the turn would only have cost time;
 //! - a waiting worker of the same tenant has its own after that.
 //!
+//! A worker that is to end is asked after its turn, whoever waits.
+//!
 //! So of two tenants that both always have something to run on a device with one lane, neither's
 //! virtual time is ever ahead by more than (quantum + overrun) ÷ weight, where the overrun is one
 //! step of a worker that keeps its word, and the release grace plus the time to kill it of one that
@@ -267,6 +269,7 @@ impl Core {
         };
         for (at, id) in self.yields(on, device) {
             match at <= now {
+                true if due.contains(&id) => {}
                 true => due.push(id),
                 false => next = Some(next.map_or(at, |next| next.min(at))),
             }
@@ -301,9 +304,22 @@ impl Core {
         self.yields(on, device).map(|(at, _)| at).min()
     }
 
+    /// The running workers of a device that have to yield, and when: those whose lanes are wanted, and those that are to end,
+    /// whoever waits, so that one that hangs is found out.
+    fn yields<'a>(
+        &'a self,
+        on: DeviceId,
+        device: &'a Device,
+    ) -> impl Iterator<Item = (Nanos, WorkerId)> + 'a {
+        let keeping = device.running.keys().filter_map(|id| self.keeping(id));
+        let ending = keeping.filter(|(worker, _)| worker.retiring);
+        let ending = ending.map(|(worker, lease)| (lease.turn_end(), worker.id));
+        self.wanted_lanes(on, device).chain(ending)
+    }
+
     /// The running workers of a contended device that have to yield, and when: as many as there are
     /// waiting workers without a lane on its way to them.
-    fn yields<'a>(
+    fn wanted_lanes<'a>(
         &'a self,
         on: DeviceId,
         device: &'a Device,
@@ -339,7 +355,7 @@ impl Core {
     /// When a lease has to give way to a waiting worker.
     fn yield_due(&self, on: DeviceId, waiting: WaitKey, holder: TenantId, lease: &Lease) -> Nanos {
         let (waiting_time, waiting_tenant, ..) = waiting;
-        let turn_end = lease.granted_at.saturating_add(lease.turn_ns);
+        let turn_end = lease.turn_end();
         let (Some(waiter), Some(runner)) =
             (self.tenants.get(&waiting_tenant), self.tenants.get(&holder))
         else {

@@ -88,13 +88,6 @@ impl Wanted {
         let of_kind = of_kind.filter(move |(group, _)| self.kind_for(**group) == kind);
         of_kind.filter_map(|(group, queues)| Some((*group, *queues.first()?, queues.len())))
     }
-
-    /// How many wait for a device of this kind in any of these regions, and in no other.
-    pub(crate) fn within(&self, kind: DeviceKind, regions: Regions) -> usize {
-        let groups = self.waiting_for(kind);
-        let within = groups.filter(|(group, ..)| group.regions.is_within(regions));
-        within.map(|(.., queues)| queues).sum()
-    }
 }
 
 impl Core {

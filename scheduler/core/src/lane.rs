@@ -118,6 +118,11 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
+    /// When it has had its turn.
+    pub(crate) fn turn_end(&self) -> Nanos {
+        self.granted_at.saturating_add(self.turn_ns)
+    }
+
     /// What of the reservation has not been used yet.
     pub(crate) fn reserved_left(&self, now: Nanos) -> Nanos {
         self.reserved_ns

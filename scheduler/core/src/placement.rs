@@ -13,12 +13,14 @@
 //! A device that is down has no places, and its workers' ends make none.
 //! A start in progress earns no credit: the tenant is lifted to the floor when its worker is ready.
 
+use std::collections::BTreeMap;
+
 use crate::core::Core;
-use crate::kinds::{Group, KINDS};
+use crate::kinds::KINDS;
 use crate::tenant::WantKey;
 use crate::vtime::VTime;
 use crate::worker::{Life, Worker};
-use crate::{DeviceId, DeviceKind, Effect, ModelId, Nanos, Regions, WorkerId};
+use crate::{DeviceId, DeviceKind, Effect, ModelId, Nanos, RegionId, Regions, WorkerId};
 
 /// A worker keeps its place for at least this many quanta, once it is ready.
 const RESIDENCE_QUANTA: u64 = 8;
@@ -102,24 +104,48 @@ impl Core {
 
     /// Evicts or retires one worker for each queue that wants a worker and finds no place where it may be.
     fn make_room(&mut self, kind: DeviceKind, effects: &mut Vec<Effect>) {
-        let groups: Vec<(Regions, WantKey)> = (self.wanted.waiting_for(kind))
-            .map(|(group, first, _)| (group.regions, first))
-            .collect();
-        let may_retire = self.now >= self.retire_at[kind as usize];
-        for (regions, first) in groups {
-            let wanted = self.wanted.within(kind, regions);
-            // Whoever retires may take its time, and an idle one takes none.
-            while self.places_leaving(kind, regions) < wanted {
-                let idle = self.devices_of(kind, regions);
-                let idle = idle.filter(|(_, device)| device.may_start());
-                let idle = idle.filter_map(|(_, device)| device.idle.first()).min();
-                let Some(&(_, worker)) = idle else { break };
-                self.stop_worker(worker, effects);
-            }
-            if may_retire && self.places_coming(kind, regions) < wanted {
-                self.retire_one(kind, regions, first);
-            }
+        // Whoever retires may take its time, and an idle one takes none.
+        while let Some(worker) = self.idle_in_the_way(kind) {
+            self.stop_worker(worker, effects);
         }
+        if self.now < self.retire_at[kind as usize] {
+            return;
+        }
+        for (regions, first) in self.short_of(kind, self.places_coming(kind)) {
+            self.retire_one(kind, regions, first);
+        }
+    }
+
+    /// The worker that has been idle for longest, of those whose place is of use to a queue that will find none.
+    fn idle_in_the_way(&self, kind: DeviceKind) -> Option<WorkerId> {
+        let short = self.short_of(kind, self.places_leaving(kind));
+        short.into_iter().find_map(|(regions, _)| {
+            let devices = self.devices_of(kind, regions);
+            let devices = devices.filter(|(_, device)| device.may_start());
+            let idle = devices.filter_map(|(_, device)| device.idle.first()).min();
+            idle.map(|(_, worker)| *worker)
+        })
+    }
+
+    /// The groups of queues for which these places that become free are not enough, each with whose turn it is. Those that may
+    /// be in fewer regions have them first.
+    fn short_of(
+        &self,
+        kind: DeviceKind,
+        mut places: BTreeMap<RegionId, usize>,
+    ) -> Vec<(Regions, WantKey)> {
+        let mut groups: Vec<_> = self.wanted.waiting_for(kind).collect();
+        groups.sort_by_key(|(group, first, _)| (group.regions.count(), *first));
+        let short = groups.into_iter().filter_map(|(group, first, mut queues)| {
+            let of_use = (places.iter_mut()).filter(|(region, _)| group.regions.contains(**region));
+            for (_, free) in of_use {
+                let taken = queues.min(*free);
+                *free -= taken;
+                queues -= taken;
+            }
+            (queues > 0).then_some((group.regions, first))
+        });
+        short.collect()
     }
 
     /// Has the worker of whoever is furthest ahead retire for a queue that wants one.
@@ -237,7 +263,7 @@ impl Core {
             device.workers.remove(&id);
             device.running.remove(&id);
             device.leaving -= usize::from(worker.is_leaving());
-            device.abandoned -= usize::from(worker.abandoned);
+            device.abandoned -= usize::from(worker.device_lost);
             if let Some(key) = worker.wait.take() {
                 device.waiting.remove(&key);
             }
@@ -259,26 +285,28 @@ impl Core {
         if self.wanted.is_empty() {
             return None;
         }
-        let short = |kind: &DeviceKind| {
-            let mut groups = self.wanted.waiting_for(*kind);
-            groups.any(|(Group { regions, .. }, ..)| {
-                self.wanted.within(*kind, regions) > self.places_coming(*kind, regions)
-            })
-        };
+        let short = |kind: &DeviceKind| !self.short_of(*kind, self.places_coming(*kind)).is_empty();
         let at = KINDS.into_iter().filter(short);
         at.map(|kind| self.retire_at[kind as usize]).min()
     }
 
-    /// Places of workers in these regions that were told to end.
-    fn places_leaving(&self, kind: DeviceKind, regions: Regions) -> usize {
-        let devices = self.devices_of(kind, regions);
-        devices.map(|(_, device)| device.coming()).sum()
+    /// Places of workers that were told to end.
+    fn places_leaving(&self, kind: DeviceKind) -> BTreeMap<RegionId, usize> {
+        let mut places = BTreeMap::new();
+        for (_, device) in self.devices_of(kind, Regions::ANY) {
+            *places.entry(device.region).or_default() += device.coming();
+        }
+        places
     }
 
     /// Those, and the places of workers that will be told so once they have done what they hold.
-    fn places_coming(&self, kind: DeviceKind, regions: Regions) -> usize {
+    fn places_coming(&self, kind: DeviceKind) -> BTreeMap<RegionId, usize> {
+        let mut places = self.places_leaving(kind);
         let retiring = self.retiring.iter().filter_map(|id| self.workers.get(id));
-        let retiring = retiring.filter(|one| self.is_on(one, kind, regions));
-        self.places_leaving(kind, regions) + retiring.count()
+        let devices = retiring.filter_map(|worker| self.devices.get(&worker.device));
+        for device in devices.filter(|device| device.kind == kind) {
+            *places.entry(device.region).or_default() += 1;
+        }
+        places
     }
 }

@@ -29,9 +29,8 @@ impl Regions {
         self.0 & other.0 != 0
     }
 
-    /// Whether all of these are among those.
-    pub(crate) fn is_within(self, others: Regions) -> bool {
-        self.0 & !others.0 == 0
+    pub(crate) fn count(self) -> u32 {
+        self.0.count_ones()
     }
 }
 
@@ -51,25 +50,49 @@ impl Core {
 
     /// A tenant is bound to other regions than before.
     pub(crate) fn follow_residency(&mut self, id: TenantId, effects: &mut Vec<Effect>) {
-        for (worker, life) in self.astray(id) {
-            match life {
-                Life::Starting => self.abandon(worker, KillReason::Residency, effects),
-                Life::Ready => self.retire(worker),
-                Life::Stopping | Life::Killed => {}
+        for (worker, astray) in self.workers_of(id) {
+            match astray {
+                true => self.leave_region(worker, effects),
+                false => self.stay(worker),
             }
         }
+        self.reindex(id);
         self.end_what_waits(effects);
     }
 
-    /// Workers of a tenant that are where it may not be.
-    fn astray(&self, id: TenantId) -> Vec<(WorkerId, Life)> {
+    /// Those that serve one of its queues, and whether they are where it may not be.
+    fn workers_of(&self, id: TenantId) -> Vec<(WorkerId, bool)> {
         let Some(tenant) = self.tenants.get(&id) else {
             return Vec::new();
         };
         let workers = (tenant.flows.values()).filter_map(|flow| flow.worker);
         let workers = workers.filter_map(|worker| self.workers.get(&worker));
-        let astray = workers.filter(|worker| !self.is_resident(worker));
-        astray.map(|worker| (worker.id, worker.life)).collect()
+        let workers = workers.map(|worker| (worker.id, !self.is_resident(worker)));
+        workers.collect()
+    }
+
+    fn leave_region(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        match worker.life {
+            Life::Starting => self.abandon(id, KillReason::Residency, effects),
+            Life::Ready => {
+                worker.astray = true;
+                self.retire(id);
+            }
+            Life::Stopping | Life::Killed => {}
+        }
+    }
+
+    /// It may stay after all.
+    fn stay(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && std::mem::take(&mut worker.astray)
+        {
+            worker.retiring = false;
+            self.retiring.remove(&id);
+        }
     }
 }
 
@@ -85,7 +108,7 @@ mod tests {
         assert!(some.contains(RegionId(0)) && some.contains(RegionId(63)));
         assert!(!some.contains(RegionId(1)) && !some.contains(RegionId(64)));
         assert!(Regions::ANY.contains(RegionId(63)) && !Regions::NONE.contains(RegionId(0)));
-        assert!(some.is_within(Regions::ANY) && !Regions::ANY.is_within(some));
+        assert_eq!((some.count(), Regions::ANY.count()), (2, 64));
         assert!(some.overlaps(Regions::ANY) && !some.overlaps(Regions::NONE));
     }
 }

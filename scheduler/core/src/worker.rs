@@ -61,8 +61,12 @@ pub(crate) struct Worker {
     pub unpriced_ns: Nanos,
     /// Gets nothing new, so that another can have its place.
     pub retiring: bool,
-    /// Its device went down under it: it holds nothing, serves no queue, and is only yet to die.
+    /// It is where its tenant may not be any more, and retires for that.
+    pub astray: bool,
+    /// It was killed for no fault of its own: it holds nothing, serves no queue, and is only yet to die.
     pub abandoned: bool,
+    /// Its device went down under it: it may hang in its driver for ever.
+    pub device_lost: bool,
     pub kv_bytes: u64,
     pub lease: Option<Lease>,
     /// Held by it and not ended.
@@ -107,7 +111,9 @@ impl Worker {
             released_ns: 0,
             unpriced_ns: 0,
             retiring: false,
+            astray: false,
             abandoned: false,
+            device_lost: false,
             kv_bytes: 0,
             lease: None,
             assigned: BTreeMap::new(),

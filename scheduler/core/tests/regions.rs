@@ -200,3 +200,79 @@ fn an_accelerator_elsewhere_is_waited_for_by_nobody() {
         (DEVICE, OTHER)
     );
 }
+
+/// Fails where a queue that may be anywhere makes room for those that may not be there, too.
+#[test]
+fn no_more_room_is_made_than_is_of_use() {
+    let mut sim = two_regions(1, 3);
+    let holder = bound(&mut sim, 1, region(0));
+    (0..20).for_each(|_| sim.closed_loop(holder, 100, 0));
+    for idle in 2..=4 {
+        let tenant = bound(&mut sim, idle, region(1));
+        sim.submit(tenant, 10);
+        sim.run_until(sim.now + 100 * MS);
+    }
+    for wants in [5, 6] {
+        let tenant = bound(&mut sim, wants, region(0));
+        sim.submit(tenant, 10);
+    }
+    let anywhere = bound(&mut sim, 7, Regions::ANY);
+    let request = sim.submit(anywhere, 10);
+    sim.run_until(sim.now + 100 * MS);
+    assert!(sim.is_ok(request));
+    let idle = (sim.core.workers()).filter(|worker| (2..=4).contains(&worker.tenant.0));
+    assert_eq!(idle.count(), 2, "those that are in nobody's way stay");
+}
+
+/// Fails where only others that wait for its lane have a worker asked for it: one that hangs would stay.
+#[test]
+fn a_worker_that_is_to_leave_and_does_not_is_killed() {
+    let mut sim = Sim::new(limits(), 1, 4);
+    let tenant = bound(&mut sim, 1, region(0));
+    let deaf = Conduct {
+        deaf: true,
+        ..Conduct::default()
+    };
+    sim.conduct.insert(tenant, deaf);
+    sim.submit(tenant, 100_000);
+    sim.run_until(100 * MS);
+    bind(&mut sim, tenant, region(1));
+    sim.run_until(sim.now + SECOND);
+    let held =
+        |e: &Effect| matches!(e, Effect::KillWorker { why, .. } if *why == KillReason::HeldLane);
+    assert_eq!(sim.count(held), 1);
+    assert_eq!(sim.core.workers().count(), 0);
+}
+
+/// Fails where the place of a worker that was killed while it started counts as lost.
+#[test]
+fn the_place_of_one_that_was_only_starting_is_free_in_a_moment() {
+    let mut sim = Sim::new(limits(), 1, 2);
+    let idle = bound(&mut sim, 1, region(0));
+    sim.submit(idle, 10);
+    sim.run_until(100 * MS);
+    (sim.start_ns, sim.latency_ns) = (SECOND, MS);
+    let moved = bound(&mut sim, 2, region(0));
+    sim.submit(moved, 10);
+    sim.run_until(sim.now + 10 * MS);
+    bind(&mut sim, moved, region(1));
+    let wants = bound(&mut sim, 3, region(0));
+    let request = sim.submit(wants, 10);
+    sim.run_until(sim.now + 3 * SECOND);
+    assert!(sim.is_ok(request));
+    assert_eq!(sim.count(|e| matches!(e, Effect::StopWorker { .. })), 0);
+}
+
+#[test]
+fn who_is_bound_back_in_time_keeps_its_worker() {
+    let mut sim = Sim::new(limits(), 1, 4);
+    let tenant = bound(&mut sim, 1, region(0));
+    let runs = sim.submit(tenant, 900);
+    sim.run_until(10 * MS);
+    bind(&mut sim, tenant, region(1));
+    bind(&mut sim, tenant, region(0));
+    let next = sim.submit(tenant, 100);
+    sim.run_until(SECOND);
+    assert!(sim.is_ok(runs) && sim.is_ok(next));
+    assert_eq!(sim.count(|e| matches!(e, Effect::StartWorker { .. })), 1);
+}

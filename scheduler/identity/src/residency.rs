@@ -49,7 +49,9 @@ impl Residency {
 /// Whether a region can have this name: 1 to 63 characters, A-Z, a-z, 0-9 and "-_.", and not "any".
 pub fn is_region(name: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (1..=REGION_CHARS_MAX).contains(&name.len()) && name.chars().all(allowed) && name != ANYWHERE
+    (1..=REGION_CHARS_MAX).contains(&name.len())
+        && name.chars().all(allowed)
+        && !name.eq_ignore_ascii_case(ANYWHERE)
 }
 
 #[cfg(test)]
@@ -68,7 +70,15 @@ mod tests {
         }
         let longest = "r".repeat(REGION_CHARS_MAX);
         assert!(of(&[&longest, "Eu_West.1"]).is_ok());
-        for bad in ["", "eu west", "any", "eu,us", "é", &format!("{longest}r")] {
+        for bad in [
+            "",
+            "eu west",
+            "any",
+            "ANY",
+            "eu,us",
+            "é",
+            &format!("{longest}r"),
+        ] {
             assert!(matches!(of(&[bad]), Err(IdentityError::BadRegion(_))));
         }
         let many = vec!["x"; REGIONS_MAX + 1];

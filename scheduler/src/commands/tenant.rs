@@ -167,8 +167,14 @@ fn wire(limits: &TenantLimits) -> v1::Limits {
 /// As they were named; `any` stands for none in particular.
 fn regions(named: Vec<String>) -> v1::Regions {
     match named.as_slice() {
-        [one] if one == "any" => v1::Regions::default(),
-        _ => v1::Regions { names: named },
+        [one] if one == "any" => v1::Regions {
+            any: true,
+            names: Vec::new(),
+        },
+        _ => v1::Regions {
+            any: false,
+            names: named,
+        },
     }
 }
 

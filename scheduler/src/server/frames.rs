@@ -5,7 +5,7 @@
 
 use bulkhead_proto::{
     frame::{self, FrameError, HEADER_BYTES},
-    internal::FromWorker,
+    internal::{FromWorker, from_worker},
 };
 use prost::{
     DecodeError, Message,
@@ -71,10 +71,15 @@ pub async fn from_worker(
             max: message.encoded_len(),
         });
     }
+    // Each of the steps that it counts is heard of like one of its own.
+    let silent = match &message.message {
+        Some(from_worker::Message::Step(step)) => step.silent_steps as usize,
+        _ => 0,
+    };
     Ok(Some(Spoken {
         message,
         bytes: body.len(),
-        entries,
+        entries: entries.saturating_add(silent),
     }))
 }
 

@@ -7,6 +7,7 @@ use bulkhead_identity::{Agent, Identity, Limits, Tenant};
 use bulkhead_policy::PolicyEngine;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::{ops::Deref, sync::Arc};
+use tokio::sync::oneshot;
 
 /// Shared state; clones are cheap.
 #[derive(Clone)]
@@ -39,7 +40,7 @@ impl App {
         App(Arc::new(inner))
     }
 
-    /// Tells the driver of a tenant, new or changed.
+    /// Tells the driver of a tenant, new or changed. Once this is done nothing of it begins by former settings.
     pub async fn announce(&self, tenant: &Tenant) {
         let scheduling = &self.config.scheduling;
         let (quota_bytes, gpu_quota_bytes) = match tenant.quota_bytes {
@@ -72,13 +73,9 @@ impl App {
                 agent_rate: rate(limits.agent_requests, limits.agent_tokens),
             },
         };
-        if self
-            .submitter
-            .driver
-            .send(driver::Message::Tenant(facts))
-            .await
-            .is_err()
-        {
+        let (told, heard) = oneshot::channel();
+        let message = driver::Message::Tenant(facts, told);
+        if self.submitter.driver.send(message).await.is_err() || heard.await.is_err() {
             tracing::error!("the driver is gone");
         }
     }

@@ -3,6 +3,7 @@
 use bulkhead_tests::{
     agent::{Client, collect, prompt, reason},
     options::Options,
+    process::{freeze, thaw},
     records,
     server::Server,
     wait::eventually,
@@ -92,4 +93,46 @@ async fn who_is_bound_elsewhere_while_it_runs_ends_what_it_has_and_begins_nothin
         workers.is_empty().then_some(())
     })
     .await;
+    eventually(Duration::from_secs(10), "that is on record", async || {
+        let bodies = records::all(&server)
+            .iter()
+            .map(records::body)
+            .collect::<Vec<_>>();
+        let ended = bodies.iter().find(|body| body["act"] == "worker.ended")?;
+        (ended["details"]["why"] == "residency").then_some(())
+    })
+    .await;
+}
+
+/// Fails where a log that takes no records keeps a tenant where it may not be.
+#[tokio::test]
+async fn a_tenant_is_sent_away_though_the_log_stands_still() {
+    let server = Server::start(options()).await;
+    let client = server.agent("acme", "reader").await.client().await;
+    client.embed("null", &["a text"]).await.expect("here");
+    let audit = server.audit();
+    freeze(audit);
+    let away = ["tenant", "update", "acme", "--regions", "us-east"];
+    let said = server.command(&away);
+    let said = said.expect_err("it is not on record yet");
+    assert!(said.contains("AUDIT_UNAVAILABLE"), "{said}");
+    eventually(Duration::from_secs(10), "its worker ends", async || {
+        let workers = server.admin().await.status().await.workers;
+        workers.is_empty().then_some(())
+    })
+    .await;
+    thaw(audit);
+    server.ready().await;
+    refused_for_residency(&client).await;
+    let on_record = eventually(Duration::from_secs(10), "it is on record", async || {
+        let bodies = records::all(&server)
+            .iter()
+            .map(records::body)
+            .collect::<Vec<_>>();
+        bodies
+            .into_iter()
+            .find(|body| body["act"] == "tenant.update")
+    });
+    let after = serde_json::json!(["us-east"]);
+    assert_eq!(on_record.await["details"]["after"]["regions"], after);
 }

@@ -32,7 +32,6 @@ impl AdminService {
     }
 
     pub(super) async fn update(&self, asked: UpdateTenantRequest) -> Result<Tenant, Status> {
-        self.ready().await?;
         let update = TenantUpdate {
             weight: asked.weight,
             limits: named(asked.limits),
@@ -45,23 +44,47 @@ impl AdminService {
         let change = self.app.identity.plan_update(&asked.name, update);
         let change = change.map_err(failed)?;
         let TenantChange { tenant, before } = &change;
-        let said = |t: &bulkhead_identity::Tenant| json!({ "weight": t.weight, "limits": t.limits, "regions": t.residency });
-        let what = json!({ "tenant": tenant.name, "before": said(before), "after": said(tenant) });
-        // First: what is in force is on record, whatever becomes of this process.
+        match self.app.is_resident(before) && !self.app.is_resident(tenant) {
+            true => self.send_away(&change).await?,
+            false => self.change(&change).await?,
+        }
+        Ok(self.wire(tenant))
+    }
+
+    /// What is in force is on record before, whatever becomes of this process.
+    async fn change(&self, change: &TenantChange) -> Result<(), Status> {
+        self.ready().await?;
+        let name = &change.tenant.name;
         let failed_by = |reason: &str| {
-            let what = json!({ "tenant": tenant.name, "reason": reason });
-            self.hand_in(&tenant.name, "tenant.update.failed", what);
+            let what = json!({ "tenant": name, "reason": reason });
+            self.hand_in(name, "tenant.update.failed", what);
         };
         // One that was not durable in time may be later.
-        let recorded = self.record(&tenant.name, "tenant.update", what).await;
+        let recorded = self.record(name, "tenant.update", said(change)).await;
         recorded.inspect_err(|_| failed_by("AUDIT_UNAVAILABLE"))?;
-        let changed = self.app.identity.change_tenant(&change).await;
+        let changed = self.app.identity.change_tenant(change).await;
         changed.map_err(|error| {
             failed_by(error.reason());
             failed(error)
         })?;
-        self.app.announce(tenant).await;
-        Ok(self.wire(tenant))
+        self.app.announce(&change.tenant).await;
+        Ok(())
+    }
+
+    /// A tenant may not be here any more. Like all that takes rights away it works while the log is down: it is done first, and
+    /// recorded as soon as the log can.
+    async fn send_away(&self, change: &TenantChange) -> Result<(), Status> {
+        let changed = self.app.identity.change_tenant(change).await;
+        changed.map_err(failed)?;
+        self.app.announce(&change.tenant).await;
+        let name = &change.tenant.name;
+        match self.app.submitter.audit.up() {
+            true => self.record(name, "tenant.update", said(change)).await,
+            false => {
+                self.hand_in(name, "tenant.update", said(change));
+                Ok(())
+            }
+        }
     }
 
     pub(super) fn wire(&self, tenant: &bulkhead_identity::Tenant) -> Tenant {
@@ -81,10 +104,17 @@ impl AdminService {
             limits: Some(limits),
             regions: Some(v1::Regions {
                 names: tenant.residency.regions().to_vec(),
+                any: tenant.residency.regions().is_empty(),
             }),
             refused_here: !self.app.is_resident(tenant),
         }
     }
+}
+
+fn said(change: &TenantChange) -> serde_json::Value {
+    let of = |t: &bulkhead_identity::Tenant| json!({ "weight": t.weight, "limits": t.limits, "regions": t.residency });
+    let TenantChange { tenant, before } = change;
+    json!({ "tenant": tenant.name, "before": of(before), "after": of(tenant) })
 }
 
 /// What was said of each limit.
@@ -99,10 +129,16 @@ fn named(limits: Option<v1::Limits>) -> Limits<Option<Limit>> {
     said.map(|limit| limit.map(|limit| limit.per_minute))
 }
 
-/// What was said of where a tenant may be.
+/// What was said of where a tenant may be. A list that came out empty is no word that it may be anywhere.
 fn residency(regions: Option<v1::Regions>) -> Result<Option<Residency>, Status> {
-    let said = regions.map(|regions| Residency::of(regions.names));
-    said.transpose().map_err(failed)
+    let Some(regions) = regions else {
+        return Ok(None);
+    };
+    if regions.any != regions.names.is_empty() {
+        let what = "regions are either names or any: name some, or say any (`--regions any`)";
+        return Err(Refused::new(Code::InvalidArgument, "REGIONS_INVALID", what).into_status());
+    }
+    Residency::of(regions.names).map(Some).map_err(failed)
 }
 
 /// Refuses a tenant that could never be served: its models and its memory stay as they are made. A

@@ -73,7 +73,7 @@ impl Case {
             machine: FakeNvml::new(2),
             _inbox: inbox,
         };
-        case.driver.take(super::Message::Tenant(TenantFacts {
+        case.driver.tenant(TenantFacts {
             number: TENANT,
             name: "acme".into(),
             generation: 1,
@@ -88,7 +88,7 @@ impl Case {
                 rate: bulkhead_core::Rate::default(),
                 agent_rate: bulkhead_core::Rate::default(),
             },
-        }));
+        });
         case.driver.gpus_said(GpusWord::Up { has_worker: true });
         case.happens("look");
         case

@@ -1,7 +1,7 @@
 //! Each effect of the core becomes one call here.
 
 use super::{
-    Driver, Update,
+    Driver, HERE, Update,
     ends::Cause,
     lease::Lease,
     worker::{State, Worker},
@@ -109,7 +109,12 @@ impl Driver {
     /// only asked to end could refuse, and starve whoever waits for the place.
     fn stop_worker(&mut self, worker: WorkerId) {
         if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.condemn(Cause::Evicted);
+            let tenant = self.tenants.get(&entry.tenant);
+            let stays = tenant.is_none_or(|facts| facts.settings.regions.contains(HERE));
+            entry.condemn(match stays {
+                true => Cause::Evicted,
+                false => Cause::Residency,
+            });
         }
         self.to_launcher(to_launcher::Message::Kill(KillWorker { worker: worker.0 }));
     }

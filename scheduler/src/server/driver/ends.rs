@@ -37,7 +37,7 @@ pub(super) enum Cause {
     MixedBatch,
     /// Its device went bad.
     DeviceDown,
-    /// It was starting where its tenant may not be any more.
+    /// It was where its tenant may not be any more.
     Residency,
 }
 
@@ -110,7 +110,7 @@ fn words(cause: Option<Cause>, exited: &Exited) -> (&'static str, &'static str) 
         Some(Cause::SlowStart) => ("killed", "slow_start"),
         Some(Cause::MixedBatch) => ("killed", "mixed_batch"),
         Some(Cause::DeviceDown) => ("killed", "device_down"),
-        Some(Cause::Residency) => ("killed", "residency"),
+        Some(Cause::Residency) => ("evicted", "residency"),
         None if exited.out_of_memory => ("crashed", "out_of_memory"),
         None => (
             "crashed",

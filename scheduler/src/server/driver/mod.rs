@@ -58,7 +58,8 @@ const HERE: RegionId = RegionId(0);
 
 /// What the driver is told.
 pub enum Message {
-    Tenant(TenantFacts),
+    /// Answered once it counts.
+    Tenant(TenantFacts, oneshot::Sender<()>),
     Submit(Box<NewRequest>),
     Cancel {
         request: RequestId,
@@ -277,6 +278,20 @@ impl Driver {
         self.tell_submitters();
     }
 
+    /// A tenant that is new or has changed; of two changes the later one counts.
+    fn tenant(&mut self, facts: TenantFacts) {
+        let known = self.tenants.get(&facts.number);
+        if known.is_some_and(|known| known.generation > facts.generation) {
+            return;
+        }
+        let event = Event::TenantSet {
+            tenant: facts.number,
+            settings: facts.settings.clone(),
+        };
+        self.tenants.insert(facts.number, facts);
+        self.tell(event);
+    }
+
     fn look_again(&mut self) {
         let now = self.setup.clock.now_ns();
         self.close_overdue(now);
@@ -288,17 +303,10 @@ impl Driver {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Tenant(facts) => {
-                let known = self.tenants.get(&facts.number);
-                if known.is_some_and(|known| known.generation > facts.generation) {
-                    return;
-                }
-                let event = Event::TenantSet {
-                    tenant: facts.number,
-                    settings: facts.settings.clone(),
-                };
-                self.tenants.insert(facts.number, facts);
-                self.tell(event);
+            Message::Tenant(facts, told) => {
+                self.tenant(facts);
+                // Whoever asked may have gone.
+                let _ = told.send(());
             }
             Message::Submit(new) => self.submit(*new),
             Message::Cancel { request, why } => {
