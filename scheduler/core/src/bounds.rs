@@ -1,7 +1,7 @@
 //! What the scheduler promises to tenants that compete, as formulas. Nothing here decides anything: `dispatch` keeps
 //! these bounds, and the simulations hold it to them.
 //!
-//! All are for a device with one lane, and for tenants that compete on it: a worker of theirs there is ready and has work,
+//! All but the last are for a device with one lane, and for tenants that compete on it: a worker of theirs there is ready and has work,
 //! or holds the lane. What they have of other devices is no part of it. Lane time is divided by weight throughout, so a
 //! bound is in nanoseconds of lane time at weight 1.
 //!
@@ -10,7 +10,7 @@
 //! at once as if they had been lane time.
 
 use crate::core::Core;
-use crate::{Limits, Nanos, TenantId};
+use crate::{Limits, Nanos};
 
 impl Limits {
     /// How far a tenant of this weight is ever ahead of another of the same. It gets the lane only where nobody is behind it.
@@ -45,6 +45,41 @@ impl Limits {
             .saturating_add(late_ns)
     }
 
+    /// The same of a device with several lanes: how far a tenant, given as its weight and its greatest `late_ns`, is ever ahead of one of
+    /// weight `behind` that waits for a lane there. It may have a turn on each lane; as many workers as wait are asked for
+    /// theirs, so that its others go on for a grace more each time that somebody else takes the one that has come; and what the
+    /// other has reserved on its own lanes counts as had.
+    pub(crate) fn lead_on_lanes_ns(&self, lanes: usize, ahead: (u32, Nanos), behind: u32) -> Nanos {
+        let lanes = lanes.max(1) as u64;
+        let graces = lanes.saturating_mul(lanes + 1) / 2;
+        let turns_ns = lanes
+            .saturating_mul(self.quantum_ns)
+            .saturating_add(graces.saturating_mul(self.release_grace_ns))
+            .saturating_add(self.burst_ns)
+            .saturating_add(lanes.saturating_mul(ahead.1));
+        let reserved_ns = (lanes - 1).saturating_mul(self.quantum_ns);
+        let of = |ns: Nanos, weight: u32| ns.div_ceil(u64::from(weight.max(1)));
+        of(turns_ns, ahead.0).saturating_add(of(reserved_ns, behind))
+    }
+
+    /// How far behind a tenant may be that has all lanes of a device that it can use, as lane time at weight 1: as far as another
+    /// may have got ahead of it while it waited. With one lane there is no such tenant.
+    pub fn claim_ns(&self, lanes: usize) -> Nanos {
+        match lanes {
+            0 | 1 => 0,
+            _ => self.lead_on_lanes_ns(lanes, (1, 0), 1),
+        }
+    }
+
+    /// By how much more than a tenant another may get of a device with so many lanes, lane time ÷ weight, over any interval in which the
+    /// first waits for a lane there all along, whatever it has beside: what the other was behind, and what it is
+    /// ahead in the end. Each is given as its weight and its greatest `late_ns`.
+    pub fn behind_bound_ns(&self, lanes: usize, waits: (u32, Nanos), other: (u32, Nanos)) -> Nanos {
+        self.lead_on_lanes_ns(lanes, other, waits.0)
+            .saturating_add(self.lead_on_lanes_ns(lanes, waits, other.0))
+            .saturating_add(self.claim_ns(lanes))
+    }
+
     /// The longest that a contended lane stays with who is not behind.
     fn turn_ns(&self) -> Nanos {
         self.quantum_ns.saturating_add(self.release_grace_ns)
@@ -65,18 +100,15 @@ pub fn agents_bound_tokens(largest: u64, in_hand: u64) -> u64 {
 
 impl Core {
     /// How far a tenant's virtual time on a device may be ahead of another's: [`Limits::lead_bound_ns`] of the least weight among
-    /// those who compete, where nothing was late and nothing restarted. As nanoseconds of virtual time.
+    /// those who compete, where nothing was late and nothing restarted. As nanoseconds of virtual time. On several lanes
+    /// it is ahead of one that has all that it can use by what that one may be behind, too.
     pub fn lead_bound_ns(&self) -> Nanos {
         let competing = self.tenants.values().filter(|tenant| tenant.competes());
         let least = competing.map(|tenant| tenant.weight()).min().unwrap_or(1);
-        self.limits.lead_bound_ns(least, 0)
-    }
-
-    /// [`Limits::interval_bound_ns`] of two tenants with the weights that they have now, where nothing was late and
-    /// nothing restarted; `None` where one is unknown.
-    pub fn interval_bound_ns(&self, one: TenantId, other: TenantId) -> Option<Nanos> {
-        let weight = |id| self.tenants.get(&id).map(|tenant| tenant.weight());
-        let (one, other) = (weight(one)?, weight(other)?);
-        Some(self.limits.interval_bound_ns((one, 0), (other, 0)))
+        match self.devices.values().map(|device| device.lanes).max() {
+            Some(lanes @ 2..) => (self.limits.lead_on_lanes_ns(lanes, (least, 0), least))
+                .saturating_add(self.limits.claim_ns(lanes)),
+            _ => self.limits.lead_bound_ns(least, 0),
+        }
     }
 }

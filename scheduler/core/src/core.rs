@@ -147,6 +147,7 @@ impl Core {
     /// which it has to be done. A `now` before an earlier one counts as that earlier one.
     pub fn handle(&mut self, now: Nanos, event: Event, effects: &mut Vec<Effect>) {
         self.advance(now);
+        self.drop_claims();
         match event {
             Event::DeviceUp {
                 device,

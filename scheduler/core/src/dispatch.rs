@@ -37,6 +37,7 @@ impl Core {
             while let Some(worker) = self.next_for_free_lane(device) {
                 self.grant(worker, effects);
             }
+            self.drop_claims_on(device);
             self.ask_back(device, effects);
             devices += 1;
         }
@@ -262,39 +263,45 @@ impl Core {
 
     /// Asks for the lanes of a device that are due, and notes when the next will be.
     fn ask_back(&mut self, on: DeviceId, effects: &mut Vec<Effect>) {
-        let now = self.now;
+        loop {
+            let (due, next) = self.due_lanes(on);
+            // Who gives way next is another once somebody has to.
+            for id in &due {
+                self.ask(*id, effects);
+            }
+            if due.is_empty() {
+                if let Some(device) = self.devices.get_mut(&on) {
+                    device.next_yield = next;
+                }
+                return;
+            }
+        }
+    }
+
+    /// The workers whose lanes are due now, and when the next is.
+    fn due_lanes(&self, on: DeviceId) -> (Vec<WorkerId>, Option<Nanos>) {
         let (mut due, mut next) = (Vec::new(), None::<Nanos>);
         let Some(device) = self.devices.get(&on) else {
-            return;
+            return (due, next);
         };
         for (at, id) in self.yields(on, device) {
-            match at <= now {
+            match at <= self.now {
                 true if due.contains(&id) => {}
                 true => due.push(id),
                 false => next = Some(next.map_or(at, |next| next.min(at))),
             }
         }
-        // Who gives way next is another once somebody has to.
-        let again = !due.is_empty();
-        for id in due {
-            let Some(lease) = self
-                .workers
-                .get_mut(&id)
-                .and_then(|worker| worker.lease.as_mut())
-            else {
-                continue;
-            };
-            lease.yield_at = Some(now);
+        (due, next)
+    }
+
+    fn ask(&mut self, id: WorkerId, effects: &mut Vec<Effect>) {
+        let worker = self.workers.get_mut(&id);
+        if let Some(lease) = worker.and_then(|worker| worker.lease.as_mut()) {
+            lease.yield_at = Some(self.now);
             effects.push(Effect::Yield {
                 worker: id,
                 lease: lease.id,
             });
-        }
-        if again {
-            next = self.next_yield(on);
-        }
-        if let Some(device) = self.devices.get_mut(&on) {
-            device.next_yield = next;
         }
     }
 

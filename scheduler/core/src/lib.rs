@@ -7,7 +7,7 @@
 //! The rules, and where they live:
 //! - admission and its bounds: `admission`, `memory`, `places`, limits by time: `rates`
 //! - fair order among tenants, on each device, and among the agents of each: `fair`, `standing`, `queue`, `slots`, `vtime`
-//! - lanes, leases, batches, yields: `dispatch`, `lane`; how long a turn is: `turns`; what follows from them for tenants: `bounds`
+//! - lanes, leases, batches, yields: `dispatch`, `lane`; how long a turn is: `turns`; several lanes: `claims`; what follows from them for tenants: `bounds`
 //! - workers, their starts and evictions: `placement`, `worker`, `reports`; on which kind of device: `kinds`, in which regions: `regions`
 //! - devices that come and go, and what becomes of their work: `devices`
 //! - failed starts, deaths, and the pause after them: `restart`, `backoff`
@@ -25,6 +25,7 @@ mod backoff;
 mod bounds;
 mod charging;
 mod check;
+mod claims;
 mod core;
 mod cost;
 mod devices;

@@ -15,7 +15,12 @@ const WORLD_EVENTS: u64 = 200_000;
 /// Without `BULKHEAD_SIM_EVENTS`.
 const EVENTS: u64 = 100_000;
 
-const SECONDS: [Second; 3] = [Second::None, Second::Processor, Second::Accelerator];
+const SECONDS: [Second; 4] = [
+    Second::None,
+    Second::Processor,
+    Second::Accelerator,
+    Second::Lanes,
+];
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
@@ -33,7 +38,7 @@ proptest! {
 /// Shrinks to fewer events, tenants, devices and faults.
 fn seeds() -> impl Strategy<Value = Seed> {
     let faults = prop::bits::u16::ANY;
-    (any::<u32>(), 2u32..9, 0usize..3, faults, 100u64..3_000).prop_map(
+    (any::<u32>(), 2u32..9, 0usize..4, faults, 100u64..3_000).prop_map(
         |(drawn, tenants, second, faults, events)| {
             Seed::of(drawn, tenants, SECONDS[second], faults, events)
         },
@@ -52,7 +57,7 @@ fn long_run() {
         let mut nth = 0;
         while all.events < events {
             let left = WORLD_EVENTS.min(events / 8).min(events - all.events);
-            let second = SECONDS[nth as usize % 3];
+            let second = SECONDS[(nth + nth / 4) as usize % 4];
             all.add(one(Seed::of(
                 nth,
                 2 + nth % 7,

@@ -1,10 +1,11 @@
-//! A world: tenants on one or two devices with one lane each, their clients, and what goes wrong with all of them. It is made from a
+//! A world: tenants on one or two devices with one lane each, or on one with several, their clients, and what goes wrong with all of them. It is made from a
 //! seed and runs for a number of events, and follows from these two numbers alone. What was promised is looked at after
 //! every event; nothing is remembered of what is over, so that a run may be of any length.
 
 mod clients;
 mod draw;
 pub mod faults;
+mod gaps;
 mod shares;
 mod waits;
 
@@ -16,6 +17,7 @@ use bulkhead_core::*;
 use crate::sim::*;
 use clients::{CALLS_FROM, Clients};
 use draw::Draw;
+use gaps::Gaps;
 use shares::Shares;
 use waits::Waits;
 
@@ -39,7 +41,8 @@ impl Seed {
         match self.seed >> SECOND_FROM {
             0 => Second::None,
             1 => Second::Processor,
-            _ => Second::Accelerator,
+            2 => Second::Accelerator,
+            _ => Second::Lanes,
         }
     }
 }
@@ -53,6 +56,14 @@ pub enum Second {
     Processor,
     /// It takes two of the three models.
     Accelerator,
+    /// Nothing, but the processor has two or three lanes.
+    Lanes,
+}
+
+impl Second {
+    fn is_there(self) -> bool {
+        matches!(self, Second::Processor | Second::Accelerator)
+    }
 }
 
 const OTHER: DeviceId = DeviceId(2);
@@ -81,6 +92,10 @@ pub struct Report {
     pub spread_milli: u128,
     /// Greatest wait ÷ its bound, in thousandths.
     pub wait_milli: u128,
+    /// Intervals in which somebody waits for one of several lanes beside another, and the greatest that this one gets more ÷ its
+    /// bound, in thousandths.
+    pub gaps: u64,
+    pub gap_milli: u128,
     pub happened: BTreeMap<&'static str, u64>,
 }
 
@@ -93,6 +108,8 @@ impl Report {
         self.waited += other.waited;
         self.spread_milli = self.spread_milli.max(other.spread_milli);
         self.wait_milli = self.wait_milli.max(other.wait_milli);
+        self.gaps += other.gaps;
+        self.gap_milli = self.gap_milli.max(other.gap_milli);
         for (what, times) in other.happened {
             *self.happened.entry(what).or_default() += times;
         }
@@ -114,6 +131,7 @@ struct World {
     clients: Clients,
     shares: Shares,
     waits: Waits,
+    gaps: Gaps,
     /// Tenants whose workers may go wrong, with how they behave otherwise.
     wicked: Vec<(TenantId, Conduct)>,
     tenants: u32,
@@ -155,7 +173,11 @@ impl World {
         };
         let tenants = 2 + (seed.seed >> 16 & 7) as u32 % 7;
         let workers_max = draw.small(2, 3 * tenants);
-        let mut sim = Sim::new(limits.clone(), 1, workers_max);
+        let lanes = match seed.second() {
+            Second::Lanes => draw.small(2, 3),
+            _ => 1,
+        };
+        let mut sim = Sim::new(limits.clone(), lanes, workers_max);
         sim.history = false;
         sim.latency_ns = draw.between(1, 500) * 1_000;
         sim.start_ns = draw.between(0, 200) * MS;
@@ -167,6 +189,7 @@ impl World {
             clients: Clients::default(),
             shares: Shares::default(),
             waits: Waits::default(),
+            gaps: Gaps::new(lanes),
             wicked: Vec::new(),
             tenants,
             second: seed.second(),
@@ -208,7 +231,7 @@ impl World {
 
     /// Where there is a second device it is in a region of its own, to which some are bound, or are not to go.
     fn set_tenant(&mut self, tenant: TenantId, weight: u32) {
-        let regions = match self.second != Second::None && self.draw.one_in(4) {
+        let regions = match self.second.is_there() && self.draw.one_in(4) {
             true => {
                 self.sim.note("bound to a region");
                 let region = RegionId(self.draw.one_of(&[0, 1]).unwrap_or(0));
@@ -256,6 +279,9 @@ impl World {
             self.cast();
         }
         self.time_passes()?;
+        if self.second == Second::Lanes {
+            return self.gaps.look(&self.sim, &self.limits);
+        }
         self.shares.look(&self.sim, &self.limits)?;
         self.waits.look(&self.sim, &self.limits)
     }
@@ -337,7 +363,7 @@ impl World {
     fn device_down(&mut self) {
         if self.sim.down.is_empty() {
             let device = match self.second {
-                Second::None => DEVICE,
+                Second::None | Second::Lanes => DEVICE,
                 _ => self.draw.one_of(&[DEVICE, OTHER]).unwrap_or(DEVICE),
             };
             self.sim.note("a device went down");
@@ -349,7 +375,7 @@ impl World {
 
     fn device_up(&mut self, device: DeviceId) {
         let kind = match (device, self.second) {
-            (OTHER, Second::None) => return,
+            (OTHER, Second::None | Second::Lanes) => return,
             (OTHER, Second::Accelerator) => DeviceKind::Accelerator,
             _ => DeviceKind::Processor,
         };
@@ -371,6 +397,8 @@ impl World {
             waited: self.waits.waited,
             spread_milli: self.shares.worst_milli,
             wait_milli: self.waits.worst_milli,
+            gaps: self.gaps.intervals,
+            gap_milli: self.gaps.worst_milli,
             happened: self.sim.happened,
         }
     }
