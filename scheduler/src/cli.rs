@@ -343,7 +343,7 @@ pub struct AuditShow {
     /// The folder of the keys [default: keys/audit in the data folder]
     #[arg(long, value_name = "DIR")]
     pub keys: Option<PathBuf>,
-    /// Only this tenant's records
+    /// Only this tenant's records; _system for the server's own
     #[arg(long, value_name = "TENANT")]
     pub tenant: Option<String>,
     /// Only the last records, this many

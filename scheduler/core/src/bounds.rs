@@ -54,9 +54,8 @@ impl Limits {
         let graces = lanes.saturating_mul(lanes + 1) / 2;
         let turns_ns = lanes
             .saturating_mul(self.quantum_ns)
-            .saturating_add(graces.saturating_mul(self.release_grace_ns))
-            .saturating_add(self.burst_ns)
-            .saturating_add(lanes.saturating_mul(ahead.1));
+            .saturating_add(graces.saturating_mul(self.release_grace_ns.saturating_add(ahead.1)))
+            .saturating_add(self.burst_ns);
         let reserved_ns = (lanes - 1).saturating_mul(self.quantum_ns);
         let of = |ns: Nanos, weight: u32| ns.div_ceil(u64::from(weight.max(1)));
         of(turns_ns, ahead.0).saturating_add(of(reserved_ns, behind))
@@ -105,7 +104,13 @@ impl Core {
     pub fn lead_bound_ns(&self) -> Nanos {
         let competing = self.tenants.values().filter(|tenant| tenant.competes());
         let least = competing.map(|tenant| tenant.weight()).min().unwrap_or(1);
-        match self.devices.values().map(|device| device.lanes).max() {
+        match self
+            .devices
+            .values()
+            .filter(|one| one.up)
+            .map(|device| device.lanes)
+            .max()
+        {
             Some(lanes @ 2..) => (self.limits.lead_on_lanes_ns(lanes, (least, 0), least))
                 .saturating_add(self.limits.claim_ns(lanes)),
             _ => self.limits.lead_bound_ns(least, 0),

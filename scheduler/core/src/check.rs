@@ -111,6 +111,9 @@ impl Core {
             need(device.next_yield == self.next_yield(id), || {
                 format!("{id:?}: a lane is asked back at another time than foreseen")
             })?;
+            need(self.claims_are_dropped(id), || {
+                format!("{id:?}: somebody is owed what it could not have used")
+            })?;
             let free = device.running.len() < device.lanes;
             need(!free || device.waiting.is_empty(), || {
                 format!("{id:?}: a lane is free while a worker waits")

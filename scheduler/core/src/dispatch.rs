@@ -332,7 +332,12 @@ impl Core {
         device: &'a Device,
     ) -> impl Iterator<Item = (Nanos, WorkerId)> + 'a {
         let keeping = || device.running.keys().filter_map(|id| self.keeping(id));
-        let coming = device.running.len() - keeping().count();
+        // Of one that was killed nobody knows when it is gone.
+        let asked = |id: WorkerId| {
+            let worker = self.workers.get(&id);
+            worker.is_some_and(|worker| worker.life == Life::Ready && self.keeping(id).is_none())
+        };
+        let coming = device.running.keys().filter(|id| asked(*id)).count();
         let mut waiting = device.waiting.iter().skip(coming).take(device.lanes);
         let mut taken = Vec::new();
         std::iter::from_fn(move || {
@@ -377,10 +382,19 @@ impl Core {
             return self.now;
         }
         let behind = waiting_time.saturating_sub(running_time);
+        let runner = (self.lanes_of(on, holder), runner.weight());
+        let waiter = (self.lanes_of(on, waiting_tenant), waiter.weight());
         let catches_up = self
             .now
-            .saturating_add(vtime::to_lane(behind, runner.weight()));
+            .saturating_add(vtime::closes_in(behind, runner, waiter));
         turn_end.max(catches_up)
+    }
+
+    /// How many lanes of a device a tenant has.
+    fn lanes_of(&self, on: DeviceId, id: TenantId) -> u32 {
+        let running = self.devices.get(&on).map(|device| device.running.keys());
+        let workers = (running.into_iter().flatten()).filter_map(|id| self.workers.get(&id));
+        workers.filter(|worker| worker.tenant == id).count() as u32
     }
 
     /// Kills workers that kept their lane past a yield and its grace, or a request for as long after it had ended: a place

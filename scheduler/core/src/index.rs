@@ -100,6 +100,11 @@ impl Core {
                 let effective = effective(time, weight, seats, on);
                 (effective, id, worker.last_lease, worker.id)
             });
+            if wait.is_some()
+                && let Some(part) = tenant.parts.get_mut(&on)
+            {
+                part.claim = None;
+            }
             let idle = (class == Class::Idle).then_some((worker.last_used, worker.id));
             replace(&mut device.waiting, &mut worker.wait, wait);
             replace(&mut device.idle, &mut worker.idle, idle);

@@ -74,6 +74,8 @@ impl Standing {
 pub(crate) struct Part {
     pub standing: Standing,
     pub owed: Owed,
+    /// While it has all lanes that it can use: what it was behind by when it stopped waiting, and so may be.
+    pub claim: Option<VTime>,
 }
 
 impl Part {
@@ -90,6 +92,7 @@ impl Part {
             (true, true) | (false, false) => {}
         }
         self.standing.follow(&mut device.fair, id, competes, credit);
+        self.claim = self.claim.filter(|_| competes);
     }
 }
 

@@ -26,9 +26,39 @@ pub(crate) fn to_lane(span: VTime, weight: u32) -> Nanos {
     Nanos::try_from(ns).unwrap_or(Nanos::MAX)
 }
 
+/// How long it takes a tenant to catch up with another that is ahead of it by `span`. Each is given as the lanes that it has and its
+/// weight: both move on. `Nanos::MAX` where it never does.
+pub(crate) fn closes_in(span: VTime, runs: (u32, u32), ahead: (u32, u32)) -> Nanos {
+    if span == 0 {
+        return 0;
+    }
+    let (weight, ahead_weight) = (u128::from(runs.1.max(1)), u128::from(ahead.1.max(1)));
+    let faster = u128::from(runs.0) * ahead_weight;
+    match faster.checked_sub(u128::from(ahead.0) * weight) {
+        None | Some(0) => Nanos::MAX,
+        Some(rate) => to_lane(span.saturating_mul(ahead_weight).div_ceil(rate), runs.1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fails where one lane is reckoned with, or only who runs moves on: it would be asked as far ahead as it was behind, or all along.
+    #[test]
+    fn who_catches_up_is_as_much_faster_as_it_has_more_lanes() {
+        let second = from_lane(1_000, 1);
+        let close = |runs, ahead| closes_in(second, runs, ahead);
+        assert_eq!(close((1, 1), (0, 1)), 1_000);
+        assert_eq!(close((2, 1), (0, 1)), 500);
+        assert_eq!(close((1, 4), (0, 9)), 4_000);
+        // Two lanes at weight 2 are as fast as one at 1.
+        assert_eq!(close((2, 2), (1, 1)), Nanos::MAX);
+        assert_eq!(close((2, 1), (1, 1)), 1_000);
+        assert_eq!(close((3, 1), (1, 2)), 400);
+        assert_eq!(close((1, 8), (1, 1)), Nanos::MAX);
+        assert_eq!(closes_in(0, (1, 1), (3, 1)), 0);
+    }
 
     #[test]
     fn small_amounts_count_at_the_greatest_weight() {

@@ -57,7 +57,7 @@ fn long_run() {
         let mut nth = 0;
         while all.events < events {
             let left = WORLD_EVENTS.min(events / 8).min(events - all.events);
-            let second = SECONDS[(nth + nth / 4) as usize % 4];
+            let second = SECONDS[(nth + nth / 8) as usize % 4];
             all.add(one(Seed::of(
                 nth,
                 2 + nth % 7,

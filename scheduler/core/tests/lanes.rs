@@ -22,7 +22,14 @@ fn keeps(sim: &mut Sim, tenant: TenantId, model: u32) {
 /// One of great weight has had one of two lanes for a minute, which is all that one worker can use, and one of small weight the
 /// other.
 fn a_minute_side_by_side() -> (Sim, TenantId, TenantId) {
-    let mut sim = Sim::new(limits(), 2, 9);
+    // As servers have them.
+    let limits = Limits {
+        quantum_ns: 50 * MS,
+        burst_ns: 500 * MS,
+        release_grace_ns: 2 * SECOND,
+        ..limits()
+    };
+    let mut sim = Sim::new(limits, 2, 9);
     sim.check_every = 64;
     let (heavy, light) = (sim.tenant(1, 8), sim.tenant(2, 1));
     keeps(&mut sim, heavy, 1);

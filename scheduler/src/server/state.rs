@@ -89,7 +89,7 @@ impl App {
     /// into the next aggregate.
     pub fn record_refusal(&self, agent: Option<&Agent>, reason: &'static str) {
         match agent {
-            Some(agent) => self.submitter.record_refusal(agent, reason),
+            Some(agent) => self.submitter.record_refusal(agent, reason, ""),
             None => self.submitter.refusals.count(reason),
         }
     }

@@ -109,13 +109,13 @@ impl Submitter {
 
 impl Submitter {
     /// Records the refusal of a known agent, up to its number of such records a period; beyond it, and
-    /// while the log is down, it is counted into the next aggregate.
-    pub fn record_refusal(&self, agent: &Agent, reason: &'static str) {
+    /// while the log is down, it is counted into the next aggregate. `request_id` is empty where the request came to none.
+    pub fn record_refusal(&self, agent: &Agent, reason: &'static str, request_id: &str) {
         let body = records::refused_agent(&agent.id, reason);
         let recorded = self.refusal_budget.take(agent.number)
             && self
                 .audit
-                .append(&agent.tenant, RecordKind::Refused, "", body)
+                .append(&agent.tenant, RecordKind::Refused, request_id, body)
                 .is_ok();
         if !recorded {
             self.refusals.count(reason);
@@ -194,7 +194,8 @@ impl Keeper {
 
     async fn refused(&self, refused: Refused) {
         if let Some(agent) = self.to.identity.agent(self.permit.principal().agent_id()) {
-            self.to.record_refusal(&agent, refused.reason);
+            self.to
+                .record_refusal(&agent, refused.reason, &self.request_id);
         }
         self.refuse(refused).await;
     }

@@ -118,6 +118,12 @@ async fn a_live_log_verifies_and_its_records_can_be_read() {
         "{shown}"
     );
     assert!(!shown.contains(&secret), "prompts are not recorded");
+    let own = server.command(&["audit", "show", "--tenant", "_system", "--json"]);
+    let own = own.expect("shown");
+    assert!(
+        own.contains("server.start") && !own.contains("acme"),
+        "{own}"
+    );
     // Not even what is recorded lies there in the clear.
     let journal = fs::read(segment(&server)).expect("the journal");
     let clear = journal.windows(10).any(|w| w == b"input_byte");

@@ -16,11 +16,15 @@ fn options() -> Options {
     Options::null(10_000_000).with("server.region", "eu-west")
 }
 
-async fn refused_for_residency(client: &Client) {
+/// Under the number that its caller is told.
+async fn refused_for_residency(client: &Client) -> String {
     let status = client.embed("null", &["a text"]).await;
     let status = status.expect_err("not here");
     assert_eq!(reason(&status), "RESIDENCY", "{status}");
     assert_eq!(status.code(), Code::FailedPrecondition);
+    let request = status.metadata().get("bulkhead-request-id");
+    let request = request.expect("a number").to_str();
+    request.expect("of letters").to_owned()
 }
 
 /// Fails where residency is a preference: there is no other server, and there is room.
@@ -39,7 +43,7 @@ async fn who_is_bound_to_regions_is_served_in_no_other() {
     let acme = server.agent("acme", "reader").await.client().await;
     let globex = server.agent("globex", "reader").await.client().await;
 
-    refused_for_residency(&acme).await;
+    let refused = refused_for_residency(&acme).await;
     let stream = acme.generate(prompt("null", "hello", 1)).await;
     let status = match stream {
         Ok(stream) => collect(stream).await.map(|_| ()),
@@ -64,7 +68,11 @@ async fn who_is_bound_to_regions_is_served_in_no_other() {
         let said = update(bad).expect_err("no such region");
         assert!(said.contains("is no name of a region"), "{bad}: {said}");
     }
-    let bodies: Vec<_> = records::all(&server).iter().map(records::body).collect();
+    let all = records::all(&server);
+    let record = all.iter().find(|record| record.request_id == refused);
+    let record = records::body(record.expect("its refusal is on record"));
+    assert_eq!(record["reason"], "RESIDENCY", "{record}");
+    let bodies: Vec<_> = all.iter().map(records::body).collect();
     let update = bodies.iter().find(|body| body["act"] == "tenant.update");
     let update = update.expect("it is on record");
     let before = serde_json::json!(["us-east", "us-west"]);
