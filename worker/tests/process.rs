@@ -292,6 +292,7 @@ fn a_worker_serves_no_tenant_outside_its_regions() {
             let (steps, _) = worker.until_released();
             assert!(!steps.is_empty());
         } else {
+            assert!(worker.receive().is_none(), "{region:?}: it waits for work");
             assert_eq!(worker.end().code(), Some(2), "{region:?}");
         }
     }
