@@ -23,7 +23,7 @@ pub enum Effect {
     },
     /// End an idle worker (evicted) in good order; `WorkerDied` will follow.
     StopWorker { worker: WorkerId },
-    /// Kill a worker that broke its word, or whose device went down; `WorkerDied` will follow.
+    /// Kill a worker that broke its word, whose device went down, or that starts where its tenant may not be; `WorkerDied` will follow.
     KillWorker { worker: WorkerId, why: KillReason },
     /// Give work to a worker: a batch of one tenant's requests. They run when it holds a lease.
     Assign {

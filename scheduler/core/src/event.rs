@@ -52,8 +52,8 @@ pub enum Event {
         worker: WorkerId,
         request: RequestId,
     },
-    /// A worker did a step, and says that it took `step_ns` with those before it that had nothing to say. `answers`: how many output tokens those answers have by now that
-    /// went on in it.
+    /// A worker did a step, and says that it took `step_ns` with those before it that had nothing to say. `answers`: how many
+    /// output tokens those answers have by now that went on in it.
     Stepped {
         worker: WorkerId,
         lease: LeaseId,
